@@ -1,0 +1,106 @@
+"""Prune a small network by activation counts, remove its dead neurons, export it.
+
+    python examples/quickstart.py [--dataset fashion_mnist] [--keras tf_keras]
+
+Trains a dense network, prunes whole neurons of it while it trains on, removes them for real, and checks
+that the SavedModel written at the end gives the same outputs.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow starts to talk
+
+import importlib
+
+import numpy as np
+import rich
+import rich.table
+import tensorflow as tf
+from absl import app, flags, logging
+
+import tfap
+from tfap import datasets
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("dataset", "digits", ["digits", "fashion_mnist"], "Images to train on.")
+flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras (Keras 2).")
+flags.DEFINE_float("sparsity", 0.75, "Share of the hidden layers' weights to prune.", 0, 0.999)
+flags.DEFINE_integer("epochs", None, "Epochs of each training; by default what suits the data set.", 1)
+flags.DEFINE_integer("seed", 0, "Random seed.")
+flags.DEFINE_string("export_dir", "build/quickstart", "Folder for the SavedModel.")
+
+EPOCHS = {"digits": 30, "fashion_mnist": 8}
+HIDDEN = (256, 128)
+
+
+def build(keras, data):
+    model = keras.Sequential(
+        [
+            keras.layers.Input(data.x_train.shape[1:]),
+            keras.layers.Flatten(),
+            *[keras.layers.Dense(units, activation="relu") for units in HIDDEN],
+            keras.layers.Dense(data.classes, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def accuracy(model, data):
+    return model.evaluate(data.x_test, data.y_test, verbose=0, return_dict=True)["accuracy"]
+
+
+def layer_table(pruned, compacted):
+    table = rich.table.Table(title="Layers", title_justify="left")
+    table.add_column("layer")
+    for heading in ("kernel", "sparsity", "neurons", "left"):
+        table.add_column(heading, justify="right")
+    for layer in pruned.layers:
+        if hasattr(layer, "kernel"):
+            kernel = layer.get_weights()[0]
+            shape, sparsity = "x".join(map(str, kernel.shape)), f"{np.mean(kernel == 0):.1%}"
+            left = compacted.get_layer(layer.name).units
+            table.add_row(layer.name, shape, sparsity, str(layer.units), str(left))
+    return table
+
+
+def summary_table(dense, pruned, compacted, data):
+    table = rich.table.Table(title="Model", title_justify="left")
+    table.add_column("")
+    table.add_column("weights", justify="right")
+    table.add_column("test accuracy", justify="right")
+    for name, model in (("dense", dense), ("pruned", pruned), ("compacted", compacted)):
+        table.add_row(name, f"{model.count_params():,}", f"{accuracy(model, data):.2%}")
+    return table
+
+
+def main(_):
+    logging.set_verbosity(logging.ERROR)  # Keras's exporters are chatty
+    keras = importlib.import_module(FLAGS.keras)
+    keras.utils.set_random_seed(FLAGS.seed)
+    data = datasets.load(FLAGS.dataset)
+    fit = {"epochs": FLAGS.epochs or EPOCHS[FLAGS.dataset], "batch_size": 32, "verbose": 0}
+
+    dense = build(keras, data)
+    dense.fit(data.x_train, data.y_train, **fit)
+
+    wrapped = tfap.prune(dense, FLAGS.sparsity)
+    wrapped.fit(data.x_train, data.y_train, callbacks=[tfap.UpdatePruningStep()], **fit)
+    pruned = tfap.strip_pruning(wrapped)
+    compacted = tfap.compact(pruned)
+    difference = np.abs(pruned.predict(data.x_test, verbose=0) - compacted.predict(data.x_test, verbose=0))
+
+    rich.print(layer_table(pruned, compacted))
+    rich.print(summary_table(dense, pruned, compacted, data))
+    times = dense.count_params() / compacted.count_params()
+    print(f"{times:.1f} times fewer weights; largest difference of an output {difference.max():.1e}")
+
+    tfap.export(compacted, FLAGS.export_dir)
+    saved_model = tf.saved_model.load(FLAGS.export_dir)
+    served = saved_model.serve(data.x_test).numpy()
+    np.testing.assert_allclose(served, compacted.predict(data.x_test, verbose=0), atol=1e-5)
+    print(f"SavedModel in {FLAGS.export_dir}: reloaded, same outputs")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,43 @@
+"""Packaging of tfap; the version stands in tfap/version.py alone."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfap/version.py").read_text()).group(1)
+
+EXTRAS = {
+    "examples": ["scikit-learn>=1.3"],
+    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scikit-learn>=1.3"],
+    "lint": ["ruff>=0.12"],
+}
+
+setup(
+    name="tfap",
+    version=VERSION,
+    description="Prunes Keras networks by what their neurons do: activation-based pruning for Keras 3 and tf_keras",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["tfap", "tfap.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "tensorflow>=2.16",
+        "tf_keras>=2.16",
+        "tensorflow-model-optimization>=0.8.1",
+        "keras>=3",
+        "numpy>=1.26",
+        "absl-py>=1.2",
+        "rich>=13",
+    ],
+    extras_require=EXTRAS,
+    keywords="keras tensorflow pruning sparsity dead-neurons model-compression",
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

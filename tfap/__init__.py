@@ -1,0 +1,33 @@
+"""tfap: prunes Keras networks by what their neurons do."""
+
+from tfap import layers
+from tfap.callbacks import UpdatePruningStep
+from tfap.compaction import compact
+from tfap.criteria import ActivationCount, Criterion, Magnitude
+from tfap.exporting import export
+from tfap.pruning import plan, prune, prune_scope, strip_pruning
+from tfap.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, PruningSchedule
+from tfap.updater import update_masks
+from tfap.version import __version__
+from tfap.wrapped import prunable_layers
+
+__all__ = [
+    "ActivationCount",
+    "ConstantSparsity",
+    "Criterion",
+    "IterativeSparsity",
+    "Magnitude",
+    "PolynomialDecay",
+    "PruningSchedule",
+    "UpdatePruningStep",
+    "__version__",
+    "compact",
+    "export",
+    "layers",
+    "plan",
+    "prunable_layers",
+    "prune",
+    "prune_scope",
+    "strip_pruning",
+    "update_masks",
+]

@@ -1,0 +1,153 @@
+"""Callbacks for the `fit` of either Keras: when masks are updated."""
+
+import numbers
+
+from tfap import schedules, updater
+from tfap.keras_compat import Callback
+from tfap.layers.base import CALLBACK_MISSING
+
+
+class UpdatePruningStep(Callback):
+    """Prunes during `fit`: updates the masks when the model's pruning schedule says so.
+
+    A model with pruning wrappers cannot be trained without it. It adds `sparsity`, the pruned share of
+    the prunable weights, to the logs of every epoch, so History, the progress bar and callbacks behind
+    it in the list see it. It runs in several fits in a row: the steps and masks go on.
+
+    Args:
+        total_steps: training steps of the fit, needed only where a float was given as the schedule and
+            fit cannot tell the length, as with a generator without `steps_per_epoch`.
+
+    Raises:
+        ValueError: at the begin of the fit, if the model has no pruning wrappers or the length of the fit
+            is needed and unknown.
+
+    >>> model.fit(x, y, epochs=10, callbacks=[tfap.UpdatePruningStep()])  # doctest: +SKIP
+    """
+
+    def __init__(self, total_steps=None):
+        super().__init__()
+        if total_steps is not None and (not isinstance(total_steps, numbers.Integral) or total_steps < 1):
+            raise ValueError(f"total_steps must be a whole number >= 1: received {total_steps!r}.")
+        self._total_steps = total_steps
+        self._weights = []
+
+    def on_train_begin(self, logs=None):
+        self._weights = updater.pruned_weights(self.model)
+        if not self._weights:
+            raise ValueError(
+                f"The model '{self.model.name}' has no pruning wrappers: call tfap.prune(model, schedule) "
+                "and fit its result."
+            )
+        self._groups = [_Group(group, self._fit_length) for group in updater.groups(self._weights)]
+        self._batches = 0
+        self._step = None  # read after the first batch: another callback may restore it before
+        self._repair_train_function()
+        self._set_active(True)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        passed = batch + 1 - self._batches  # several with steps_per_execution
+        if passed <= 0:  # a training loop that counts from 0 again without calling on_epoch_begin
+            passed = batch + 1
+        self._batches = batch + 1
+        if self._step is None:
+            self._step = self._current_step()
+            passed_before = self._step - passed
+            for group in self._groups:
+                group.start(passed_before)
+        else:
+            self._step += passed
+        if any(self._step >= group.next_step for group in self._groups):
+            self._update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._step is not None:
+            self._step = self._current_step()
+        if logs is not None:
+            logs["sparsity"] = updater.sparsity_of(self._weights)
+
+    def on_train_end(self, logs=None):
+        self._set_active(False)
+        _NeedsCallback.impose(self.model, self._weights[0].wrapper.name)
+
+    def _update(self):
+        # The steps counted here overshoot at a short last execution; those in the model do not.
+        self._step = self._current_step()
+        for group in self._groups:
+            group.update(self._step)
+
+    def _current_step(self):
+        return int(self._weights[0].wrapper.pruning_step.numpy())
+
+    def _repair_train_function(self):
+        wrappers = [weight.wrapper for weight in self._weights]
+        if any(wrapper.callback_missed for wrapper in wrappers):
+            # A fit without this callback died in the middle of tracing: that function is of no use.
+            self.model.make_train_function(force=True)
+            for wrapper in wrappers:
+                wrapper.callback_missed = False
+        _NeedsCallback.lift(self.model)
+
+    def _set_active(self, active):
+        for weight in self._weights:
+            weight.wrapper.callback_active = active
+
+    def _fit_length(self):
+        if self._total_steps:
+            return self._total_steps
+        epochs, steps = (self.params or {}).get("epochs"), (self.params or {}).get("steps")
+        if not epochs or not steps:
+            raise ValueError(
+                "A float as the pruning schedule is spread over the fit, whose length is unknown here. Pass "
+                "steps_per_epoch to fit(), or use tfap.UpdatePruningStep(total_steps=...)."
+            )
+        return epochs * steps
+
+
+class _Group:
+    """Weights with equal settings, and when they are due."""
+
+    def __init__(self, weights, fit_length):
+        self._weights = weights
+        schedule = weights[0].wrapper.pruning_schedule
+        if isinstance(schedule, float):
+            schedule = schedules.over_fit(schedule, fit_length())
+        self._timetable = schedules.Timetable(schedule)
+
+    def start(self, step):
+        self._updated = step
+        self.next_step = self._timetable.next_step(step)
+
+    def update(self, step):
+        sparsity = self._timetable.sparsity_due(self._updated, step)
+        if sparsity is not None:
+            updater.update_group(self._weights, sparsity)
+        self.start(step)
+
+
+class _NeedsCallback:
+    """Stands for a model's train function between fits, so that a fit without the callback fails.
+
+    The layers' own check runs when the training step is traced; a second fit does not trace again.
+    """
+
+    def __init__(self, train_function, layer):
+        self.train_function = train_function
+        self._layer = layer
+
+    def __call__(self, iterator):
+        raise RuntimeError(CALLBACK_MISSING.format(name=self._layer))
+
+    @classmethod
+    def impose(cls, model, layer):
+        function = getattr(model, "train_function", None)
+        if function is not None and not isinstance(function, cls):
+            model.train_function = cls(function, layer)
+
+    @classmethod
+    def lift(cls, model):
+        if isinstance(getattr(model, "train_function", None), cls):
+            model.train_function = model.train_function.train_function

@@ -1,0 +1,205 @@
+"""Who feeds whom in a model, where a layer's neurons fire, and which layers make the outputs."""
+
+import collections
+import dataclasses
+
+from tfap import keras_compat
+
+# Layers whose output channel j depends on input channel j as the same neuron: the walk from a
+# convolution to its activation goes through them.
+_KEEP_CHANNELS = {
+    "ActivityRegularization", "AlphaDropout", "BatchNormalization", "Dropout", "GaussianDropout",
+    "GaussianNoise", "GroupNormalization", "LayerNormalization", "SpatialDropout1D",
+    "SpatialDropout2D", "SpatialDropout3D", "SyncBatchNormalization",
+    "Add", "Average", "Maximum", "Minimum", "Subtract",
+    "AveragePooling1D", "AveragePooling2D", "AveragePooling3D", "MaxPooling1D", "MaxPooling2D",
+    "MaxPooling3D", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
+    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
+    "Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D", "UpSampling2D", "UpSampling3D",
+    "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D",
+}  # fmt: skip
+_ACTIVATIONS = {"ELU", "LeakyReLU", "PReLU", "ReLU", "ThresholdedReLU"}
+_NO_FIRING = {"linear", "softmax", "log_softmax"}
+
+
+class Value:
+    """One tensor of the graph: its static shape and the calls that read it."""
+
+    def __init__(self, shape):
+        self.shape = tuple(shape)
+        self.readers = []  # (Call, position among its inputs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer; a shared layer has several."""
+
+    layer: object
+    path: str
+    inputs: list[Value]
+    outputs: list[Value]
+
+
+@dataclasses.dataclass(frozen=True)
+class FiringSite:
+    """Channels `start` to `stop` of the output of the layer at `path`: where neurons fire."""
+
+    path: str
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Firing:
+    """Where a layer's neurons fire: a site for each of its calls, or the reason why there is none."""
+
+    sites: tuple[FiringSite, ...] = ()
+    reason: str | None = None
+
+
+class Graph:
+    """The calls of a built Sequential or Functional model, nested models opened, inputs first."""
+
+    def __init__(self, model):
+        self.calls = []
+        self.outputs = self._read(model, "", [Value(tensor.shape) for tensor in model.inputs])
+        self.calls_of = collections.defaultdict(list)
+        for call in self.calls:
+            self.calls_of[call.path].append(call)
+
+    def _read(self, model, prefix, inputs):
+        values = dict(zip(map(id, model.inputs), inputs))
+        for layer, tensors, results in keras_compat.calls(model):
+            if not tensors or any(id(tensor) not in values for tensor in tensors):
+                continue  # an input, or a part of the layer's other life outside this model
+            read = [values[id(tensor)] for tensor in tensors]
+            path = prefix + layer.name
+            if keras_compat.is_graph_model(layer):
+                written = self._read(layer, path + "/", read)
+            else:
+                written = [Value(result.shape) for result in results]
+                self._add(Call(layer, path, read, written))
+            values.update(zip(map(id, results), written))
+        return [values[id(tensor)] for tensor in model.outputs]
+
+    def _add(self, call):
+        self.calls.append(call)
+        for position, value in enumerate(call.inputs):
+            value.readers.append((call, position))
+
+    def layers(self):
+        """`(path, layer)` of every layer, each once, in graph order."""
+        return [(path, calls[0].layer) for path, calls in self.calls_of.items()]
+
+    def firing(self, path):
+        """Where the neurons of the layer at `path` fire.
+
+        A neuron fires at its true activation: the layer's own, or the nearest one downstream past
+        normalisation, merging, dropout and pooling, never at the raw output of a convolution.
+        """
+        layer = unwrap(self.calls_of[path][0].layer)
+        if fires(layer):
+            neurons = self.calls_of[path][0].outputs[0].shape[channel_axis(layer)]
+            return Firing((FiringSite(path, 0, neurons),))
+        walks = [_nearest_activation(call) for call in self.calls_of[path]]
+        for walk in walks:
+            if isinstance(walk, str):
+                return Firing(reason=walk)
+        return self._unless_mixed(path, tuple(dict.fromkeys(walks)))
+
+    def _unless_mixed(self, path, sites):
+        """An activation layer object used in several places counts them all together."""
+        for site in sites:
+            if len(self.calls_of[site.path]) > len(self.calls_of[path]):
+                return Firing(
+                    reason=f"its activation layer '{site.path}' is shared with other places: use one each"
+                )
+        return Firing(sites)
+
+    def output_paths(self):
+        """Paths of the layers whose units are the model's outputs.
+
+        Between such a layer and an output there is no other layer with a kernel and at most one
+        activation.
+        """
+        return {
+            path for path, calls in self.calls_of.items() if any(self._reaches_output(call) for call in calls)
+        }
+
+    def _reaches_output(self, call):
+        pending = [(value, fires(unwrap(call.layer))) for value in call.outputs]
+        visited = set()
+        while pending:
+            value, activated = pending.pop()
+            if value in self.outputs:
+                return True
+            if (value, activated) in visited:
+                continue
+            visited.add((value, activated))
+            for reader, _ in value.readers:
+                activates = fires(unwrap(reader.layer))
+                if not _has_own_weights(reader.layer) and not (activated and activates):
+                    pending += [(output, activated or activates) for output in reader.outputs]
+        return False
+
+
+def unwrap(layer):
+    """The user's layer inside one of tfap's wrappers, or the layer itself."""
+    return layer.layer if getattr(layer, "is_tfap_wrapper", False) else layer
+
+
+def fires(layer):
+    """True for an activation layer and for a layer with a fused activation; not for softmax."""
+    if type(layer).__name__ in _ACTIVATIONS:
+        return True
+    activation = getattr(layer, "activation", None)
+    name = getattr(activation, "__name__", type(activation).__name__)
+    return activation is not None and name not in _NO_FIRING
+
+
+def channel_axis(layer):
+    """The axis of a layer's output that numbers its neurons."""
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+
+
+def _has_own_weights(layer):
+    layer = unwrap(layer)
+    return bool(getattr(layer, "weights", None)) and type(layer).__name__ not in _KEEP_CHANNELS | _ACTIVATIONS
+
+
+def _nearest_activation(call):
+    """Breadth-first walk to the `FiringSite` of one call, or the reason why there is none."""
+    axis = channel_axis(unwrap(call.layer))
+    neurons = call.outputs[0].shape[axis]
+    pending = collections.deque([(call.outputs[0], 0)])
+    visited, reason = set(), "no activation follows it"
+    while pending:
+        value, start = pending.popleft()
+        for reader, position in value.readers:
+            layer = unwrap(reader.layer)
+            if fires(layer) and not _has_own_weights(layer):
+                return FiringSite(reader.path, start, start + neurons)
+            if id(reader) in visited:
+                continue
+            visited.add(id(reader))
+            if type(layer).__name__ == "Concatenate":
+                pending.append((reader.outputs[0], start + _concatenated_before(reader, position, axis)))
+            elif type(layer).__name__ in _KEEP_CHANNELS | {"Activation"}:
+                pending.append((reader.outputs[0], start))
+            else:
+                reason = _why_stopped(layer, reader.path)
+    return reason
+
+
+def _why_stopped(layer, path):
+    if not keras_compat.is_layer(layer) or type(layer).__name__ == "TFOpLambda":
+        return f"the function '{path}' follows it, and only layers can count: use a ReLU layer there"
+    return f"no activation follows it before the {type(layer).__name__} '{path}'"
+
+
+def _concatenated_before(reader, position, axis):
+    """Channels that a Concatenate puts before those of its input number `position`."""
+    ndim = len(reader.outputs[0].shape)
+    if unwrap(reader.layer).axis % ndim != axis % ndim:
+        return 0
+    return sum(value.shape[axis] for value in reader.inputs[:position])

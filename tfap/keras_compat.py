@@ -1,0 +1,297 @@
+"""The two Keras worlds: which one owns an object, and how to read and rebuild a model of either.
+
+Everything above this floor is written once for Keras 3 (`keras`) and Keras 2 (`tf_keras`). Only this
+file and `tfap/layers/` name a Keras.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from absl import logging
+
+
+def _import_tfmot():
+    """Imports tfmot without its side effect on the user's process.
+
+    On import tfmot sets TF_USE_LEGACY_KERAS, which turns `tf.keras` into Keras 2 for everyone if it
+    has not been looked at yet. So `tf.keras` is resolved first and the variable put back afterwards.
+    """
+    before = os.environ.get("TF_USE_LEGACY_KERAS")
+    _ = tf.keras.__name__
+    try:
+        import tensorflow_model_optimization
+        from tensorflow_model_optimization.python.core.sparsity.keras import pruning_wrapper
+    finally:
+        if before is None:
+            os.environ.pop("TF_USE_LEGACY_KERAS", None)
+        else:
+            os.environ["TF_USE_LEGACY_KERAS"] = before
+    return tensorflow_model_optimization, pruning_wrapper.PruneLowMagnitude
+
+
+tfmot, PruneLowMagnitude = _import_tfmot()
+
+
+class Callback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
+    """Base of callbacks that run in the `fit` of either Keras."""
+
+    # tf_keras otherwise copies every batch's logs to the host before it calls us.
+    _supports_tf_logs = True
+
+
+# -- whose is it? ----------------------------------------------------------------------------------
+
+
+def is_layer(thing):
+    return isinstance(thing, keras.layers.Layer | tf_keras.layers.Layer)
+
+
+def is_model(thing):
+    return isinstance(thing, keras.Model | tf_keras.Model)
+
+
+def is_graph_model(thing):
+    """True for a Sequential or Functional model, whose layers and their order are known."""
+    return is_model(thing) and (_is_sequential(thing) or hasattr(thing, "_nodes_by_depth"))
+
+
+def is_built(model):
+    return model.built and _nodes_by_depth(model) is not None
+
+
+def is_variable(thing):
+    return isinstance(thing, keras.Variable | tf.Variable)
+
+
+def keras_of(layer):
+    """The module, `keras` or `tf_keras`, that owns a layer or model.
+
+    Raises:
+        ValueError: `layer` is of Keras 3 and its backend is not TensorFlow.
+    """
+    if isinstance(layer, tf_keras.layers.Layer):
+        return tf_keras
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            f"tfap prunes Keras 3 models on the TensorFlow backend; the backend is "
+            f"'{keras.config.backend()}'. Set KERAS_BACKEND=tensorflow before importing keras."
+        )
+    return keras
+
+
+def _is_sequential(model):
+    return isinstance(model, keras.Sequential | tf_keras.Sequential)
+
+
+# -- names of the user's own classes ---------------------------------------------------------------
+
+
+def register(cls):
+    """Registers a class that belongs to no Keras (a criterion, a schedule) with both of them."""
+    for world in (keras, tf_keras):
+        world.saving.register_keras_serializable(package="tfap")(cls)
+    return cls
+
+
+def registered_name(cls):
+    for world in (keras, tf_keras):
+        name = world.saving.get_registered_name(cls)
+        if name != cls.__name__:
+            return name
+    return cls.__name__
+
+
+def registered_class(name):
+    """The class registered under `name` in either Keras, or None. Loads no code."""
+    for world in (keras, tf_keras):
+        found = world.saving.get_registered_object(name)
+        if found is not None:
+            return found
+    return None
+
+
+@contextlib.contextmanager
+def custom_object_scope(custom_objects):
+    """Both Kerases' custom-object scopes at once."""
+    with (
+        keras.saving.custom_object_scope(custom_objects),
+        tf_keras.saving.custom_object_scope(custom_objects),
+    ):
+        yield
+
+
+# -- reading a model's graph -----------------------------------------------------------------------
+
+
+def _nodes_by_depth(model):
+    functional = getattr(model, "_functional", None) or model  # Keras 3 hides it in a Sequential
+    return getattr(functional, "_nodes_by_depth", None)
+
+
+def calls(model):
+    """Yields `(layer, input tensors, output tensors)` of every call in a built graph model.
+
+    Inputs come before what reads them. A shared layer has several calls, a nested model one.
+    """
+    nodes = _nodes_by_depth(model)
+    for depth in sorted(nodes, reverse=True):
+        for node in nodes[depth]:
+            layer = getattr(node, "operation", None) or node.layer
+            # tf_keras's `input_tensors` are those of the first argument only.
+            inputs = getattr(node, "keras_inputs", None) or node.input_tensors
+            yield layer, [] if node.is_input else list(inputs), tf.nest.flatten(node.outputs)
+
+
+def all_layers(model):
+    """Every layer inside a model of any kind, subclassed ones too, each once."""
+    return model._flatten_layers(include_self=False)
+
+
+# -- rebuilding a model layer by layer -------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Replacement:
+    """What stands in a rebuilt model where an old layer stood.
+
+    Attributes:
+        layer: the layer to put there.
+        weights: NumPy arrays for `holder.set_weights` once the model is built; None leaves them.
+        holder: the layer that receives `weights`; None means `layer` itself.
+    """
+
+    layer: object
+    weights: list[np.ndarray] | None = None
+    holder: object = None
+
+
+def copy_of(layer):
+    """A new layer from `layer`'s config, or None where its class cannot be rebuilt from a config."""
+    try:
+        return type(layer).from_config(layer.get_config())
+    except Exception as error:  # get_config and from_config are the user's code
+        logging.debug("%s cannot be rebuilt from its config: %s", layer.name, error)
+        return None
+
+
+def built_copy_of(layer):
+    """Like `copy_of`, built on the same input shape and with the same weights if `layer` has any."""
+    copied = copy_of(layer)
+    if copied is not None and layer.built:
+        copied.build_from_config(layer.get_build_config())
+        copied.set_weights(layer.get_weights())
+    return copied
+
+
+def copied(layer):
+    """The Replacement that changes nothing: a copy with the same weights, else the layer itself."""
+    copy = copy_of(layer)
+    if copy is None:
+        return Replacement(layer)
+    return Replacement(copy, layer.get_weights() if is_layer(layer) else None)
+
+
+def rebuild(model, replace):
+    """A new model of the same graph, names and compile settings, with its layers replaced.
+
+    Args:
+        model: a built Sequential or Functional model of either Keras. It is not changed.
+        replace: called as `replace(layer, path)` once for every layer that is not an input or a
+            nested model; returns a `Replacement`. Paths join the names of nested models and the
+            layer: `inner/dense`.
+
+    Returns:
+        The new model; its optimizer, if the old one had any, is fresh.
+    """
+    made = {}
+    rebuilt = _rebuild_graph(model, replace, "", made)
+    for replacement in made.values():
+        if isinstance(replacement, Replacement) and replacement.weights:
+            (replacement.holder or replacement.layer).set_weights(replacement.weights)
+    _compile_like(rebuilt, model)
+    return rebuilt
+
+
+def _rebuild_graph(model, replace, prefix, made):
+    def clone(layer):
+        if id(layer) not in made:
+            path = prefix + layer.name
+            if is_graph_model(layer):
+                made[id(layer)] = _rebuild_graph(layer, replace, path + "/", made)
+            else:
+                made[id(layer)] = replace(layer, path)
+        done = made[id(layer)]
+        return done.layer if isinstance(done, Replacement) else done
+
+    world = keras_of(model)
+    if world is tf_keras:
+        return world.models.clone_model(model, clone_function=clone)
+    inputs = None if _is_sequential(model) else _inputs_like(model)
+    with _hidden_compile(model):
+        return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
+
+
+def _inputs_like(model):
+    """New inputs that keep the input layers' names: Keras 3 alone would rename unnamed ones."""
+
+    def new_input(tensor):
+        layer = tensor._keras_history.operation
+        return keras.Input(
+            batch_shape=tensor.shape,
+            dtype=tensor.dtype,
+            name=layer.name,
+            sparse=getattr(tensor, "sparse", False),
+        )
+
+    return keras.tree.map_structure(new_input, model._inputs_struct)
+
+
+@contextlib.contextmanager
+def _hidden_compile(model):
+    """Keras 3's clone_model compiles by itself and fails on losses that are not registered."""
+    compiled, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = compiled
+
+
+def _compile_like(target, source):
+    settings = getattr(source, "_compile_config", None)
+    if settings is None:
+        return
+    arguments = {key: value for key, value in settings.config.items() if value is not None}
+    try:
+        for key in ("optimizer", "metrics", "weighted_metrics"):
+            if key in arguments:
+                arguments[key] = _fresh(arguments[key])
+        target.compile(**arguments)
+    except Exception as error:  # an optimizer or metric of the user's that has no config
+        logging.warning(
+            "The new model is not compiled, since the settings of '%s' cannot be copied (%s). "
+            "Call compile() on it yourself.",
+            source.name,
+            error,
+        )
+
+
+def _fresh(thing):
+    """A copy without state of an optimizer or metric, also inside lists and dicts."""
+    if isinstance(thing, dict):
+        return {key: _fresh(value) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [_fresh(value) for value in thing]
+    if hasattr(thing, "get_config") and hasattr(type(thing), "from_config"):
+        return type(thing).from_config(thing.get_config())
+    return thing
+
+
+def snake_case(name):
+    """`ActivationCount` -> `activation_count`, as Keras names things by their class."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

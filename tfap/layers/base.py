@@ -1,0 +1,241 @@
+"""What the wrappers of both Kerases share: counting, masks, and their settings.
+
+The wrappers store and count; scores and masks are computed outside, in NumPy (tfap/updater.py).
+A class for one Keras adds four things to these mixins: how to add a state variable (`_add_state`), how
+to hang a constraint on a kernel (`_constrain`), serialization of the inner layer, and shapes.
+"""
+
+import weakref
+
+import tensorflow as tf
+
+from tfap import graph, kernels
+from tfap.activations import ActivationCounts
+from tfap.settings import PruningSettings
+
+CALLBACK_MISSING = (
+    "The layer '{name}' is wrapped for pruning, but nothing prunes it: pass "
+    "callbacks=[tfap.UpdatePruningStep()] to fit(). In a training loop of your own call the callback's "
+    "on_train_begin(), on_train_batch_end(batch) and on_epoch_end(epoch)."
+)
+
+
+class CountingWrapper:
+    """A wrapper that counts how often its layer's neurons fire in training.
+
+    State: `activation_counts` (int64, one a neuron), `activations_seen` (int64: samples x positions x
+    calls) and `pruning_step` (int64: training steps so far), summed over replicas and exact.
+    """
+
+    is_tfap_wrapper = True
+
+    _counts = _seen = None
+
+    def _add_step(self):
+        self._stepped_in = {}  # replica -> weak reference to the graph in which it has stepped
+        self.pruning_step = self._add_state("pruning_step", (), "int64")
+
+    def _add_counters(self, neurons):
+        self._counts = self._add_state("activation_counts", (neurons,), "int64")
+        self._seen = self._add_state("activations_seen", (), "int64")
+
+    @property
+    def activation_counts(self):
+        return self._counts
+
+    @property
+    def activations_seen(self):
+        return self._seen
+
+    def counted(self):
+        """The counts so far, as plain data; None if nothing counts them."""
+        if self.activation_counts is None:
+            return None
+        return ActivationCounts(self.activation_counts.numpy(), int(self.activations_seen.numpy()))
+
+    def _step_once(self):
+        """Adds 1 to pruning_step once a training step, also where the layer is called several times."""
+        if not tf.executing_eagerly():
+            replica, step_graph = _replica(), tf.compat.v1.get_default_graph()
+            stepped_in = self._stepped_in.get(replica)
+            if stepped_in is not None and stepped_in() is step_graph:
+                return
+            self._stepped_in[replica] = weakref.ref(step_graph)
+        self.pruning_step.assign_add(tf.constant(1, tf.int64))
+
+    def _count(self, activations, axis, threshold, sample_every):
+        """Counts one call in training, before the step's weight update, if the step is a sampled one."""
+
+        def measured():
+            return _firing(activations, axis, threshold)
+
+        if sample_every == 1:
+            counts, seen = measured()
+        else:  # only tensors leave the branches: replicas cannot talk to each other inside one
+            steps_before = tf.convert_to_tensor(self.pruning_step) - 1
+            nothing = tf.zeros(activations.shape[axis], tf.int64), tf.zeros((), tf.int64)
+            counts, seen = tf.cond(steps_before % sample_every == 0, measured, lambda: nothing)
+        self._counts.assign_add(_sum_over_replicas(counts))
+        self._seen.assign_add(_sum_over_replicas(seen))
+
+
+class CountActivationsBase(CountingWrapper):
+    """Counts at an activation layer on behalf of the layers before it."""
+
+    def _configure(self, threshold, sample_every, data_format):
+        self.threshold = float(threshold)
+        self.sample_every = int(sample_every)
+        self.data_format = data_format
+
+    def _build_state(self, input_shape):
+        self._add_step()
+        self._axis = graph.channel_axis(self)
+        self._add_counters(input_shape[self._axis])
+
+    def _forward(self, training, inputs, *args, **kwargs):
+        outputs = self.layer(inputs, *args, **kwargs)
+        if training:
+            self._step_once()
+            self._count(outputs, self._axis, self.threshold, self.sample_every)
+        return outputs
+
+    def _own_config(self):
+        return {
+            "threshold": self.threshold,
+            "sample_every": self.sample_every,
+            "data_format": self.data_format,
+        }
+
+
+class PruneByActivationBase(CountingWrapper):
+    """Masks a layer's kernels and, where its neurons fire in the layer itself, counts them.
+
+    State besides the counts: `mask` (uint8, 1 where a weight is alive; a dict by weight name where the
+    layer has several kernels).
+    """
+
+    def _configure(self, *settings):
+        self._check_prunable(self.layer)
+        self.settings = PruningSettings(*settings)
+        self.callback_active = False
+        self.callback_missed = False  # a training step failed while it was traced
+        self._linked = None
+
+    @staticmethod
+    def _check_prunable(layer):
+        reason = kernels.why_not_prunable(layer)
+        if reason:
+            raise ValueError(f"The layer '{layer.name}' cannot be pruned: {reason}.")
+
+    @property
+    def pruning_schedule(self):
+        return self.settings.pruning_schedule
+
+    @property
+    def criterion(self):
+        return self.settings.criterion
+
+    @property
+    def counts_here(self):
+        """True if this wrapper counts by itself, False if none is needed or another layer counts."""
+        side = self.criterion.counts
+        return side == "input" or (side == "output" and graph.fires(self.layer))
+
+    def _build_state(self, input_shape):
+        self._add_step()
+        self._masks = {}
+        for spec in kernels.kernel_specs(self.layer):
+            kernel = spec.find(self.layer)
+            mask = self._add_state(f"{spec.name}_mask", kernel.shape, "uint8", "ones")
+            self._masks[spec.name] = mask
+            self._constrain(kernel, mask)
+        if self.counts_here:
+            self._add_counters(self._neurons_counted(input_shape))
+
+    def _neurons_counted(self, input_shape):
+        if self.criterion.counts == "input":
+            return input_shape[graph.channel_axis(self.layer)]
+        (spec,) = kernels.kernel_specs(self.layer)
+        return kernels.neuron_count(spec, spec.find(self.layer).shape)
+
+    def _forward(self, training, inputs, *args, **kwargs):
+        if training and not self.callback_active:
+            self.callback_missed = True
+            raise RuntimeError(CALLBACK_MISSING.format(name=self.name))
+        outputs = self.layer(inputs, *args, **kwargs)
+        if training:
+            self._step_once()
+            if self.counts_here:
+                counted = inputs if self.criterion.counts == "input" else outputs
+                axis = graph.channel_axis(self.layer)
+                self._count(counted, axis, self.criterion.threshold, self.settings.sample_every)
+        return outputs
+
+    # -- what the rest of tfap reads and writes ----------------------------------------------------
+
+    @property
+    def mask(self):
+        return next(iter(self._masks.values())) if len(self._masks) == 1 else dict(self._masks)
+
+    def kernel_and_mask(self):
+        """`(spec, kernel variable, mask variable)` of every prunable weight."""
+        specs = kernels.kernel_specs(self.layer)
+        return [(spec, spec.find(self.layer), self._masks[spec.name]) for spec in specs]
+
+    def masked_weights(self):
+        """The inner layer's weights for `set_weights`, pruned ones exactly zero."""
+        masks = {id(kernel): mask for _, kernel, mask in self.kernel_and_mask()}
+        return [
+            value * masks[id(variable)].numpy() if id(variable) in masks else value
+            for variable, value in zip(self.layer.weights, self.layer.get_weights())
+        ]
+
+    def link_counters(self, counters):
+        """Names the wrappers that count this layer's neurons, and which of their counts they are.
+
+        Args:
+            counters: `[(wrapper, slice), ...]`, one for each place where a shared layer's neurons fire.
+        """
+        self._linked = _LinkedCounters(counters)
+
+    @property
+    def activation_counts(self):
+        """int64, one a neuron; counted in this wrapper or at the activation further on."""
+        return self._linked.counts() if self._linked else self._counts
+
+    @property
+    def activations_seen(self):
+        return self._linked.seen() if self._linked else self._seen
+
+
+class _LinkedCounters:
+    """The wrappers that count for another one, held weakly so that Keras does not track them as its parts."""
+
+    def __init__(self, counters):
+        self._counters = [(weakref.ref(counter), part) for counter, part in counters]
+
+    def counts(self):
+        return sum(counter().activation_counts[part] for counter, part in self._counters)
+
+    def seen(self):
+        return sum(counter().activations_seen for counter, _ in self._counters)
+
+
+def _firing(activations, axis, threshold):
+    """`(counts, seen)` of one batch, both int64."""
+    neurons, rank = activations.shape[axis], activations.shape.rank
+    fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int32)
+    counts = tf.reduce_sum(fired, [other for other in range(rank) if other != axis % rank])
+    return tf.cast(counts, tf.int64), tf.size(activations, tf.int64) // neurons
+
+
+def _replica():
+    context = tf.distribute.get_replica_context()
+    return None if context is None else int(tf.get_static_value(context.replica_id_in_sync_group))
+
+
+def _sum_over_replicas(value):
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

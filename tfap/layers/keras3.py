@@ -1,0 +1,97 @@
+"""The custom layers for Keras 3."""
+
+import keras
+import tensorflow as tf
+
+from tfap.layers.base import CountActivationsBase, PruneByActivationBase
+
+
+class ZeroPruned(keras.constraints.Constraint):
+    """Keeps pruned weights at zero: the optimizer applies it after every step."""
+
+    def __init__(self, mask, users=None):
+        self.mask = mask
+        self.users = users  # the constraint that the weight had before
+
+    def __call__(self, weight):
+        weight = self.users(weight) if self.users else weight
+        return weight * tf.cast(self.mask.value, weight.dtype)
+
+
+class _Wrapper(keras.layers.Wrapper):
+    """A wrapper that goes by its layer's name, dtype, masking and shapes."""
+
+    def __init__(self, layer, **kwargs):
+        kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
+        super().__init__(layer, **kwargs)
+        self.supports_masking = layer.supports_masking
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._build_state(input_shape)
+        self.built = True
+
+    def call(self, inputs, *args, training=None, **kwargs):
+        return self._forward(training, inputs, *args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        kwargs.pop("training", None)
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def _add_state(self, name, shape, dtype, initializer="zeros"):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            initializer=initializer,
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        layer = config.pop("layer")
+        if isinstance(layer, dict):
+            layer = keras.saving.deserialize_keras_object(layer)
+        return cls(layer, **config)
+
+
+@keras.saving.register_keras_serializable(package="tfap")
+class CountActivations(CountActivationsBase, _Wrapper):
+    def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, **kwargs):
+        super().__init__(layer, **kwargs)
+        self._configure(threshold, sample_every, data_format)
+
+    def get_config(self):
+        return {**super().get_config(), **self._own_config()}
+
+
+@keras.saving.register_keras_serializable(package="tfap")
+class PruneByActivation(PruneByActivationBase, _Wrapper):
+    def __init__(
+        self,
+        layer,
+        pruning_schedule,
+        criterion="activation_count",
+        scope="global",
+        granularity=None,
+        min_weights_per_layer=0,
+        sample_every=1,
+        **kwargs,
+    ):
+        super().__init__(layer, **kwargs)
+        self._configure(pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every)
+
+    def _constrain(self, kernel, mask):
+        kernel.constraint = ZeroPruned(mask, users=kernel.constraint)
+
+    def get_config(self):
+        return {**super().get_config(), **self.settings.get_config()}

@@ -1,0 +1,123 @@
+"""What would be pruned, layer by layer, and why not: the plan behind `tfap.prune`."""
+
+import collections
+import dataclasses
+
+import rich.box
+import rich.console
+import rich.table
+
+from tfap import graph, keras_compat, kernels
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """The decision on one prunable weight, or on a layer that has none.
+
+    Attributes:
+        path: of the layer, such as `inner/dense`.
+        weight: the weight's name, None if the layer has none to prune.
+        shape: of the weight.
+        firing: where the layer's neurons fire; None if nobody needs to know.
+        pruned: True if it will be pruned.
+        reason: why not, or what else there is to know; "" if nothing.
+    """
+
+    path: str
+    weight: str | None
+    shape: tuple[int, ...] | None
+    firing: graph.Firing | None
+    pruned: bool
+    reason: str = ""
+
+    @property
+    def fires_at(self):
+        """Paths of the layers whose activations are counted for this one, as text."""
+        return ", ".join(site.path for site in self.firing.sites) if self.firing else ""
+
+
+class PruningPlan(collections.abc.Sequence):
+    """The rows of `LayerPlan`s in graph order. Prints as a table; `pruned` are the rows that will be."""
+
+    def __init__(self, rows):
+        self._rows = tuple(rows)
+
+    def __getitem__(self, index):
+        return self._rows[index]
+
+    def __len__(self):
+        return len(self._rows)
+
+    @property
+    def pruned(self):
+        return [row for row in self._rows if row.pruned]
+
+    def __str__(self):
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+        for heading in ("layer", "weight", "shape", "fires at", "decision", "reason"):
+            table.add_column(heading, overflow="fold")
+        for row in self._rows:
+            shape = "x".join(map(str, row.shape)) if row.shape else ""
+            decision = "prune" if row.pruned else "skip"
+            table.add_row(row.path, row.weight or "", shape, row.fires_at, decision, row.reason)
+        console = rich.console.Console(width=140, no_color=True)
+        with console.capture() as capture:
+            console.print(table)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+    __repr__ = __str__
+
+
+def make_plan(model, settings, include=(), skip=()):
+    """The `PruningPlan` for a built Sequential or Functional model; see `tfap.plan`."""
+    layers = graph.Graph(model)
+    include, skip = _Choice("include", include, layers), _Choice("skip", skip, layers)
+    outputs = layers.output_paths()
+    rows = []
+    for path, layer in layers.layers():
+        if keras_compat.is_layer(layer) and layer.weights:
+            is_output = path in outputs and not include.chooses(path, layer)
+            rows += _rows_for(layers, path, layer, settings, is_output, skip.chooses(path, layer))
+    return PruningPlan(rows)
+
+
+def _rows_for(layers, path, layer, settings, is_output, skipped):
+    reason = kernels.why_not_prunable(layer)
+    if reason:
+        return [LayerPlan(path, None, None, None, False, reason)]
+    firing = layers.firing(path) if settings.criterion.counts == "output" else None
+    if skipped:
+        reason = "named in skip"
+    elif is_output:
+        reason = "an output layer: name it in include to prune it"
+    elif firing and firing.reason:
+        reason = firing.reason
+    elif keras_compat.copy_of(layer) is None:
+        reason = "it cannot be rebuilt from its config, so it is shared with the given model"
+    return [
+        LayerPlan(path, spec.name, tuple(spec.find(layer).shape), firing, not reason, reason or "")
+        for spec in kernels.kernel_specs(layer)
+    ]
+
+
+class _Choice:
+    """Layers chosen by name, path or predicate."""
+
+    def __init__(self, argument, chosen, layers):
+        self._chosen = [chosen] if isinstance(chosen, str) or callable(chosen) else list(chosen)
+        known = {path for path, _ in layers.layers()} | {layer.name for _, layer in layers.layers()}
+        for choice in self._chosen:
+            if not isinstance(choice, str) and not callable(choice):
+                raise TypeError(
+                    f"{argument} takes layer names and predicates (layer -> bool): received {choice!r}."
+                )
+            if isinstance(choice, str) and choice not in known:
+                raise ValueError(
+                    f"{argument} names the layer '{choice}', which the model does not have. "
+                    f"Its layers are: {', '.join(path for path, _ in layers.layers())}."
+                )
+
+    def chooses(self, path, layer):
+        return any(
+            choice(layer) if callable(choice) else choice in (path, layer.name) for choice in self._chosen
+        )

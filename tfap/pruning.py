@@ -1,0 +1,249 @@
+"""The entry: wrap a model for pruning, and take the wrappers off again."""
+
+from tfap import graph, keras_compat, kernels, layers, wrapped
+from tfap.keras_compat import Replacement
+from tfap.planning import make_plan
+from tfap.settings import PruningSettings
+
+
+def prune(
+    to_prune,
+    pruning_schedule,
+    criterion="activation_count",
+    scope="global",
+    granularity=None,
+    include=(),
+    skip=(),
+    min_weights_per_layer=0,
+    sample_every=1,
+):
+    """Wraps a model's layers so that `fit` prunes them.
+
+    Train the result with `callbacks=[tfap.UpdatePruningStep()]`, then call `tfap.strip_pruning`.
+
+    Args:
+        to_prune: a Sequential or Functional model (nested ones too), one layer, or a list of layers, of
+            Keras 3 or tf_keras. It is not changed: the result has its own copies of the weights, and is
+            compiled with the same settings (a fresh optimizer) if the model was. Layers given one by one
+            are all pruned, the last one too, and fire at their own activation.
+        pruning_schedule: a tfmot or tfap `PruningSchedule`; or a float in [0, 1), the final sparsity, which
+            is reached by cubic decay between 10% and 70% of the fit.
+        criterion: a `tfap.Criterion` or its name: "activation_count", "magnitude".
+        scope: "global" ranks the weights of all layers together, "local" those of each kernel by itself.
+        granularity: "weight" or "neuron" (whole neurons or channels, scored by the mean over their
+            weights); None is the criterion's own: "neuron" for activation counts, else "weight".
+        include: names, paths or predicates of layers to prune although they make the model's outputs.
+        skip: names, paths or predicates of layers to leave alone.
+        min_weights_per_layer: weights that every layer keeps, whatever their scores.
+        sample_every: count activations in every n-th training step only.
+
+    Returns:
+        A new model of the same Keras; or the wrapped layer, or a list with the prunable layers wrapped.
+
+    Raises:
+        TypeError, ValueError: an argument that cannot be used, a model that is not built or is
+            subclassed, a model that is wrapped already, or nothing to prune. Layers that cannot be
+            pruned are no error: `tfap.plan` gives the reasons.
+
+    >>> import keras, tfap
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    ... )
+    >>> pruned = tfap.prune(model, 0.5)
+    >>> [layer.name for layer in tfap.prunable_layers(pruned)] == [model.layers[0].name]
+    True
+    """
+    settings = PruningSettings(
+        pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every
+    )
+    if keras_compat.is_model(to_prune):
+        _check_model(to_prune)
+        return _prune_model(to_prune, settings, make_plan(to_prune, settings, include, skip))
+    if include or skip:
+        raise ValueError("include and skip choose among the layers of a model: give prune() a model.")
+    if isinstance(to_prune, list | tuple):
+        return _prune_list(to_prune, settings)
+    if keras_compat.is_layer(to_prune):
+        return _prune_layer(to_prune, settings)
+    raise TypeError(
+        "tfap.prune takes a Sequential or Functional model, a layer or a list of layers, of Keras 3 or "
+        f"tf_keras: received an object of type {type(to_prune).__name__}."
+    )
+
+
+def plan(
+    model,
+    pruning_schedule=0.0,
+    criterion="activation_count",
+    scope="global",
+    granularity=None,
+    include=(),
+    skip=(),
+    min_weights_per_layer=0,
+    sample_every=1,
+):
+    """What `tfap.prune` would do with a model: each layer's decision and the reason.
+
+    The arguments are those of `tfap.prune`; the schedule does not matter here.
+
+    Returns:
+        A `PruningPlan`: a sequence of rows (path, weight, shape, fires_at, pruned, reason) in graph
+        order, one for every layer with weights. It prints as a table.
+
+    >>> import keras, tfap
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
+    ... )
+    >>> [(row.shape, row.pruned) for row in tfap.plan(model)]
+    [((8, 16), True), ((16, 3), False)]
+    """
+    settings = PruningSettings(
+        pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every
+    )
+    _check_model(model)
+    return make_plan(model, settings, include, skip)
+
+
+def strip_pruning(model):
+    """Takes tfap's wrappers off: a plain model with the pruned weights exactly zero.
+
+    Args:
+        model: a wrapped Sequential or Functional model of either Keras. It is not changed.
+
+    Returns:
+        A new model of the same Keras, graph and layer names, with nothing of tfap in it: it saves, loads
+        and exports where tfap is not installed. Compiled with the same settings if `model` was.
+
+    Raises:
+        TypeError: not a model. ValueError: a subclassed or unbuilt model.
+    """
+    _check_graph_model(model)
+    return keras_compat.rebuild(model, _stripped)
+
+
+def prune_scope():
+    """A scope in which files with tfap's and tfmot's wrappers load, for loaders that need one.
+
+    Importing tfap registers its classes with both Kerases, so `load_model` seldom needs it.
+    """
+    return keras_compat.custom_object_scope(
+        {
+            "PruneLowMagnitude": keras_compat.PruneLowMagnitude,
+            "PruneByActivation": layers.PruneByActivation,
+            "CountActivations": layers.CountActivations,
+        }
+    )
+
+
+def _prune_model(model, settings, plan):
+    if not plan.pruned:
+        raise ValueError(f"There is nothing to prune in the model '{model.name}':\n{plan}")
+    wrap = {row.path for row in plan.pruned}
+    count = {site.path for row in plan.pruned if row.firing for site in row.firing.sites} - wrap
+
+    def replace(layer, path):
+        replacement = keras_compat.copied(layer)
+        if path in wrap:
+            return _wrapped(replacement, settings)
+        if path in count:
+            return _counted(replacement, settings, channels_first=path in channels_first)
+        return replacement
+
+    channels_first = _channels_first_sites(model, plan)
+    pruned = keras_compat.rebuild(model, replace)
+    wrapped.prunable_layers(pruned)  # links every wrapper to the layer that counts for it
+    return pruned
+
+
+def _channels_first_sites(model, plan):
+    layers_by_path = dict(graph.Graph(model).layers())
+    return {
+        site.path
+        for row in plan.pruned
+        if row.firing and getattr(layers_by_path[row.path], "data_format", None) == "channels_first"
+        for site in row.firing.sites
+    }
+
+
+def _wrapped(replacement, settings):
+    wrapper = layers.PruneByActivation(replacement.layer, **vars(settings))
+    return Replacement(wrapper, replacement.weights, holder=replacement.layer)
+
+
+def _counted(replacement, settings, channels_first):
+    counter = layers.CountActivations(
+        replacement.layer,
+        threshold=settings.criterion.threshold,
+        sample_every=settings.sample_every,
+        data_format="channels_first" if channels_first else None,
+    )
+    return Replacement(counter, replacement.weights, holder=replacement.layer)
+
+
+def _stripped(layer, path):
+    if wrapped.is_wrapper(layer):
+        return Replacement(keras_compat.copy_of(layer.layer), layer.masked_weights())
+    if getattr(layer, "is_tfap_wrapper", False):
+        return keras_compat.copied(layer.layer)
+    return keras_compat.copied(layer)
+
+
+def _prune_layer(layer, settings):
+    reason = _why_not_alone(layer, settings)
+    if reason:
+        raise ValueError(f"The layer '{layer.name}' cannot be pruned: {reason}.")
+    return layers.PruneByActivation(keras_compat.built_copy_of(layer), **vars(settings))
+
+
+def _prune_list(given, settings):
+    """Layers as they stand in a Sequential model: what cannot be pruned stays itself."""
+    for layer in given:
+        if not keras_compat.is_layer(layer):
+            raise TypeError(f"Expected a list of Keras layers: it contains {layer!r}.")
+    reasons = [_why_not_alone(layer, settings) for layer in given]
+    if all(reasons):
+        listed = "; ".join(f"'{layer.name}': {reason}" for layer, reason in zip(given, reasons))
+        raise ValueError(f"None of the {len(given)} layers can be pruned: {listed}.")
+    return [layer if reason else _prune_layer(layer, settings) for layer, reason in zip(given, reasons)]
+
+
+def _why_not_alone(layer, settings):
+    if _is_any_wrapper(layer):
+        return "it is wrapped for pruning already"
+    reason = kernels.why_not_prunable(layer)
+    if reason is None and settings.criterion.counts == "output" and not graph.fires(layer):
+        reason = "it has no activation of its own, and its neurons must fire to be counted"
+    if reason is None and keras_compat.copy_of(layer) is None:
+        reason = "it cannot be rebuilt from its config: wrap it with tfap.layers.PruneByActivation"
+    return reason
+
+
+def _check_model(model):
+    _check_graph_model(model)
+    already = [path for path, layer in graph.Graph(model).layers() if _is_any_wrapper(layer)]
+    if already:
+        raise ValueError(
+            f"The model '{model.name}' is wrapped for pruning already (layers {', '.join(already)}): "
+            "call strip_pruning() on it first."
+        )
+
+
+def _is_any_wrapper(layer):
+    return getattr(layer, "is_tfap_wrapper", False) or isinstance(layer, keras_compat.PruneLowMagnitude)
+
+
+def _check_graph_model(model):
+    if not keras_compat.is_model(model):
+        raise TypeError(f"Expected a Keras model: received an object of type {type(model).__name__}.")
+    keras_compat.keras_of(model)
+    if not keras_compat.is_graph_model(model):
+        raise ValueError(
+            f"The model '{model.name}' is subclassed, so its layers' order is unknown. Wrap its layers one "
+            "by one where they are made: self.dense = tfap.prune(keras.layers.Dense(64, activation='relu'), "
+            "pruning_schedule)."
+        )
+    if not keras_compat.is_built(model):
+        raise ValueError(
+            f"The model '{model.name}' is not built, so its weights do not exist yet: give it an Input "
+            "layer, or call it on data once."
+        )

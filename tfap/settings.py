@@ -1,0 +1,65 @@
+"""How a layer is to be pruned: the arguments of `tfap.prune` that every wrapper carries."""
+
+import dataclasses
+import json
+import numbers
+
+from tfap import criteria, schedules, serialization
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningSettings:
+    """Checked settings. Wrappers with equal settings are ranked together (see `key`).
+
+    Attributes are the arguments of `tfap.prune` of the same names; `granularity` is never None.
+
+    Raises:
+        TypeError, ValueError: which argument is wrong, and what it may be.
+    """
+
+    pruning_schedule: object
+    criterion: object = "activation_count"
+    scope: str = "global"
+    granularity: str | None = None
+    min_weights_per_layer: int = 0
+    sample_every: int = 1
+
+    def __post_init__(self):
+        self._set("pruning_schedule", schedules.get(self.pruning_schedule))
+        self._set("criterion", criteria.get(self.criterion))
+        if self.granularity is None:
+            self._set("granularity", self.criterion.granularity)
+        _check_choice("scope", self.scope, ("global", "local"))
+        _check_choice("granularity", self.granularity, ("weight", "neuron"))
+        _check_whole("min_weights_per_layer", self.min_weights_per_layer, 0)
+        _check_whole("sample_every", self.sample_every, 1)
+
+    def _set(self, name, value):
+        object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    def get_config(self):
+        return {
+            "pruning_schedule": schedules.serialize(self.pruning_schedule),
+            "criterion": serialization.serialize(self.criterion),
+            "scope": self.scope,
+            "granularity": self.granularity,
+            "min_weights_per_layer": self.min_weights_per_layer,
+            "sample_every": self.sample_every,
+        }
+
+    @property
+    def key(self):
+        """Equal for equal settings, also after saving and loading."""
+        return json.dumps(self.get_config(), sort_keys=True, default=repr)
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}: received {value!r}.")
+
+
+def _check_whole(name, value, least):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number: received {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}: received {value}.")

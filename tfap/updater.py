@@ -1,0 +1,132 @@
+"""One mask update: gather the kernels, score them, make masks, write them back."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from tfap import masks, wrapped
+from tfap.kernels import Kernel
+
+_MASK_MAKERS = {"weight": masks.prune_weights, "neuron": masks.prune_neurons}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrunedWeight:
+    """A prunable weight in a model: its path, its variable, its mask's and its wrapper."""
+
+    path: str
+    wrapper: object
+    spec: object
+    variable: object
+    mask: object
+
+    def gather(self):
+        """The weight as plain data.
+
+        Raises:
+            ValueError: it is not finite, or the criterion needs counts that are not there.
+        """
+        weights, mask = self.variable.numpy(), self.mask.numpy()
+        if not np.isfinite(weights).all():
+            raise ValueError(f"The weights of '{self.path}' contain NaN or infinity: the masks stay.")
+        activations = self._activations() if self.wrapper.criterion.counts else None
+        return Kernel(self.path, self.spec, weights, mask, activations)
+
+    def _activations(self):
+        activations = self.wrapper.counted()
+        if activations is None:
+            raise ValueError(
+                f"Nothing counts the activations of '{self.path}': give the layer an activation, or let "
+                "a tfap.layers.CountActivations layer follow it in a Sequential or Functional model."
+            )
+        if not activations.seen:
+            raise ValueError(
+                f"No activations of '{self.path}' have been counted yet: train for a step before the "
+                "first mask update."
+            )
+        return activations
+
+    def write(self, mask):
+        self.mask.assign(mask)
+        # Frozen kernels see no optimizer step, so no constraint: every kernel is masked here too.
+        self.variable.assign(self.variable.numpy() * mask)
+
+
+def pruned_weights(model):
+    """Every `PrunedWeight` of a model, in graph order."""
+    return [
+        PrunedWeight(path, wrapper, *parts)
+        for path, wrapper in wrapped.with_paths(model)
+        for parts in wrapper.kernel_and_mask()
+    ]
+
+
+def groups(weights):
+    """Splits `PrunedWeight`s into those with equal settings: what a global scope ranks together."""
+
+    def key(weight):
+        return weight.wrapper.settings.key
+
+    return [list(group) for _, group in itertools.groupby(sorted(weights, key=key), key)]
+
+
+def update_group(weights, sparsity):
+    """Prunes one group of `PrunedWeight`s to a sparsity. On an error no mask has changed."""
+    settings = weights[0].wrapper.settings
+    scored = [_score(settings.criterion, weight.gather()) for weight in weights]
+    make_masks = _MASK_MAKERS[settings.granularity]
+    ranked_together = [scored] if settings.scope == "global" else [[item] for item in scored]
+    made = [
+        mask
+        for items in ranked_together
+        for mask in make_masks(items, sparsity, settings.min_weights_per_layer)
+    ]
+    for weight, item, mask in zip(weights, scored, made):
+        if mask is not item.kernel.mask:
+            weight.write(mask)
+
+
+def update_masks(model, sparsity):
+    """Updates the masks of a wrapped model once, now: for custom training loops and tests.
+
+    Args:
+        model: a model with pruning wrappers, of either Keras.
+        sparsity: share of the prunable weights that is pruned afterwards, in [0, 1). Exactly
+            round(sparsity x weights) are, or as many whole neurons as do not exceed that. Pruned
+            weights stay pruned, so a lower sparsity than before changes nothing.
+
+    Raises:
+        ValueError: a sparsity outside [0, 1), no wrapper in the model, no activations counted yet, or a
+            weight or score that is not finite. The masks are then as before.
+
+    >>> import keras, tfap
+    >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+    >>> net = tfap.prune(net, 0.5, criterion="magnitude")
+    >>> tfap.update_masks(net, 0.25)
+    >>> int((tfap.prunable_layers(net)[0].mask.numpy() == 0).sum())
+    8
+    """
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"The sparsity must be in [0, 1): received {sparsity}.")
+    weights = pruned_weights(model)
+    if not weights:
+        raise ValueError(f"The model '{model.name}' has no pruning wrappers: call tfap.prune first.")
+    for group in groups(weights):
+        update_group(group, sparsity)
+
+
+def sparsity_of(weights):
+    """Pruned share of some `PrunedWeight`s."""
+    total = sum(np.prod(weight.mask.shape) for weight in weights)
+    return float(1 - sum(np.count_nonzero(weight.mask.numpy()) for weight in weights) / total)
+
+
+def _score(criterion, kernel):
+    scores = criterion.scores(kernel)
+    if np.shape(scores) != kernel.weights.shape or not np.isfinite(scores).all():
+        raise ValueError(
+            f"{type(criterion).__name__} gave scores for '{kernel.path}' that are not finite or not of "
+            f"the kernel's shape {kernel.weights.shape}: the masks stay."
+        )
+    return masks.Scored(kernel, scores)
