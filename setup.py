@@ -17,7 +17,7 @@ EXTRAS = {
 setup(
     name="tfap",
     version=VERSION,
-    description="Prunes Keras networks by what their neurons do: activation-based pruning for Keras 3 and tf_keras",
+    description="Prunes Keras 3 and tf_keras networks by what their neurons do",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

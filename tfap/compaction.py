@@ -5,6 +5,7 @@ are zero: it is constant, and the constant moves into the next layer's bias) or 
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -85,8 +86,8 @@ def compact(model):
         raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
     smaller = {}
     for chain in _dense_chains(layers):
-        while any([_shrink(*pair) for pair in zip(chain, chain[1:])]):
-            pass
+        while sum(itertools.starmap(_shrink, itertools.pairwise(chain))):
+            pass  # a unit that goes can leave others without inputs or readers
         smaller.update({dense.path: dense for dense in chain})
 
     def replace(layer, path):

@@ -38,6 +38,10 @@ class Criterion:
     def from_config(cls, config):
         return cls(**config)
 
+    def __repr__(self):
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({settings})"
+
 
 @keras_compat.register
 class Magnitude(Criterion):

@@ -1,0 +1,29 @@
+"""Fixtures that every test may use."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import importlib
+
+import pytest
+
+import tfap  # noqa: F401  (its import order of the two Kerases is the one to test)
+
+
+@pytest.fixture(params=["keras", "tf_keras"])
+def keras_module(request):
+    """Keras 3 and tf_keras in turn, with a fixed seed."""
+    module = importlib.import_module(request.param)
+    module.backend.clear_session()
+    module.utils.set_random_seed(0)
+    return module
+
+
+@pytest.fixture
+def both_kerases():
+    modules = [importlib.import_module(name) for name in ("keras", "tf_keras")]
+    for module in modules:
+        module.backend.clear_session()
+    return modules

@@ -1,0 +1,91 @@
+"""Small nets for either Keras, and data for them; a `keras` module is always the first argument."""
+
+import numpy as np
+
+import tfap
+
+
+def mlp(keras, sizes=(12, 16, 8, 4), activation="relu", use_bias=True):
+    """Dense layers `hidden_0`, `hidden_1`, ..., `output`."""
+    layers = [keras.layers.Input((sizes[0],))]
+    for index, units in enumerate(sizes[1:-1]):
+        layers.append(
+            keras.layers.Dense(units, activation=activation, use_bias=use_bias, name=f"hidden_{index}")
+        )
+    layers.append(keras.layers.Dense(sizes[-1], activation="softmax", name="output"))
+    return compiled(keras, keras.Sequential(layers))
+
+
+def cnn(keras, shape=(8, 8, 3), classes=5):
+    """Separate ReLUs past BatchNormalization, pooling, Dropout and Add; a depthwise and a Dense layer."""
+    layers = keras.layers
+    inputs = keras.Input(shape)
+    x = layers.Conv2D(6, 3, padding="same", name="conv_a")(inputs)
+    x = layers.BatchNormalization(name="norm_a")(x)
+    a = layers.ReLU(name="relu_a")(x)
+    x = layers.Conv2D(6, 3, padding="same", name="conv_b")(a)
+    x = layers.Dropout(0.1, name="drop_b")(x)
+    x = layers.Add(name="add")([a, x])
+    x = layers.MaxPooling2D(name="pool")(x)
+    x = layers.Activation("relu", name="relu_b")(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, activation="relu", name="depthwise")(x)
+    x = layers.GlobalAveragePooling2D(name="average")(x)
+    x = layers.Dense(10, activation="relu", name="dense")(x)
+    outputs = layers.Dense(classes, activation="softmax", name="output")(x)
+    return compiled(keras, keras.Model(inputs, outputs))
+
+
+def nested(keras):
+    """A Functional model inside a Sequential one inside a Functional one."""
+    layers = keras.layers
+    inner_in = keras.Input((6,))
+    inner_out = layers.Dense(8, activation="relu", name="dense")(inner_in)
+    inner = keras.Model(inner_in, inner_out, name="inner")
+    middle = keras.Sequential(
+        [layers.Input((6,)), inner, layers.Dense(5, activation="relu", name="dense")], name="middle"
+    )
+    inputs = keras.Input((6,))
+    x = layers.Dense(6, activation="relu", name="dense")(inputs)
+    return compiled(keras, keras.Model(inputs, layers.Dense(3, name="output")(middle(x))), loss="mse")
+
+
+def compiled(keras, model, loss="sparse_categorical_crossentropy"):
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss)
+    return model
+
+
+def data(model, samples=64, seed=0):
+    """Random inputs and integer labels (or targets) that fit a model."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(samples, *model.inputs[0].shape[1:])).astype("float32")
+    classes = model.outputs[0].shape[-1]
+    if model.name == "regression" or model.loss == "mse":
+        return x, generator.normal(size=(samples, classes)).astype("float32")
+    return x, generator.integers(0, classes, samples)
+
+
+def fit(model, epochs=1, callbacks=None, batch_size=16, samples=64, **kwargs):
+    """Fits a wrapped model on its random data, in order; returns the History."""
+    x, y = data(model, samples)
+    callbacks = [tfap.UpdatePruningStep()] if callbacks is None else callbacks
+    return model.fit(
+        x, y, epochs=epochs, batch_size=batch_size, shuffle=False, verbose=0, callbacks=callbacks, **kwargs
+    )
+
+
+def set_counts(wrapper, counts, seen):
+    wrapper.activation_counts.assign(np.asarray(counts, "int64"))
+    wrapper.activations_seen.assign(seen)
+
+
+def masks(model):
+    """Mask arrays by layer name."""
+    return {wrapper.name: wrapper.mask.numpy() for wrapper in tfap.prunable_layers(model)}
+
+
+def pruned_weights(model):
+    return sum(int((mask == 0).sum()) for mask in masks(model).values())
+
+
+def prunable_weights(model):
+    return sum(mask.size for mask in masks(model).values())

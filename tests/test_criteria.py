@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from tfap import criteria, serialization
+from tfap.activations import ActivationCounts
+from tfap.criteria import ActivationCount, Criterion, Magnitude
+from tfap.kernels import Kernel, KernelSpec
+
+WEIGHTS = np.array([[1.0, -2.0], [3.0, 4.0]], "float32")
+
+
+def kernel(activations=None):
+    return Kernel("dense", KernelSpec(), WEIGHTS, np.ones((2, 2), "uint8"), activations)
+
+
+def test_magnitude():
+    np.testing.assert_array_equal(Magnitude().scores(kernel()), [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    "weighted,side,expected",
+    [
+        (True, "output", [[0.5, 0.5], [1.5, 1.0]]),
+        (False, "output", [[0.5, 0.25], [0.5, 0.25]]),
+        (True, "input", [[0.5, 1.0], [0.75, 1.0]]),
+        (False, "input", [[0.5, 0.5], [0.25, 0.25]]),
+    ],
+)
+def test_activation_count(weighted, side, expected):
+    counted = kernel(ActivationCounts(np.array([4, 2]), seen=8))
+    np.testing.assert_array_equal(ActivationCount(weighted, side).scores(counted), expected)
+
+
+@pytest.mark.parametrize(
+    "criterion", [Magnitude(), ActivationCount(), ActivationCount(False, "input", 0.5)], ids=repr
+)
+def test_saved_criteria_come_back(criterion):
+    again = criteria.get(serialization.serialize(criterion))
+    assert type(again) is type(criterion) and again.get_config() == criterion.get_config()
+
+
+def test_names():
+    assert isinstance(criteria.get("magnitude"), Magnitude)
+    assert isinstance(criteria.get("activation_count"), ActivationCount)
+    mine = ActivationCount(side="input")
+    assert criteria.get(mine) is mine
+
+
+def test_a_file_cannot_name_an_unregistered_class():
+    with pytest.raises(ValueError, match="'os.system', which is not registered"):
+        criteria.get({"class_name": "os.system", "config": {}})
+
+
+def test_a_criterion_of_ones_own_is_one_method():
+    class Smallest(Criterion):
+        def scores(self, kernel):
+            return kernel.weights
+
+    assert Smallest().counts is None and Smallest().granularity == "weight"
+    with pytest.raises(NotImplementedError, match="Criterion must define scores"):
+        Criterion().scores(kernel())
