@@ -3,6 +3,7 @@
 import numpy as np
 
 import tfap
+from tfap import wrapped
 
 
 def mlp(keras, sizes=(12, 16, 8, 4), activation="relu", use_bias=True):
@@ -49,6 +50,21 @@ def nested(keras):
     return compiled(keras, keras.Model(inputs, layers.Dense(3, name="output")(middle(x))), loss="mse")
 
 
+def subclassed(keras, hidden):
+    """A subclassed model around one hidden layer."""
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden = hidden
+            self.last = keras.layers.Dense(3, activation="softmax")
+
+        def call(self, inputs, training=None):
+            return self.last(self.hidden(inputs, training=training))
+
+    return compiled(keras, Net())
+
+
 def compiled(keras, model, loss="sparse_categorical_crossentropy"):
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss)
     return model
@@ -79,8 +95,8 @@ def set_counts(wrapper, counts, seen):
 
 
 def masks(model):
-    """Mask arrays by layer name."""
-    return {wrapper.name: wrapper.mask.numpy() for wrapper in tfap.prunable_layers(model)}
+    """Mask arrays by layer path."""
+    return {path: wrapper.mask.numpy() for path, wrapper in wrapped.with_paths(model)}
 
 
 def pruned_weights(model):

@@ -47,7 +47,7 @@ def test_names():
 
 
 def test_a_file_cannot_name_an_unregistered_class():
-    with pytest.raises(ValueError, match="'os.system', which is not registered"):
+    with pytest.raises(ValueError, match=r"'os\.system', which is not registered"):
         criteria.get({"class_name": "os.system", "config": {}})
 
 

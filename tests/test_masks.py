@@ -96,7 +96,7 @@ def test_neurons_take_the_most_that_do_not_exceed_the_sparsity():
         made = masks.prune_neurons(layers, sparsity)
         pruned = sum((mask == 0).sum() for mask in made)
         assert pruned <= round(sparsity * 59) < pruned + 7  # the next neuron has 4 or 7 weights
-        assert all(set(column.mean() for column in mask.T) <= {0.0, 1.0} for mask in made)
+        assert all({column.mean() for column in mask.T} <= {0.0, 1.0} for mask in made)
 
 
 def test_floor_for_neurons():

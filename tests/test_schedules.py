@@ -62,7 +62,9 @@ def test_iterative_sparsity():
     assert float(schedule(59)[1]) == np.float32(1 - 0.8**3)
 
 
-@pytest.mark.parametrize("arguments", [(0, 1, 1), (1, 1, 1), (0.5, 0, 1), (0.5, 1, 0), (0.5, 1, 1, 0), (0.5, 1.5, 1)])
+@pytest.mark.parametrize(
+    "arguments", [(0, 1, 1), (1, 1, 1), (0.5, 0, 1), (0.5, 1, 0), (0.5, 1, 1, 0), (0.5, 1.5, 1)]
+)
 def test_iterative_sparsity_rejects(arguments):
     with pytest.raises(ValueError, match="must be"):
         IterativeSparsity(*arguments)

@@ -2,7 +2,7 @@
 
 import numbers
 
-from tfap import schedules, updater
+from tfap import schedules, updater, wrapped
 from tfap.keras_compat import Callback
 from tfap.layers.base import CALLBACK_MISSING
 
@@ -30,18 +30,17 @@ class UpdatePruningStep(Callback):
         if total_steps is not None and (not isinstance(total_steps, numbers.Integral) or total_steps < 1):
             raise ValueError(f"total_steps must be a whole number >= 1: received {total_steps!r}.")
         self._total_steps = total_steps
-        self._weights = []
 
     def on_train_begin(self, logs=None):
-        self._weights = updater.pruned_weights(self.model)
-        if not self._weights:
+        self._wrappers = wrapped.prunable_layers(self.model)
+        if not self._wrappers:
             raise ValueError(
                 f"The model '{self.model.name}' has no pruning wrappers: call tfap.prune(model, schedule) "
                 "and fit its result."
             )
-        self._groups = [_Group(group, self._fit_length) for group in updater.groups(self._weights)]
+        self._schedules = {wrapper.settings.key: self._schedule_of(wrapper) for wrapper in self._wrappers}
+        self._groups = None  # made after the first batch: a subclassed model is not built before
         self._batches = 0
-        self._step = None  # read after the first batch: another callback may restore it before
         self._repair_train_function()
         self._set_active(True)
 
@@ -53,25 +52,38 @@ class UpdatePruningStep(Callback):
         if passed <= 0:  # a training loop that counts from 0 again without calling on_epoch_begin
             passed = batch + 1
         self._batches = batch + 1
-        if self._step is None:
-            self._step = self._current_step()
-            passed_before = self._step - passed
-            for group in self._groups:
-                group.start(passed_before)
+        if self._groups is None:
+            self._start(passed)
         else:
             self._step += passed
         if any(self._step >= group.next_step for group in self._groups):
             self._update()
 
     def on_epoch_end(self, epoch, logs=None):
-        if self._step is not None:
+        if self._groups is not None:
             self._step = self._current_step()
-        if logs is not None:
-            logs["sparsity"] = updater.sparsity_of(self._weights)
+            if logs is not None:
+                logs["sparsity"] = updater.sparsity_of(self._weights)
 
     def on_train_end(self, logs=None):
         self._set_active(False)
-        _NeedsCallback.impose(self.model, self._weights[0].wrapper.name)
+        _NeedsCallback.impose(self.model, self._wrappers[0].name)
+
+    def _start(self, passed):
+        """After the first batch, when everything is built and other callbacks have restored their state."""
+        self._weights = updater.pruned_weights(self.model)
+        self._clock = next((wrapper for wrapper in self._wrappers if wrapper.called_in_training), None)
+        if self._clock is None:
+            raise RuntimeError(
+                f"The model '{self.model.name}' trains without calling its layers with training=True, so "
+                "nothing can be counted or pruned. Give its call() a `training` argument, which Keras 3 then "
+                "passes on to the layers."
+            )
+        self._step = self._current_step()
+        self._groups = []
+        for weights in updater.groups(self._weights):
+            schedule = self._schedules[weights[0].wrapper.settings.key]
+            self._groups.append(_Group(weights, schedule, self._step - passed))
 
     def _update(self):
         # The steps counted here overshoot at a short last execution; those in the model do not.
@@ -80,20 +92,23 @@ class UpdatePruningStep(Callback):
             group.update(self._step)
 
     def _current_step(self):
-        return int(self._weights[0].wrapper.pruning_step.numpy())
+        return int(self._clock.pruning_step.numpy())
 
     def _repair_train_function(self):
-        wrappers = [weight.wrapper for weight in self._weights]
-        if any(wrapper.callback_missed for wrapper in wrappers):
+        if any(wrapper.callback_missed for wrapper in self._wrappers):
             # A fit without this callback died in the middle of tracing: that function is of no use.
             self.model.make_train_function(force=True)
-            for wrapper in wrappers:
+            for wrapper in self._wrappers:
                 wrapper.callback_missed = False
         _NeedsCallback.lift(self.model)
 
     def _set_active(self, active):
-        for weight in self._weights:
-            weight.wrapper.callback_active = active
+        for wrapper in self._wrappers:
+            wrapper.callback_active = active
+
+    def _schedule_of(self, wrapper):
+        schedule = wrapper.pruning_schedule
+        return schedules.over_fit(schedule, self._fit_length()) if isinstance(schedule, float) else schedule
 
     def _fit_length(self):
         if self._total_steps:
@@ -110,22 +125,20 @@ class UpdatePruningStep(Callback):
 class _Group:
     """Weights with equal settings, and when they are due."""
 
-    def __init__(self, weights, fit_length):
+    def __init__(self, weights, schedule, step):
         self._weights = weights
-        schedule = weights[0].wrapper.pruning_schedule
-        if isinstance(schedule, float):
-            schedule = schedules.over_fit(schedule, fit_length())
         self._timetable = schedules.Timetable(schedule)
-
-    def start(self, step):
-        self._updated = step
-        self.next_step = self._timetable.next_step(step)
+        self._wait(step)
 
     def update(self, step):
         sparsity = self._timetable.sparsity_due(self._updated, step)
         if sparsity is not None:
             updater.update_group(self._weights, sparsity)
-        self.start(step)
+        self._wait(step)
+
+    def _wait(self, step):
+        self._updated = step
+        self.next_step = self._timetable.next_step(step)
 
 
 class _NeedsCallback:

@@ -119,6 +119,7 @@ class PruneByActivationBase(CountingWrapper):
         self.settings = PruningSettings(*settings)
         self.callback_active = False
         self.callback_missed = False  # a training step failed while it was traced
+        self.called_in_training = False
         self._linked = None
 
     @staticmethod
@@ -164,6 +165,7 @@ class PruneByActivationBase(CountingWrapper):
             raise RuntimeError(CALLBACK_MISSING.format(name=self.name))
         outputs = self.layer(inputs, *args, **kwargs)
         if training:
+            self.called_in_training = True
             self._step_once()
             if self.counts_here:
                 counted = inputs if self.criterion.counts == "input" else outputs

@@ -1,0 +1,195 @@
+import nets
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfap
+
+EVERY_STEP = tfap.PolynomialDecay(0.0, 0.8, 1, 9, frequency=1)
+
+
+def test_sparsity_is_in_the_logs(keras_module, capsys):
+    wrapped = tfap.prune(nets.mlp(keras_module), 0.75, granularity="weight")
+    x, y = nets.data(wrapped)
+    history = wrapped.fit(x, y, epochs=5, batch_size=16, verbose=2, callbacks=[tfap.UpdatePruningStep()])
+    found = history.history["sparsity"]
+    assert found == sorted(found) and found[0] < found[-1] == 0.75
+    assert "sparsity: 0.75" in capsys.readouterr().out
+
+
+def test_pruned_weights_are_zero_after_every_step(keras_module):
+    class Watch(keras_module.callbacks.Callback):
+        seen = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            for layer in tfap.prunable_layers(self.model):
+                pruned = layer.mask.numpy() == 0
+                assert not layer.layer.get_weights()[0][pruned].any()
+                self.seen += int(pruned.sum())
+
+    model = nets.mlp(keras_module)
+    model.compile(keras_module.optimizers.SGD(0.1, momentum=0.9, weight_decay=0.1), model.loss)
+    watch = Watch()
+    nets.fit(tfap.prune(model, EVERY_STEP), epochs=4, callbacks=[watch, tfap.UpdatePruningStep()])
+    assert watch.seen > 0
+
+
+def test_forgetting_it_is_an_error_at_the_first_step(keras_module):
+    wrapped = tfap.prune(nets.mlp(keras_module), 0.5)
+    before = wrapped.get_weights()
+    with pytest.raises(RuntimeError, match=r"callbacks=\[tfap.UpdatePruningStep\(\)\]"):
+        nets.fit(wrapped, callbacks=[])
+    for ours, theirs in zip(wrapped.get_weights(), before):
+        np.testing.assert_array_equal(ours, theirs)
+    nets.fit(wrapped, epochs=4)  # and nothing is lost
+    assert nets.pruned_weights(wrapped) > 0
+    with pytest.raises(RuntimeError, match="UpdatePruningStep"):
+        nets.fit(wrapped, callbacks=[])
+    nets.fit(wrapped)
+
+
+@pytest.mark.parametrize("setting", [{"run_eagerly": True}, {"jit_compile": True}], ids=str)
+def test_forgetting_it_in_eager_and_compiled_mode(keras_module, setting):
+    model = nets.mlp(keras_module)
+    model.compile("sgd", model.loss, **setting)
+    wrapped = tfap.prune(model, 0.5)
+    with pytest.raises(RuntimeError, match="UpdatePruningStep"):
+        nets.fit(wrapped, callbacks=[])
+    assert nets.fit(wrapped, epochs=4).history["sparsity"][-1] > 0
+
+
+def test_several_fits_go_on_where_the_last_one_ended(keras_module):
+    def counts_and_masks(model):
+        return [
+            (int(layer.pruning_step.numpy()), layer.activation_counts.numpy(), layer.mask.numpy())
+            for layer in tfap.prunable_layers(model)
+        ]
+
+    weights = nets.mlp(keras_module).get_weights()
+    results = []
+    for fits in ([4], [1, 2, 1]):
+        model = nets.mlp(keras_module)
+        model.set_weights(weights)
+        wrapped = tfap.prune(model, EVERY_STEP)
+        for epochs in fits:
+            nets.fit(wrapped, epochs=epochs)
+        results.append(counts_and_masks(wrapped))
+    for (step, counts, mask), (same_step, same_counts, same_mask) in zip(*results):
+        assert step == same_step == 16
+        np.testing.assert_array_equal(counts, same_counts)
+        np.testing.assert_array_equal(mask, same_mask)
+    assert nets.pruned_weights(wrapped) > 0
+
+
+@pytest.mark.parametrize("steps_per_execution", [2, 3, 4])
+def test_steps_per_execution(keras_module, steps_per_execution):
+    model = nets.mlp(keras_module)
+    model.compile("sgd", model.loss, steps_per_execution=steps_per_execution)
+    # Due at steps 3, 6, ...: within an execution or at its end
+    schedule = tfap.IterativeSparsity(0.5, updates=4, frequency=3)
+    wrapped = tfap.prune(model, schedule, granularity="weight")
+    nets.fit(wrapped, epochs=4)
+    assert int(tfap.prunable_layers(wrapped)[0].pruning_step.numpy()) == 16
+    assert nets.pruned_weights(wrapped) == round((1 - 0.5**4) * nets.prunable_weights(wrapped))
+
+
+def test_an_update_happens_at_its_step(keras_module):
+    class Sparsity(keras_module.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.after = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.after.append(nets.pruned_weights(self.model) / nets.prunable_weights(self.model))
+
+    wrapped = tfap.prune(nets.mlp(keras_module), tfap.ConstantSparsity(0.5, 5, frequency=1), "magnitude")
+    watch = Sparsity()
+    nets.fit(wrapped, epochs=2, callbacks=[tfap.UpdatePruningStep(), watch])
+    assert watch.after == [0.0] * 4 + [0.5] * 4
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras 3's way to learn the length
+def test_a_generator_of_unknown_length(keras_module):
+    wrapped = tfap.prune(nets.mlp(keras_module), 0.5, granularity="weight")
+    x, y = nets.data(wrapped)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(16).filter(lambda *_: True)
+    with pytest.raises(ValueError, match="total_steps"):
+        wrapped.fit(batches, epochs=3, verbose=0, shuffle=False, callbacks=[tfap.UpdatePruningStep()])
+    callback = tfap.UpdatePruningStep(total_steps=12)
+    history = wrapped.fit(batches, epochs=3, verbose=0, shuffle=False, callbacks=[callback])
+    assert history.history["sparsity"][-1] == 0.5
+
+
+def test_frozen_kernels_are_masked_too(keras_module):
+    wrapped = tfap.prune(nets.mlp(keras_module), EVERY_STEP, "magnitude")
+    wrapped.get_layer("hidden_0").trainable = False
+    wrapped.compile("sgd", "sparse_categorical_crossentropy")
+    before = wrapped.get_layer("hidden_0").layer.get_weights()[0]
+    nets.fit(wrapped, epochs=3)
+    mask = nets.masks(wrapped)["hidden_0"]
+    assert (mask == 0).any()
+    np.testing.assert_array_equal(wrapped.get_layer("hidden_0").layer.get_weights()[0], before * mask)
+
+
+def test_the_users_constraint_stays(keras_module):
+    layers = keras_module.layers
+    dense = layers.Dense(
+        8, activation="relu", kernel_constraint=keras_module.constraints.MaxNorm(0.1, axis=0)
+    )
+    model = keras_module.Sequential([layers.Input((4,)), dense, layers.Dense(3, activation="softmax")])
+    wrapped = tfap.prune(nets.compiled(keras_module, model), EVERY_STEP, granularity="weight")
+    nets.fit(wrapped, epochs=3)
+    kernel = tfap.prunable_layers(wrapped)[0].layer.get_weights()[0]
+    assert np.linalg.norm(kernel, axis=0).max() <= 0.1 + 1e-6
+    assert (kernel == 0).sum() == nets.pruned_weights(wrapped) > 0
+    assert tfap.strip_pruning(wrapped).layers[0].kernel_constraint.max_value == 0.1
+
+
+def test_a_training_loop_of_ones_own(keras_module):
+    """Plain calls, with and without on_epoch_begin, prune as fit does."""
+    weights = nets.mlp(keras_module).get_weights()
+
+    def train(loop):
+        model = nets.mlp(keras_module)
+        model.set_weights(weights)
+        wrapped = tfap.prune(model, EVERY_STEP)
+        loop(wrapped, *nets.data(wrapped))
+        return nets.masks(wrapped)
+
+    def fit(model, x, y):
+        nets.fit(model, epochs=3)
+
+    def own_loop(model, x, y):
+        callback = tfap.UpdatePruningStep()
+        callback.set_model(model)
+        callback.on_train_begin()
+        for epoch in range(3):
+            for batch in range(4):
+                rows = slice(16 * batch, 16 * batch + 16)
+                with tf.GradientTape() as tape:
+                    loss = keras_module.losses.sparse_categorical_crossentropy(
+                        y[rows], model(x[rows], training=True)
+                    )
+                    loss = tf.reduce_mean(loss)
+                gradients = tape.gradient(loss, model.trainable_variables)
+                model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+                callback.on_train_batch_end(batch)
+            callback.on_epoch_end(epoch)
+        callback.on_train_end()
+
+    expected = train(fit)
+    for name, mask in train(own_loop).items():
+        np.testing.assert_array_equal(mask, expected[name])
+        assert (mask == 0).any()
+
+
+def test_nan_weights_stop_training_with_the_layers_name_and_the_old_masks(keras_module):
+    wrapped = tfap.prune(nets.mlp(keras_module), 0.5, "magnitude")
+    tfap.update_masks(wrapped, 0.25)
+    before = nets.masks(wrapped)
+    layer = wrapped.get_layer("hidden_1").layer
+    layer.set_weights([np.full((16, 8), np.nan, "float32"), np.zeros(8)])
+    with pytest.raises(ValueError, match="'hidden_1' contain NaN"):
+        tfap.update_masks(wrapped, 0.5)
+    for name, mask in nets.masks(wrapped).items():
+        np.testing.assert_array_equal(mask, before[name])

@@ -1,0 +1,262 @@
+import math
+
+import nets
+import numpy as np
+import pytest
+
+import tfap
+
+BUILDERS = [nets.mlp, nets.cnn, nets.nested]
+
+
+def outputs(model, x):
+    return np.asarray(model.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_prune_changes_neither_the_model_nor_its_outputs(keras_module, build):
+    model = build(keras_module)
+    x, _ = nets.data(model)
+    config, weights, before = model.get_config(), model.get_weights(), outputs(model, x)
+    wrapped = tfap.prune(model, 0.5)
+    assert len(tfap.prunable_layers(wrapped)) == len(tfap.plan(model).pruned) > 1
+    np.testing.assert_array_equal(outputs(wrapped, x), before)
+
+    nets.fit(wrapped, epochs=4)
+    assert nets.pruned_weights(wrapped) > 0
+    assert model.get_config() == config
+    for ours, theirs in zip(model.get_weights(), weights):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(outputs(model, x), before)
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize("criterion", ["activation_count", "magnitude"])
+def test_strip_pruning_gives_a_plain_model_with_the_same_outputs(keras_module, build, criterion):
+    wrapped = tfap.prune(build(keras_module), 0.6, criterion)
+    nets.fit(wrapped, epochs=4)
+    x, _ = nets.data(wrapped)
+    plain = tfap.strip_pruning(wrapped)
+    np.testing.assert_array_equal(outputs(plain, x), outputs(wrapped, x))
+    modules = {type(layer).__module__.split(".")[0] for layer in plain._flatten_layers()}
+    assert modules == {keras_module.__name__}
+    zeros = sum(int((weight == 0).sum()) for weight in plain.get_weights() if weight.ndim > 1)
+    assert zeros == nets.pruned_weights(wrapped) > 0
+    again = tfap.strip_pruning(plain)  # idempotent
+    for first, second in zip(plain.get_weights(), again.get_weights()):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_names_compile_settings_and_inputs_stay(keras_module):
+    layers = keras_module.layers
+    left, right = keras_module.Input((4,)), keras_module.Input((3,), name="right")
+    x = layers.Dense(5, activation="relu", name="dense")(layers.Concatenate()([left, right]))
+    model = keras_module.Model([left, right], [layers.Dense(1, name=name)(x) for name in ("a", "b")])
+    optimizer = keras_module.optimizers.Adam(0.123)
+    model.compile(
+        optimizer, {"a": "mse", "b": "mae"}, loss_weights={"a": 1.0, "b": 2.0}, metrics={"b": ["mse"]}
+    )
+    for made in (wrapped := tfap.prune(model, 0.5), tfap.strip_pruning(wrapped)):
+        assert [layer.name for layer in made.layers] == [layer.name for layer in model.layers]
+        assert made.output_names == model.output_names and made.name == model.name
+        assert made.optimizer is not optimizer
+        assert float(made.optimizer.learning_rate) == pytest.approx(0.123)
+        inputs = [np.ones((8, 4), "float32"), np.ones((8, 3), "float32")]
+        targets = {"a": np.ones((8, 1), "float32"), "b": np.zeros((8, 1), "float32")}
+        expected = model.evaluate(inputs, targets, verbose=0, return_dict=True)
+        assert made.evaluate(inputs, targets, verbose=0, return_dict=True) == pytest.approx(expected)
+
+
+def test_an_uncompiled_model_stays_uncompiled(keras_module):
+    model = keras_module.Sequential([keras_module.layers.Input((4,)), keras_module.layers.Dense(3)])
+    wrapped = tfap.prune(model, 0.5, "magnitude", include=["dense"])
+    assert getattr(wrapped, "optimizer", None) is None
+
+
+def test_a_loss_that_is_not_registered_goes_along(keras_module):
+    def my_loss(target, prediction):
+        return keras_module.losses.mean_squared_error(target, prediction)
+
+    model = nets.mlp(keras_module)
+    model.compile("sgd", my_loss)
+    assert tfap.prune(model, 0.5).loss is my_loss
+
+
+def test_include_and_skip(keras_module):
+    def pruned(**choice):
+        return [row.path for row in tfap.plan(nets.mlp(keras_module), criterion="magnitude", **choice).pruned]
+
+    assert pruned() == ["hidden_0", "hidden_1"]
+    assert pruned(include=["output"]) == ["hidden_0", "hidden_1", "output"]
+    assert pruned(include=lambda layer: layer.units == 4, skip="hidden_0") == ["hidden_1", "output"]
+    assert pruned(skip=[lambda layer: layer.name.endswith("1")]) == ["hidden_0"]
+
+
+def test_what_cannot_be_pruned_is_skipped_with_its_reason(keras_module):
+    class Custom(keras_module.layers.Layer):
+        def __init__(self, secret):
+            super().__init__(name="custom")
+            self.secret = secret
+
+        def build(self, shape):
+            self.w = self.add_weight(name="w", shape=(shape[-1],), initializer="ones")
+            super().build(shape)
+
+        def call(self, inputs):
+            return inputs * self.w
+
+    class Tied(keras_module.layers.Dense):
+        def __init__(self, owner, **kwargs):  # no config holds an owner
+            super().__init__(8, activation="relu", name="tied", **kwargs)
+            self.owner = owner
+
+    layers = keras_module.layers
+    custom = Custom(object())
+    model = keras_module.Sequential(
+        [
+            layers.Input((6, 4)),
+            layers.LSTM(5, name="lstm"),
+            layers.Dense(8, activation="relu", name="dense"),
+            custom,
+            Tied(owner=object()),
+            layers.Dense(2, name="linear"),
+            layers.Dense(2, name="output"),
+        ]
+    )
+    reasons = {row.path: row.reason for row in tfap.plan(model)}
+    assert reasons == {
+        "lstm": "LSTM layers have no kernel that tfap knows",
+        "dense": "",
+        "custom": "Custom layers have no kernel that tfap knows",
+        "tied": "it cannot be rebuilt from its config, so it is shared with the given model",
+        "linear": "no activation follows it before the Dense 'output'",
+        "output": "an output layer: name it in include to prune it",
+    }
+    wrapped = tfap.prune(model, 0.5)
+    assert wrapped.get_layer("custom") is custom
+    x = np.ones((2, 6, 4), "float32")
+    np.testing.assert_array_equal(outputs(wrapped, x), outputs(model, x))
+
+
+def test_the_plan_is_a_table(keras_module):
+    text = str(tfap.plan(nets.cnn(keras_module)))
+    for word in ("conv_b", "3x3x6x6", "relu_b", "skip", "an output layer: name it in include"):
+        assert word in text
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("sparsity", [0, 0.5, 0.9999, "all but one"])
+def test_exactly_the_number_asked_for(keras_module, scope, sparsity):
+    wrapped = tfap.prune(nets.mlp(keras_module, (40, 50, 30, 3)), 0.5, "magnitude", scope)
+    sizes = [mask.size for mask in nets.masks(wrapped).values()]
+    if sparsity == "all but one":
+        total = sum(sizes) if scope == "global" else max(sizes)
+        sparsity = (total - 1) / total
+    tfap.update_masks(wrapped, sparsity)
+    if scope == "global":
+        assert nets.pruned_weights(wrapped) == round(sparsity * sum(sizes))
+    else:
+        pruned = [int((mask == 0).sum()) for mask in nets.masks(wrapped).values()]
+        assert pruned == [round(sparsity * size) for size in sizes]
+    for layer in tfap.prunable_layers(wrapped):
+        np.testing.assert_array_equal(layer.layer.get_weights()[0][layer.mask.numpy() == 0], 0)
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_whole_neurons_are_the_most_that_do_not_exceed_it(keras_module, scope):
+    wrapped = tfap.prune(nets.mlp(keras_module, (40, 50, 30, 3)), 0.5, "magnitude", scope, "neuron")
+    tfap.update_masks(wrapped, 0.7)
+    widths = {"hidden_0": 40, "hidden_1": 50}  # weights a neuron
+    pruned = {name: int((mask == 0).sum()) for name, mask in nets.masks(wrapped).items()}
+    for name, mask in nets.masks(wrapped).items():
+        assert set(mask.sum(axis=0)) == {0, widths[name]}
+        if scope == "local":
+            assert pruned[name] == math.floor(0.7 * mask.size / widths[name]) * widths[name]
+    assert 0.7 * 3500 - 50 < sum(pruned.values()) <= 0.7 * 3500
+
+
+def test_pruned_stays_pruned(keras_module):
+    wrapped = tfap.prune(nets.mlp(keras_module), 0.5, "magnitude")
+    tfap.update_masks(wrapped, 0.6)
+    before = nets.masks(wrapped)
+    for layer in tfap.prunable_layers(wrapped):  # what was pruned would now be the largest
+        layer.layer.set_weights([np.where(layer.mask.numpy() == 0, 9, 1), layer.layer.get_weights()[1]])
+    tfap.update_masks(wrapped, 0.3)
+    for name, mask in nets.masks(wrapped).items():
+        np.testing.assert_array_equal(mask, before[name])
+    tfap.update_masks(wrapped, 0.9)
+    assert all((mask <= before[name]).all() for name, mask in nets.masks(wrapped).items())
+
+
+def test_min_weights_per_layer(keras_module):
+    wrapped = tfap.prune(nets.mlp(keras_module), 0.5, "magnitude", min_weights_per_layer=7)
+    tfap.update_masks(wrapped, 0.99)
+    assert [int(mask.sum()) for mask in nets.masks(wrapped).values()] == [7, 7]
+
+
+def test_one_layer_and_a_list(keras_module):
+    layers = keras_module.layers
+    dense = layers.Dense(8, activation="relu", name="dense")
+    wrapped = tfap.prune(dense, tfap.ConstantSparsity(0.5, 1, frequency=1), granularity="weight")
+    assert isinstance(wrapped, tfap.layers.PruneByActivation)
+    assert wrapped.layer is not dense and wrapped.name == "dense" and not dense.built
+
+    listed = [layers.Dense(8, activation="relu", name="a"), layers.Dropout(0.5), layers.Dense(2, name="b")]
+    first, dropout, last = tfap.prune(listed, 0.5)
+    assert isinstance(first, tfap.layers.PruneByActivation)
+    assert dropout is listed[1] and last is listed[2]
+    assert isinstance(tfap.prune(listed, 0.5, "magnitude")[2], tfap.layers.PruneByActivation)
+
+    model = nets.compiled(keras_module, keras_module.Sequential([layers.Input((4,)), wrapped, listed[2]]))
+    nets.fit(model)
+    assert nets.pruned_weights(model) == 16
+
+
+def test_a_built_layer_brings_its_weights(keras_module):
+    dense = keras_module.layers.Dense(8, activation="relu")
+    x = np.ones((2, 4), "float32")
+    expected = np.asarray(dense(x))
+    np.testing.assert_array_equal(np.asarray(tfap.prune(dense, 0.5)(x)), expected)
+
+
+def test_layers_of_a_subclassed_model_are_wrapped_by_hand(keras_module):
+    model = nets.subclassed(keras_module, tfap.prune(keras_module.layers.Dense(8, activation="relu"), 0.5))
+    x, y = np.random.default_rng(0).normal(size=(64, 4)).astype("float32"), np.zeros(64)
+    history = model.fit(x, y, epochs=6, batch_size=16, verbose=0, callbacks=[tfap.UpdatePruningStep()])
+    assert history.history["sparsity"][-1] == 0.5
+    assert (model.hidden.layer.get_weights()[0] == 0).sum() == 16
+
+
+def test_a_subclassed_model_that_hides_training_from_its_layers():
+    """Keras 3 tells layers about training only through the model's own `training` argument."""
+    import keras
+
+    class Hides(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden = tfap.prune(keras.layers.Dense(8, activation="relu"), 0.5)
+
+        def call(self, inputs):
+            return self.hidden(inputs)
+
+    model = nets.compiled(keras, Hides(), "mse")
+    with pytest.raises(RuntimeError, match="Give its call\\(\\) a `training` argument"):
+        model.fit(np.ones((8, 4)), np.ones((8, 8)), verbose=0, callbacks=[tfap.UpdatePruningStep()])
+
+
+def test_a_models_own_class_stays(keras_module):
+    class Custom(keras_module.Model):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    inputs = keras_module.Input((4,))
+    outputs = keras_module.layers.Dense(2)(keras_module.layers.Dense(4, activation="relu")(inputs))
+    model = nets.compiled(keras_module, Custom(inputs, outputs), "mse")
+    assert type(tfap.prune(model, 0.5)) is type(model)
+
+
+def test_prune_scope_holds_the_wrappers_names(keras_module):
+    with tfap.prune_scope():
+        for name in ("PruneByActivation", "CountActivations", "PruneLowMagnitude"):
+            assert keras_module.saving.get_registered_object(name) is not None
+    assert keras_module.saving.get_registered_object("PruneByActivation") is None
