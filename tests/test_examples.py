@@ -1,0 +1,43 @@
+"""Every example runs, at smoke size; every Python block in README and docs runs too."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def run(arguments, folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("keras", ["keras", "tf_keras"])
+def test_quickstart(tmp_path, keras):
+    printed = run([ROOT / "examples/quickstart.py", "--epochs=3", f"--keras={keras}"], tmp_path)
+    assert re.search(r"\d\.\d times fewer weights; largest difference of an output \d", printed)
+    assert "reloaded, same outputs" in printed
+    assert (tmp_path / "build/quickstart/saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("keras", ["keras", "tf_keras"])
+def test_custom_training_loop(tmp_path, keras):
+    printed = run([ROOT / "examples/custom_training_loop.py", "--epochs=3", f"--keras={keras}"], tmp_path)
+    assert "sparsity 80" in printed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_on_the_page_runs(page, tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "page.py").write_text("\n".join(blocks))
+    run([tmp_path / "page.py"], tmp_path)
+    assert blocks or "```" not in page.read_text() or page.name in ("performance.md",)
