@@ -22,7 +22,14 @@ class UpdatePruningStep(Callback):
         ValueError: at the begin of the fit, if the model has no pruning wrappers or the length of the fit
             is needed and unknown.
 
-    >>> model.fit(x, y, epochs=10, callbacks=[tfap.UpdatePruningStep()])  # doctest: +SKIP
+    >>> import keras, numpy, tfap
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
+    >>> model = tfap.prune(keras.Sequential(layers), 0.5)
+    >>> model.compile("sgd", "mse")
+    >>> data = {"x": numpy.ones((32, 4)), "y": numpy.ones((32, 1)), "batch_size": 8, "verbose": 0}
+    >>> history = model.fit(**data, epochs=4, callbacks=[tfap.UpdatePruningStep()])
+    >>> history.history["sparsity"][-1]
+    0.5
     """
 
     def __init__(self, total_steps=None):

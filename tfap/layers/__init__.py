@@ -39,8 +39,9 @@ class PruneByActivation(metaclass=abc.ABCMeta):
 
     >>> import keras
     >>> wrapped = PruneByActivation(keras.layers.Dense(4, activation="relu"), 0.5)
-    >>> wrapped(keras.ops.ones((1, 3))).shape, wrapped.mask.shape, wrapped.activation_counts.shape
-    (TensorShape([1, 4]), (3, 4), (4,))
+    >>> _ = wrapped(keras.ops.ones((1, 3)))
+    >>> wrapped.mask.shape, wrapped.activation_counts.shape
+    ((3, 4), (4,))
     """
 
     def __new__(cls, layer, *args, **kwargs):
