@@ -40,7 +40,7 @@ class PruneByActivation(metaclass=abc.ABCMeta):
     >>> import keras
     >>> wrapped = PruneByActivation(keras.layers.Dense(4, activation="relu"), 0.5)
     >>> _ = wrapped(keras.ops.ones((1, 3)))
-    >>> wrapped.mask.shape, wrapped.activation_counts.shape
+    >>> wrapped.mask.numpy().shape, wrapped.activation_counts.numpy().shape
     ((3, 4), (4,))
     """
 

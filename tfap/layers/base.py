@@ -20,6 +20,18 @@ CALLBACK_MISSING = (
 )
 
 
+class ZeroPruned:
+    """The constraint that keeps pruned weights at zero: optimizers apply it after every step."""
+
+    def __init__(self, mask, users=None):
+        self.mask = mask
+        self.users = users  # the constraint that the weight had before
+
+    def __call__(self, weight):
+        weight = self.users(weight) if self.users else weight
+        return weight * tf.cast(self.mask, weight.dtype)
+
+
 class CountingWrapper:
     """A wrapper that counts how often its layer's neurons fire in training.
 

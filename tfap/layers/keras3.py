@@ -1,21 +1,8 @@
 """The custom layers for Keras 3."""
 
 import keras
-import tensorflow as tf
 
-from tfap.layers.base import CountActivationsBase, PruneByActivationBase
-
-
-class ZeroPruned(keras.constraints.Constraint):
-    """Keeps pruned weights at zero: the optimizer applies it after every step."""
-
-    def __init__(self, mask, users=None):
-        self.mask = mask
-        self.users = users  # the constraint that the weight had before
-
-    def __call__(self, weight):
-        weight = self.users(weight) if self.users else weight
-        return weight * tf.cast(self.mask.value, weight.dtype)
+from tfap.layers.base import CountActivationsBase, PruneByActivationBase, ZeroPruned
 
 
 class _Wrapper(keras.layers.Wrapper):

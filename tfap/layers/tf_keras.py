@@ -5,19 +5,7 @@ import tf_keras
 
 from tfap import kernels
 from tfap.keras_compat import PruneLowMagnitude
-from tfap.layers.base import CountActivationsBase, PruneByActivationBase
-
-
-class ZeroPruned(tf_keras.constraints.Constraint):
-    """Keeps pruned weights at zero: the optimizer applies it after every step."""
-
-    def __init__(self, mask, users=None):
-        self.mask = mask
-        self.users = users  # the constraint that the weight had before
-
-    def __call__(self, weight):
-        weight = self.users(weight) if self.users else weight
-        return weight * tf.cast(self.mask, weight.dtype)
+from tfap.layers.base import CountActivationsBase, PruneByActivationBase, ZeroPruned
 
 
 class _Wrapper(tf_keras.layers.Wrapper):
