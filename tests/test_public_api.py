@@ -5,9 +5,18 @@ import pytest
 import tfap
 
 PUBLIC = [
-    *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "Magnitude"),
+    *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
-    *("layers", "plan", "prunable_layers", "prune", "prune_scope", "strip_pruning", "update_masks"),
+    *(
+        "layers",
+        "plan",
+        "prunable_layers",
+        "prune",
+        "prune_scope",
+        "register_prunable_layer",
+        "strip_pruning",
+        "update_masks",
+    ),
 ]
 OURS = [name for name in PUBLIC if getattr(getattr(tfap, name), "__module__", "tfmot").startswith("tfap")] + [
     "layers.PruneByActivation",

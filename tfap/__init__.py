@@ -5,6 +5,7 @@ from tfap.callbacks import UpdatePruningStep
 from tfap.compaction import compact
 from tfap.criteria import ActivationCount, Criterion, Magnitude
 from tfap.exporting import export
+from tfap.kernels import KernelSpec, register_prunable_layer
 from tfap.pruning import plan, prune, prune_scope, strip_pruning
 from tfap.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, PruningSchedule
 from tfap.updater import update_masks
@@ -16,6 +17,7 @@ __all__ = [
     "ConstantSparsity",
     "Criterion",
     "IterativeSparsity",
+    "KernelSpec",
     "Magnitude",
     "PolynomialDecay",
     "PruningSchedule",
@@ -28,6 +30,7 @@ __all__ = [
     "prunable_layers",
     "prune",
     "prune_scope",
+    "register_prunable_layer",
     "strip_pruning",
     "update_masks",
 ]

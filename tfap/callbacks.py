@@ -112,6 +112,7 @@ class UpdatePruningStep(Callback):
     def _set_active(self, active):
         for wrapper in self._wrappers:
             wrapper.callback_active = active
+            wrapper.begin_steps()
 
     def _schedule_of(self, wrapper):
         schedule = wrapper.pruning_schedule

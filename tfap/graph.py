@@ -152,6 +152,8 @@ def fires(layer):
     """True for an activation layer and for a layer with a fused activation; not for softmax."""
     if type(layer).__name__ in _ACTIVATIONS:
         return True
+    if type(layer).__name__ == "TimeDistributed":
+        return fires(layer.layer)
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__)
     return activation is not None and name not in _NO_FIRING

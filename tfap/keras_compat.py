@@ -26,16 +26,16 @@ def _import_tfmot():
     _ = tf.keras.__name__
     try:
         import tensorflow_model_optimization
-        from tensorflow_model_optimization.python.core.sparsity.keras import pruning_wrapper
+        from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl, pruning_wrapper
     finally:
         if before is None:
             os.environ.pop("TF_USE_LEGACY_KERAS", None)
         else:
             os.environ["TF_USE_LEGACY_KERAS"] = before
-    return tensorflow_model_optimization, pruning_wrapper.PruneLowMagnitude
+    return tensorflow_model_optimization, pruning_wrapper.PruneLowMagnitude, pruning_impl.Pruning
 
 
-tfmot, PruneLowMagnitude = _import_tfmot()
+tfmot, PruneLowMagnitude, TfmotPruning = _import_tfmot()
 
 
 class Callback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
@@ -50,6 +50,10 @@ class Callback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
 
 def is_layer(thing):
     return isinstance(thing, keras.layers.Layer | tf_keras.layers.Layer)
+
+
+def is_keras3(layer):
+    return isinstance(layer, keras.layers.Layer)
 
 
 def is_model(thing):
@@ -174,7 +178,10 @@ class Replacement:
 def copy_of(layer):
     """A new layer from `layer`'s config, or None where its class cannot be rebuilt from a config."""
     try:
-        return type(layer).from_config(layer.get_config())
+        copy = type(layer).from_config(layer.get_config())
+        if is_keras3(layer) and "shapes_dict" in (layer.get_build_config() or {}):
+            copy.build_from_config(layer.get_build_config())  # it reads several inputs: a wrapper sees one
+        return copy
     except Exception as error:  # get_config and from_config are the user's code
         logging.debug("%s cannot be rebuilt from its config: %s", layer.name, error)
         return None
@@ -184,7 +191,8 @@ def built_copy_of(layer):
     """Like `copy_of`, built on the same input shape and with the same weights if `layer` has any."""
     copied = copy_of(layer)
     if copied is not None and layer.built:
-        copied.build_from_config(layer.get_build_config())
+        if not copied.built:
+            copied.build_from_config(layer.get_build_config())
         copied.set_weights(layer.get_weights())
     return copied
 

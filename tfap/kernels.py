@@ -14,32 +14,99 @@ class KernelSpec:
     """One prunable weight of a layer type.
 
     Attributes:
-        attributes: names under which the layer keeps it; the first one present counts.
-        neuron_axes: axes that number the layer's own neurons or channels.
-        input_axes: axes that number the neurons that the layer reads.
+        name: attribute under which the layer keeps the variable, such as `kernel` or `cell.kernel`.
+        neuron_axes: axes that number the neurons or channels that the weight feeds.
+        input_axes: axes that number the neurons that it reads.
+        gates: neurons follow each other this many times along the neuron axis (4 in an LSTM).
+        feeds_output: True if these neurons are the channels of the layer's output. Where they fire is
+            then known; otherwise criteria that count the output side leave the weight alone.
+        reads_input: True if the inputs are the channels of the layer's input, likewise.
     """
 
-    attributes: tuple[str, ...] = ("kernel",)
+    name: str = "kernel"
     neuron_axes: tuple[int, ...] = (-1,)
     input_axes: tuple[int, ...] = (-2,)
+    gates: int = 1
+    feeds_output: bool = True
+    reads_input: bool = True
 
     def find(self, layer):
         """The layer's variable, or None while it is not built."""
-        for name in self.attributes:
-            if getattr(layer, name, None) is not None:
-                return getattr(layer, name)
-        return None
+        for attribute in self.name.split("."):
+            layer = getattr(layer, attribute, None)
+        return layer
 
-    @property
-    def name(self):
-        return self.attributes[0]
+    def countable(self, side):
+        """True if a criterion that counts this side ("output", "input" or None) can rank the weight."""
+        return {"output": self.feeds_output, "input": self.reads_input, None: True}[side]
+
+
+def _depthwise(layer):
+    # Output channel = input * multiplier + offset.
+    name = "kernel" if keras_compat.is_keras3(layer) else "depthwise_kernel"
+    return (KernelSpec(name, neuron_axes=(-2, -1)),)
+
+
+def _einsum(layer):
+    """The axes of an EinsumDense kernel, from its equation: `abc,cd->abd` reads c and feeds d."""
+    inputs, kernel, outputs = layer.equation.replace(" ", "").replace("->", ",").split(",")
+    read = tuple(axis for axis, letter in enumerate(kernel) if letter in inputs and letter not in outputs)
+    fed = tuple(axis for axis, letter in enumerate(kernel) if letter in outputs and letter not in inputs)
+    if not fed:  # every axis of the kernel is shared with the input, as in a depthwise product
+        fed = tuple(range(len(kernel)))
+    return (
+        KernelSpec(
+            neuron_axes=fed,
+            input_axes=read,
+            feeds_output=[kernel[axis] for axis in fed] == [outputs[-1]],
+            reads_input=[kernel[axis] for axis in read] == [inputs[-1]],
+        ),
+    )
+
+
+def _recurrent(gates):
+    return (
+        KernelSpec("kernel", gates=gates, feeds_output=False),
+        KernelSpec("recurrent_kernel", gates=gates, feeds_output=False, reads_input=False),
+    )
+
+
+def _inside(*attributes):
+    """The weights of layers that a layer keeps under these attributes."""
+
+    def specs(layer):
+        return tuple(
+            dataclasses.replace(spec, name=f"{attribute}.{spec.name}")
+            for attribute in attributes
+            for spec in kernel_specs(getattr(layer, attribute))
+        )
+
+    return specs
+
+
+def _attention(layer):
+    names = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
+    return tuple(
+        KernelSpec(
+            f"{name}.kernel",
+            neuron_axes=(-1,) if name == "_output_dense" else (-2, -1),
+            input_axes=(0, 1) if name == "_output_dense" else (0,),
+            feeds_output=False,
+            reads_input=False,
+        )
+        for name in names
+    )
 
 
 _FORWARD = (KernelSpec(),)
 _TRANSPOSED = (KernelSpec(neuron_axes=(-2,), input_axes=(-1,)),)
-# tf_keras calls it depthwise_kernel, Keras 3 kernel; output channel = input * multiplier + offset.
-_DEPTHWISE = (KernelSpec(("depthwise_kernel", "kernel"), neuron_axes=(-2, -1)),)
+_SEPARABLE = (
+    KernelSpec("depthwise_kernel", neuron_axes=(-2, -1), feeds_output=False),
+    KernelSpec("pointwise_kernel", reads_input=False),
+)
+_CELL = _inside("cell")
 
+# What each layer type of Keras's own has to prune: specs, or a function of the layer that gives them.
 PRUNABLE_LAYERS = {
     "Dense": _FORWARD,
     "Conv1D": _FORWARD,
@@ -48,16 +115,68 @@ PRUNABLE_LAYERS = {
     "Conv1DTranspose": _TRANSPOSED,
     "Conv2DTranspose": _TRANSPOSED,
     "Conv3DTranspose": _TRANSPOSED,
-    "DepthwiseConv1D": _DEPTHWISE,
-    "DepthwiseConv2D": _DEPTHWISE,
+    "DepthwiseConv1D": _depthwise,
+    "DepthwiseConv2D": _depthwise,
+    "SeparableConv1D": _SEPARABLE,
+    "SeparableConv2D": _SEPARABLE,
+    "Embedding": (KernelSpec("embeddings", reads_input=False),),
+    "EinsumDense": _einsum,
+    "SimpleRNNCell": _recurrent(gates=1),
+    "GRUCell": _recurrent(gates=3),
+    "LSTMCell": _recurrent(gates=4),
+    "SimpleRNN": _CELL,
+    "GRU": _CELL,
+    "LSTM": _CELL,
+    "RNN": _CELL,
+    "Bidirectional": _inside("forward_layer", "backward_layer"),
+    "TimeDistributed": _inside("layer"),
+    "MultiHeadAttention": _attention,
+}
+_REGISTERED = {}
+
+# Why a criterion that counts one side leaves a weight alone.
+NOT_COUNTABLE = {
+    "output": "the neurons that it feeds have no activation to count",
+    "input": "the neurons that it reads are not the layer's inputs",
 }
 
 
+def register_prunable_layer(layer_class, kernels):
+    """Tells tfap which weights of a custom layer can be pruned.
+
+    Args:
+        layer_class: the layer class, of either Keras; subclasses are included.
+        kernels: list of `tfap.KernelSpec`: the attribute that holds each weight, and which of its axes
+            number the neurons it feeds and the inputs it reads.
+
+    Raises:
+        TypeError: not a class, or not a list of `KernelSpec`s.
+
+    >>> import keras, tfap
+    >>> class Mixer(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.w = self.add_weight(shape=(8, shape[-1]), name="w")  # (neurons, inputs)
+    ...     def call(self, x):
+    ...         return keras.ops.matmul(x, keras.ops.transpose(self.w))
+    >>> tfap.register_prunable_layer(Mixer, [tfap.KernelSpec("w", neuron_axes=(0,), input_axes=(1,))])
+    >>> tfap.prune(Mixer(), 0.5, criterion="magnitude").name
+    'mixer'
+    """
+    if not isinstance(layer_class, type):
+        raise TypeError(f"layer_class must be a layer class: received {layer_class!r}.")
+    if not kernels or not all(isinstance(spec, KernelSpec) for spec in kernels):
+        raise TypeError(f"kernels must be a list of tfap.KernelSpec: received {kernels!r}.")
+    _REGISTERED[layer_class] = tuple(kernels)
+
+
 def kernel_specs(layer):
-    """The `KernelSpec`s of a layer of either Keras, subclasses of Keras's own included; else ()."""
+    """The `KernelSpec`s of a layer of either Keras, subclasses included; () if it has none."""
     for cls in type(layer).__mro__:
-        if cls.__module__.split(".")[0] in ("keras", "tf_keras") and cls.__name__ in PRUNABLE_LAYERS:
-            return PRUNABLE_LAYERS[cls.__name__]
+        known = _REGISTERED.get(cls)
+        if known is None and cls.__module__.split(".")[0] in ("keras", "tf_keras"):
+            known = PRUNABLE_LAYERS.get(cls.__name__)
+        if known is not None:
+            return known(layer) if callable(known) else known
     return ()
 
 
@@ -80,7 +199,7 @@ def why_not_prunable(layer):
 
 def neuron_count(spec, shape):
     """How many neurons a kernel of this shape feeds."""
-    return math.prod(shape[axis] for axis in spec.neuron_axes)
+    return math.prod(shape[axis] for axis in spec.neuron_axes) // spec.gates
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +226,7 @@ class Kernel:
         shape = [1] * self.weights.ndim
         for axis in self.spec.neuron_axes:
             shape[axis] = self.weights.shape[axis]
-        return np.reshape(values, shape)
+        return np.reshape(np.tile(values, self.spec.gates), shape)
 
     def per_input(self, values):
         """Shape `(input neurons,)` -> one that broadcasts against the kernel, grouped ones too."""
@@ -125,4 +244,5 @@ class Kernel:
         """Sums an array of the kernel's shape over each neuron's weights -> `(neurons,)`."""
         ndim = self.weights.ndim
         kept = {axis % ndim for axis in self.spec.neuron_axes}
-        return values.sum(axis=tuple(set(range(ndim)) - kept)).reshape(-1)
+        sums = values.sum(axis=tuple(set(range(ndim)) - kept))
+        return sums.reshape(self.spec.gates, -1).sum(axis=0)

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from tfap.kernels import Kernel
+from tfap.kernels import Kernel, neuron_count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,6 +16,23 @@ class Scored:
 
     kernel: Kernel
     scores: np.ndarray
+
+
+def score(criterion, kernel):
+    """The `Scored` kernel by a criterion.
+
+    Raises:
+        ValueError: the weights or the scores are not finite, or the scores have another shape.
+    """
+    if not np.isfinite(kernel.weights).all():
+        raise ValueError(f"The weights of '{kernel.path}' contain NaN or infinity: the masks stay.")
+    scores = criterion.scores(kernel)
+    if np.shape(scores) != kernel.weights.shape or not np.isfinite(scores).all():
+        raise ValueError(
+            f"{type(criterion).__name__} gave scores for '{kernel.path}' that are not finite or not of "
+            f"the kernel's shape {kernel.weights.shape}: the masks stay."
+        )
+    return Scored(kernel, scores)
 
 
 def lowest(count, *keys):
@@ -47,6 +64,12 @@ def lowest(count, *keys):
             break
     chosen[tied[:count]] = True
     return chosen
+
+
+def prune(scored, sparsity, granularity, min_weights_per_layer=0):
+    """Masks by single weights or by whole neurons; see `prune_weights` and `prune_neurons`."""
+    make = {"weight": prune_weights, "neuron": prune_neurons}[granularity]
+    return make(scored, sparsity, min_weights_per_layer)
 
 
 def prune_weights(scored, sparsity, min_weights_per_layer=0):
@@ -137,6 +160,6 @@ def _without(mask, flat_indices):
 
 
 def _without_neurons(kernel, neurons):
-    keep = np.ones(np.prod([kernel.weights.shape[axis] for axis in kernel.spec.neuron_axes]), np.uint8)
+    keep = np.ones(neuron_count(kernel.spec, kernel.weights.shape), np.uint8)
     keep[neurons] = 0
     return kernel.mask * kernel.per_neuron(keep)

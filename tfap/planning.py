@@ -85,7 +85,10 @@ def _rows_for(layers, path, layer, settings, is_output, skipped):
     reason = kernels.why_not_prunable(layer)
     if reason:
         return [LayerPlan(path, None, None, None, False, reason)]
-    firing = layers.firing(path) if settings.criterion.counts == "output" else None
+    side = settings.criterion.counts
+    specs = kernels.kernel_specs(layer)
+    fires = side == "output" and any(spec.feeds_output for spec in specs)
+    firing = layers.firing(path) if fires else None
     if skipped:
         reason = "named in skip"
     elif is_output:
@@ -94,10 +97,13 @@ def _rows_for(layers, path, layer, settings, is_output, skipped):
         reason = firing.reason
     elif keras_compat.copy_of(layer) is None:
         reason = "it cannot be rebuilt from its config, so it is shared with the given model"
-    return [
-        LayerPlan(path, spec.name, tuple(spec.find(layer).shape), firing, not reason, reason or "")
-        for spec in kernels.kernel_specs(layer)
-    ]
+    return [_row(path, layer, spec, firing, side, reason) for spec in specs]
+
+
+def _row(path, layer, spec, firing, side, reason):
+    if not reason and not spec.countable(side):
+        reason, firing = kernels.NOT_COUNTABLE[side], None
+    return LayerPlan(path, spec.name, tuple(spec.find(layer).shape), firing, not reason, reason or "")
 
 
 class _Choice:

@@ -8,9 +8,6 @@ import numpy as np
 from tfap import masks, wrapped
 from tfap.kernels import Kernel
 
-_MASK_MAKERS = {"weight": masks.prune_weights, "neuron": masks.prune_neurons}
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrunedWeight:
     """A prunable weight in a model: its path, its variable, its mask's and its wrapper."""
@@ -25,13 +22,10 @@ class PrunedWeight:
         """The weight as plain data.
 
         Raises:
-            ValueError: it is not finite, or the criterion needs counts that are not there.
+            ValueError: the criterion needs counts that are not there.
         """
-        weights, mask = self.variable.numpy(), self.mask.numpy()
-        if not np.isfinite(weights).all():
-            raise ValueError(f"The weights of '{self.path}' contain NaN or infinity: the masks stay.")
         activations = self._activations() if self.wrapper.criterion.counts else None
-        return Kernel(self.path, self.spec, weights, mask, activations)
+        return Kernel(self.path, self.spec, self.variable.numpy(), self.mask.numpy(), activations)
 
     def _activations(self):
         activations = self.wrapper.counted()
@@ -74,13 +68,12 @@ def groups(weights):
 def update_group(weights, sparsity):
     """Prunes one group of `PrunedWeight`s to a sparsity. On an error no mask has changed."""
     settings = weights[0].wrapper.settings
-    scored = [_score(settings.criterion, weight.gather()) for weight in weights]
-    make_masks = _MASK_MAKERS[settings.granularity]
+    scored = [masks.score(settings.criterion, weight.gather()) for weight in weights]
     ranked_together = [scored] if settings.scope == "global" else [[item] for item in scored]
     made = [
         mask
         for items in ranked_together
-        for mask in make_masks(items, sparsity, settings.min_weights_per_layer)
+        for mask in masks.prune(items, sparsity, settings.granularity, settings.min_weights_per_layer)
     ]
     for weight, item, mask in zip(weights, scored, made):
         if mask is not item.kernel.mask:
@@ -120,13 +113,3 @@ def sparsity_of(weights):
     """Pruned share of some `PrunedWeight`s."""
     total = sum(np.prod(weight.mask.shape) for weight in weights)
     return float(1 - sum(np.count_nonzero(weight.mask.numpy()) for weight in weights) / total)
-
-
-def _score(criterion, kernel):
-    scores = criterion.scores(kernel)
-    if np.shape(scores) != kernel.weights.shape or not np.isfinite(scores).all():
-        raise ValueError(
-            f"{type(criterion).__name__} gave scores for '{kernel.path}' that are not finite or not of "
-            f"the kernel's shape {kernel.weights.shape}: the masks stay."
-        )
-    return masks.Scored(kernel, scores)

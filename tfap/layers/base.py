@@ -20,6 +20,12 @@ CALLBACK_MISSING = (
 )
 
 
+SEVERAL_INPUTS = (
+    "The layer '{name}' reads several inputs, of which the wrapper knows one: build it before you wrap it, "
+    "or call tfap.prune on the whole model."
+)
+
+
 class ZeroPruned:
     """The constraint that keeps pruned weights at zero: optimizers apply it after every step."""
 
@@ -43,9 +49,9 @@ class CountingWrapper:
 
     _counts = _seen = None
 
-    def _add_step(self):
+    def _add_step(self, initializer="zeros"):
         self._stepped_in = {}  # replica -> weak reference to the graph in which it has stepped
-        self.pruning_step = self._add_state("pruning_step", (), "int64")
+        self.pruning_step = self._add_state("pruning_step", (), "int64", initializer)
 
     def _add_counters(self, neurons):
         self._counts = self._add_state("activation_counts", (neurons,), "int64")
@@ -126,9 +132,12 @@ class PruneByActivationBase(CountingWrapper):
     layer has several kernels).
     """
 
+    prunes_in_graph = False  # only under tfmot's callback: see layers/tf_keras.py
+
     def _configure(self, *settings):
         self._check_prunable(self.layer)
         self.settings = PruningSettings(*settings)
+        self.specs = self._specs()
         self.callback_active = False
         self.callback_missed = False  # a training step failed while it was traced
         self.called_in_training = False
@@ -139,6 +148,19 @@ class PruneByActivationBase(CountingWrapper):
         reason = kernels.why_not_prunable(layer)
         if reason:
             raise ValueError(f"The layer '{layer.name}' cannot be pruned: {reason}.")
+
+    def begin_steps(self):
+        """Called at the begin of every fit; only tf_keras's wrapper has something to do."""
+
+    def _specs(self):
+        """The layer's weights that the criterion can rank."""
+        side = self.criterion.counts
+        specs = [spec for spec in kernels.kernel_specs(self.layer) if spec.countable(side)]
+        if not specs:
+            raise ValueError(
+                f"The layer '{self.layer.name}' cannot be pruned by counts: {kernels.NOT_COUNTABLE[side]}."
+            )
+        return specs
 
     @property
     def pruning_schedule(self):
@@ -157,9 +179,9 @@ class PruneByActivationBase(CountingWrapper):
     def _build_state(self, input_shape):
         self._add_step()
         self._masks = {}
-        for spec in kernels.kernel_specs(self.layer):
+        for spec in self.specs:
             kernel = spec.find(self.layer)
-            mask = self._add_state(f"{spec.name}_mask", kernel.shape, "uint8", "ones")
+            mask = self._add_state(f"{spec.name.replace('.', '_')}_mask", kernel.shape, "uint8", "ones")
             self._masks[spec.name] = mask
             self._constrain(kernel, mask)
         if self.counts_here:
@@ -168,11 +190,12 @@ class PruneByActivationBase(CountingWrapper):
     def _neurons_counted(self, input_shape):
         if self.criterion.counts == "input":
             return input_shape[graph.channel_axis(self.layer)]
-        (spec,) = kernels.kernel_specs(self.layer)
+        (spec,) = self.specs
         return kernels.neuron_count(spec, spec.find(self.layer).shape)
 
     def _forward(self, training, inputs, *args, **kwargs):
-        if training and not self.callback_active:
+        in_graph = training and not self.callback_active
+        if in_graph and not self.prunes_in_graph:
             self.callback_missed = True
             raise RuntimeError(CALLBACK_MISSING.format(name=self.name))
         outputs = self.layer(inputs, *args, **kwargs)
@@ -183,6 +206,8 @@ class PruneByActivationBase(CountingWrapper):
                 counted = inputs if self.criterion.counts == "input" else outputs
                 axis = graph.channel_axis(self.layer)
                 self._count(counted, axis, self.criterion.threshold, self.settings.sample_every)
+            if in_graph:
+                self._prune_in_graph()
         return outputs
 
     # -- what the rest of tfap reads and writes ----------------------------------------------------
@@ -193,8 +218,7 @@ class PruneByActivationBase(CountingWrapper):
 
     def kernel_and_mask(self):
         """`(spec, kernel variable, mask variable)` of every prunable weight."""
-        specs = kernels.kernel_specs(self.layer)
-        return [(spec, spec.find(self.layer), self._masks[spec.name]) for spec in specs]
+        return [(spec, spec.find(self.layer), self._masks[spec.name]) for spec in self.specs]
 
     def masked_weights(self):
         """The inner layer's weights for `set_weights`, pruned ones exactly zero."""

@@ -1,8 +1,10 @@
 """The custom layers for Keras 3."""
 
+import inspect
+
 import keras
 
-from tfap.layers.base import CountActivationsBase, PruneByActivationBase, ZeroPruned
+from tfap.layers.base import SEVERAL_INPUTS, CountActivationsBase, PruneByActivationBase, ZeroPruned
 
 
 class _Wrapper(keras.layers.Wrapper):
@@ -14,9 +16,21 @@ class _Wrapper(keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
 
     def build(self, input_shape):
+        needed = [p for p in inspect.signature(self.layer.build).parameters.values() if p.default is p.empty]
+        if not self.layer.built and len(needed) > 1:
+            raise ValueError(SEVERAL_INPUTS.format(name=self.layer.name))
         super().build(input_shape)
         self._build_state(input_shape)
         self.built = True
+
+    def get_build_config(self):
+        return {**super().get_build_config(), "layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config):
+        if config["layer"] and not self.layer.built:
+            self.layer.build_from_config(config["layer"])
+            self.layer.built = True
+        self.build(config["input_shape"])
 
     def call(self, inputs, *args, training=None, **kwargs):
         return self._forward(training, inputs, *args, **kwargs)

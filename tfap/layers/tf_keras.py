@@ -1,11 +1,21 @@
 """The custom layers for tf_keras (Keras 2); the pruning one is a tfmot `PruneLowMagnitude`."""
 
+import functools
+
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tfap import kernels
-from tfap.keras_compat import PruneLowMagnitude
-from tfap.layers.base import CountActivationsBase, PruneByActivationBase, ZeroPruned
+from tfap import kernels, masks
+from tfap.activations import ActivationCounts
+from tfap.keras_compat import PruneLowMagnitude, TfmotPruning
+from tfap.layers.base import (
+    CALLBACK_MISSING,
+    SEVERAL_INPUTS,
+    CountActivationsBase,
+    PruneByActivationBase,
+    ZeroPruned,
+)
 
 
 class _Wrapper(tf_keras.layers.Wrapper):
@@ -13,6 +23,8 @@ class _Wrapper(tf_keras.layers.Wrapper):
 
     def build(self, input_shape):
         tf_keras.layers.Wrapper.build(self, input_shape)  # not tfmot's, which makes float masks
+        if isinstance(self.layer, tf_keras.layers.MultiHeadAttention):
+            _build_attention(self.layer)
         self._build_state(tf.TensorShape(input_shape).as_list())
 
     def call(self, inputs, *args, training=None, **kwargs):
@@ -51,6 +63,14 @@ class _Wrapper(tf_keras.layers.Wrapper):
         return cls(layer, **config)
 
 
+def _build_attention(layer):
+    """Makes the projections' weights, which this layer otherwise makes in its first call."""
+    if layer._query_shape is None:
+        raise ValueError(SEVERAL_INPUTS.format(name=layer.name))
+    shapes = (layer._query_shape, layer._value_shape, layer._key_shape)
+    layer(*(tf.zeros([size or 1 for size in tf.TensorShape(shape)]) for shape in shapes))
+
+
 @tf_keras.saving.register_keras_serializable(package="tfap")
 class CountActivations(CountActivationsBase, _Wrapper):
     def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, **kwargs):
@@ -87,6 +107,38 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         self._supports_masking = layer.supports_masking
         self._configure(pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every)
 
+    # tfmot's callback finds -1 in a fresh wrapper and sets 0; a step at 0 shows that nobody did.
+    def _add_step(self):
+        not_begun = tf_keras.initializers.Constant(0 if self.callback_active else -1)
+        super()._add_step(not_begun)
+
+    def begin_steps(self):
+        if self.built and int(self.pruning_step.numpy()) < 0:
+            self.pruning_step.assign(0)
+
+    @property
+    def prunes_in_graph(self):
+        """True if tfmot's own callback suffices: every decision needs this layer alone and its step."""
+        counts = self.criterion.counts is None or self.counts_here
+        return counts and self.settings.scope == "local" and not isinstance(self.pruning_schedule, float)
+
+    def _build_state(self, input_shape):
+        super()._build_state(input_shape)
+        if self.prunes_in_graph:
+            self.pruning_obj = InGraphPruning(self)
+            self.pruning_vars = self.pruning_obj.variables
+
+    def _step_once(self):
+        if self.callback_active:
+            return super()._step_once()
+        message = CALLBACK_MISSING.format(name=self.name)
+        begun = tf.debugging.assert_greater_equal(self.pruning_step, tf.constant(0, tf.int64), message)
+        with tf.control_dependencies([] if begun is None else [begun]):
+            return super()._step_once()
+
+    def _prune_in_graph(self):
+        self.add_update(self.pruning_obj.conditional_mask_update())
+
     # tfmot's constructor assigns a schedule of its own; ours lives in the settings.
     @property
     def pruning_schedule(self):
@@ -103,3 +155,51 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
 
     def get_config(self):
         return {**tf_keras.layers.Wrapper.get_config(self), **self.settings.get_config()}
+
+
+class InGraphPruning(TfmotPruning):
+    """tfmot's mask update with our scores and masks, for a wrapper under tfmot's own callback.
+
+    The constraint zeroes what was pruned at the end of the same step.
+    """
+
+    def __init__(self, wrapper):
+        self._wrapper = wrapper
+        self.variables = [
+            (kernel, mask, wrapper._add_state(f"{spec.name.replace('.', '_')}_threshold", (), "float32"))
+            for spec, kernel, mask in wrapper.kernel_and_mask()
+        ]
+        super().__init__(
+            training_step_fn=lambda: wrapper.pruning_step,
+            pruning_vars=self.variables,
+            pruning_schedule=wrapper.pruning_schedule,
+            block_size=(1, 1),
+            block_pooling_type="AVG",
+        )
+
+    def _update_mask(self, weights):
+        wrapper = self._wrapper
+        spec, mask = next((s, m) for s, kernel, m in wrapper.kernel_and_mask() if kernel is weights)
+        counted = [wrapper.activation_counts, wrapper.activations_seen] if wrapper.counts_here else []
+        threshold, new_mask = tf.numpy_function(
+            functools.partial(self._decide, spec),
+            [self._pruning_schedule(self._step_fn())[1], weights, mask, *counted],
+            (tf.float32, tf.uint8),
+            # XLA's error names the operation, and nothing else could tell the user.
+            name="tfmots_UpdatePruningStep_needs_jit_compile_False_but_tfaps_does_not",
+        )
+        return threshold, tf.reshape(new_mask, weights.shape)
+
+    def _decide(self, spec, sparsity, weights, mask, *counted):
+        settings = self._wrapper.settings
+        activations = ActivationCounts(*counted) if counted else None
+        kernel = kernels.Kernel(self._wrapper.name, spec, weights, mask, activations)
+        scored = masks.score(settings.criterion, kernel)
+        (new,) = masks.prune([scored], sparsity, settings.granularity, settings.min_weights_per_layer)
+        pruned = scored.scores[new == 0]
+        return np.float32(pruned.max() if pruned.size else 0), new
+
+    def weight_mask_op(self):
+        """tfmot's callback asks for it at the end of an epoch; frozen kernels see no constraint."""
+        for kernel, mask, _ in self.variables:
+            kernel.assign(kernel * tf.cast(mask, kernel.dtype))

@@ -1,0 +1,169 @@
+"""What works with which layer type: prune, two updates, save, load, strip, export, in both Kerases.
+
+    python benchmarks/layer_table.py > docs/layers.md
+
+Every entry is a small model around the layer that is trained for four steps with two mask updates. A cell
+says "yes" if the step ran and its result was checked; otherwise the error.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import dataclasses
+import importlib
+import pathlib
+import tempfile
+import warnings
+
+import numpy as np
+import tensorflow as tf
+from absl import app, logging
+
+import tfap
+
+HEAD = """# Layers
+
+Made by `python benchmarks/layer_table.py > docs/layers.md`. Each layer is pruned by magnitude and, where its
+neurons fire, by activation counts; on tf_keras `.h5` files are tried too.
+"""
+STEPS = ("prune", "two updates", "save and load", "strip", "export")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A layer type under test.
+
+    Attributes:
+        name: row heading.
+        shape: of the input, without the batch.
+        layer: keras -> layer or a function of the input tensor.
+        kernels: prunable weights the layer has.
+        counted: how many of them a count criterion can rank.
+    """
+
+    name: str
+    shape: tuple
+    layer: object
+    kernels: int = 1
+    counted: int = 1
+
+    def model(self, keras):
+        inputs = keras.Input(self.shape, dtype="int32" if self.name == "Embedding" else "float32")
+        x = self.layer(keras.layers)(inputs)
+        outputs = keras.layers.Dense(2, name="output")(keras.layers.Flatten()(x))
+        model = keras.Model(inputs, outputs)
+        model.compile("adam", "mse")
+        return model
+
+    def data(self):
+        generator = np.random.default_rng(0)
+        if self.name == "Embedding":
+            return generator.integers(0, 10, (32, *self.shape)), np.ones((32, 2), "float32")
+        return generator.normal(size=(32, *self.shape)).astype("float32"), np.ones((32, 2), "float32")
+
+
+def _attention(layers):
+    attention = layers.MultiHeadAttention(2, 4)
+    return lambda x: attention(x, x)
+
+
+ENTRIES = [
+    Entry("Dense", (4,), lambda k: k.Dense(6, "relu")),
+    Entry("Dense on (time, features)", (5, 4), lambda k: k.Dense(6, "relu")),
+    Entry("EinsumDense", (5, 4), lambda k: k.EinsumDense("abc,cd->abd", (5, 6), "relu")),
+    Entry("EinsumDense, two axes", (5, 4), lambda k: k.EinsumDense("abc,cde->abde", (5, 2, 3), "relu"), 1, 0),
+    Entry("Conv1D", (9, 4), lambda k: k.Conv1D(6, 3, activation="relu")),
+    Entry("Conv2D", (9, 9, 4), lambda k: k.Conv2D(6, 3, activation="relu")),
+    Entry("Conv2D, grouped", (9, 9, 4), lambda k: k.Conv2D(6, 3, groups=2, activation="relu")),
+    Entry("Conv3D", (5, 5, 5, 2), lambda k: k.Conv3D(4, 3, activation="relu")),
+    Entry("Conv1DTranspose", (9, 4), lambda k: k.Conv1DTranspose(6, 3, activation="relu")),
+    Entry("Conv2DTranspose", (5, 5, 4), lambda k: k.Conv2DTranspose(6, 3, activation="relu")),
+    Entry("Conv3DTranspose", (4, 4, 4, 2), lambda k: k.Conv3DTranspose(4, 3, activation="relu")),
+    Entry("DepthwiseConv1D", (9, 4), lambda k: k.DepthwiseConv1D(3, depth_multiplier=2, activation="relu")),
+    Entry(
+        "DepthwiseConv2D", (9, 9, 4), lambda k: k.DepthwiseConv2D(3, depth_multiplier=2, activation="relu")
+    ),
+    Entry("SeparableConv1D", (9, 4), lambda k: k.SeparableConv1D(6, 3, activation="relu"), 2, 1),
+    Entry("SeparableConv2D", (9, 9, 4), lambda k: k.SeparableConv2D(6, 3, activation="relu"), 2, 1),
+    Entry("Embedding", (7,), lambda k: k.Embedding(10, 6), 1, 0),
+    Entry("SimpleRNN", (5, 4), lambda k: k.SimpleRNN(6), 2, 0),
+    Entry("GRU", (5, 4), lambda k: k.GRU(6), 2, 0),
+    Entry("LSTM", (5, 4), lambda k: k.LSTM(6), 2, 0),
+    Entry("Bidirectional(LSTM)", (5, 4), lambda k: k.Bidirectional(k.LSTM(6)), 4, 0),
+    Entry("TimeDistributed(Dense)", (5, 4), lambda k: k.TimeDistributed(k.Dense(6, "relu"))),
+    Entry("MultiHeadAttention", (5, 4), _attention, 4, 0),
+]
+
+
+def run(entry, keras, criterion, folder):
+    """Yields (step, None) after each step, checked; raises where one fails."""
+    model, (x, y) = entry.model(keras), entry.data()
+    schedule = tfap.IterativeSparsity(0.3, updates=2, frequency=2)
+    wrapped = tfap.prune(model, schedule, criterion, granularity="weight")
+    np.testing.assert_array_equal(wrapped.predict(x, verbose=0), model.predict(x, verbose=0))
+    (wrapper,) = tfap.prunable_layers(wrapped)
+    yield "prune"
+
+    wrapped.fit(x, y, batch_size=8, verbose=0, callbacks=[tfap.UpdatePruningStep()])
+    masks = wrapper.mask if isinstance(wrapper.mask, dict) else {"": wrapper.mask}
+    sizes = [mask.numpy().size for mask in masks.values()]
+    zeros = sum(int((mask.numpy() == 0).sum()) for mask in masks.values())
+    assert zeros == round((1 - 0.7**2) * sum(sizes)) > 0
+    assert len(sizes) == (entry.counted if wrapper.criterion.counts else entry.kernels)
+    yield "two updates"
+
+    for suffix in ("keras", "h5") if keras.__name__ == "tf_keras" else ("keras",):
+        wrapped.save(folder / f"wrapped.{suffix}")
+        loaded = keras.models.load_model(folder / f"wrapped.{suffix}")
+        for ours, theirs in zip(wrapped.get_weights(), loaded.get_weights()):
+            np.testing.assert_array_equal(ours, theirs)
+        loaded.fit(x, y, batch_size=8, verbose=0, callbacks=[tfap.UpdatePruningStep()])
+    yield "save and load"
+
+    plain = tfap.strip_pruning(wrapped)
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), wrapped.predict(x, verbose=0))
+    assert sum(int((weight == 0).sum()) for weight in plain.get_weights() if weight.ndim > 1) >= zeros
+    yield "strip"
+
+    tfap.export(plain, folder / "saved")
+    saved_model = tf.saved_model.load(str(folder / "saved"))
+    served = saved_model.serve(tf.constant(x, plain.inputs[0].dtype))
+    np.testing.assert_allclose(served, plain.predict(x, verbose=0), atol=1e-5)
+    yield "export"
+
+
+def outcome(entry, keras, criterion):
+    """`yes` or the error for every step."""
+    done = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done.extend(run(entry, keras, criterion, pathlib.Path(folder)))
+        except Exception as error:  # the table tells it
+            first_line = (str(error).strip() or "no message").splitlines()[0]
+            return ["yes"] * len(done) + [f"{type(error).__name__}: {first_line}"]
+    return ["yes"] * len(done)
+
+
+def main(_):
+    logging.set_verbosity(logging.ERROR)
+    warnings.filterwarnings("ignore", "You are saving your model as an HDF5 file")
+    print(HEAD)
+    print("| layer | weights | Keras | criterion | " + " | ".join(STEPS) + " |")
+    print("|---|---:|---|---|" + "---|" * len(STEPS))
+    for entry in ENTRIES:
+        for name in ("keras", "tf_keras"):
+            for criterion in ("magnitude", "activation_count"):
+                weights = entry.kernels if criterion == "magnitude" else entry.counted
+                cells = ["no firing"] * len(STEPS)
+                if weights:
+                    cells = outcome(entry, importlib.import_module(name), criterion)
+                    cells += [""] * (len(STEPS) - len(cells))
+                print(
+                    f"| {entry.name} | {weights} | {name} | {criterion} | " + " | ".join(cells) + " |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    app.run(main)
