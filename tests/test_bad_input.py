@@ -39,7 +39,11 @@ CASES = {
         ValueError,
         "skip names the layer 'hiden_0'.*Its layers are: hidden_0",
     ),
-    "name of a wrong type": (dict(include=[3]), TypeError, "include takes layer names and predicates"),
+    "name of a wrong type": (
+        dict(include=[3]),
+        TypeError,
+        "include takes layer names, layers and predicates",
+    ),
     "unknown argument": (dict(block_size=(1, 1)), TypeError, "unexpected keyword argument 'block_size'"),
     "floor": (dict(min_weights_per_layer=-1), ValueError, "min_weights_per_layer must be at least 0"),
     "floor type": (dict(min_weights_per_layer=0.5), TypeError, "must be a whole number"),
@@ -76,9 +80,11 @@ def test_a_model_that_is_not_built(keras_module):
 
 def test_a_subclassed_model(keras_module):
     model = nets.subclassed(keras_module, keras_module.layers.Dense(4))
-    for function in (lambda m: tfap.prune(m, 0.5), tfap.plan, tfap.strip_pruning):
+    for function in (lambda m: tfap.prune(m, 0.5), tfap.plan):
         with pytest.raises(ValueError, match=re.escape("self.dense = tfap.prune(keras.layers.Dense")):
             function(model)
+    with pytest.raises(ValueError, match=re.escape("net.dense = tfap.strip_pruning(net.dense)")):
+        tfap.strip_pruning(model)
 
 
 def test_wrapped_already(keras_module):

@@ -193,3 +193,65 @@ def test_nan_weights_stop_training_with_the_layers_name_and_the_old_masks(keras_
         tfap.update_masks(wrapped, 0.5)
     for name, mask in nets.masks(wrapped).items():
         np.testing.assert_array_equal(mask, before[name])
+
+
+def test_initial_epoch_does_not_shorten_the_schedule(keras_module):
+    wrapped = tfap.prune(nets.mlp(keras_module), 0.75, granularity="weight")
+    assert nets.fit(wrapped, epochs=12, initial_epoch=8).history["sparsity"][-1] == 0.75
+
+
+def test_a_fit_that_was_stopped_early_is_made_up_for_by_the_next(keras_module):
+    wrapped = tfap.prune(nets.mlp(keras_module), 0.75, granularity="weight")
+
+    class Stop(keras_module.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 2
+
+    first = nets.fit(wrapped, epochs=20, callbacks=[tfap.UpdatePruningStep(), Stop()]).history["sparsity"]
+    assert 0 < first[-1] < 0.75 and len(first) == 3
+    assert nets.fit(wrapped, epochs=3).history["sparsity"][-1] == 0.75
+
+
+def test_a_schedule_that_never_comes_is_a_warning(keras_module, caplog):
+    nets.fit(tfap.prune(nets.mlp(keras_module), tfap.ConstantSparsity(0.5, 0, frequency=100)))
+    assert "Nothing was pruned: the schedule's first update comes after step 4" in caplog.text
+
+
+def test_a_shared_layer_takes_one_step_in_eager_mode_too(keras_module):
+    layers = keras_module.layers
+    shared, relu = layers.Dense(3, name="shared"), layers.ReLU(name="relu")
+    inputs = keras_module.Input((3,))
+    model = keras_module.Model(inputs, layers.Dense(1)(relu(shared(relu(shared(inputs))))))
+    model.compile("sgd", "mse", run_eagerly=True)
+    wrapped = tfap.prune(model, 0.5, granularity="weight", sample_every=2)
+    nets.fit(wrapped, epochs=2)
+    (wrapper,) = tfap.prunable_layers(wrapped)
+    assert int(wrapper.pruning_step.numpy()) == 8
+    assert int(wrapper.activations_seen.numpy()) == 2 * 4 * 16  # two calls in every second of 8 steps
+
+
+@pytest.mark.parametrize(
+    "average", [{"use_ema": True}, {"use_ema": True, "ema_overwrite_frequency": 3}], ids=str
+)
+def test_a_moving_average_brings_no_pruned_weight_back(keras_module, average):
+    model = nets.mlp(keras_module)
+    model.compile(keras_module.optimizers.Adam(0.01, **average), model.loss)
+    wrapped = tfap.prune(model, EVERY_STEP)
+    nets.fit(wrapped, epochs=4)
+    for layer in tfap.prunable_layers(wrapped):
+        assert not layer.layer.get_weights()[0][layer.mask.numpy() == 0].any()
+    assert nets.pruned_weights(wrapped) > 0
+
+
+def test_layers_called_for_inference_only_are_left_alone(keras_module):
+    """As in transfer learning: the base is called with training=False."""
+    layers = keras_module.layers
+    base_in = keras_module.Input((4,))
+    base = keras_module.Model(base_in, layers.Dense(4, activation="relu", name="dense")(base_in), name="base")
+    inputs = keras_module.Input((4,))
+    x = layers.Dense(8, activation="relu", name="head")(base(inputs, training=False))
+    model = keras_module.Model(inputs, layers.Dense(2)(x))
+    wrapped = tfap.prune(nets.compiled(keras_module, model, "mse"), 0.5, granularity="weight")
+    history = nets.fit(wrapped, epochs=6)
+    assert history.history["sparsity"][-1] == 0.5
+    assert (nets.masks(wrapped)["head"] == 0).any()

@@ -121,3 +121,29 @@ def test_after_pruning(keras_module, criterion):
     x, y = nets.data(plain)
     np.testing.assert_allclose(smaller.predict(x, verbose=0), plain.predict(x, verbose=0), atol=1e-6)
     assert smaller.evaluate(x, y, verbose=0) == pytest.approx(plain.evaluate(x, y, verbose=0), rel=1e-4)
+
+
+@pytest.mark.parametrize("where", ["fused", "separate"])
+def test_activations_that_mix_units_break_the_chain(keras_module, where):
+    layers = keras_module.layers
+    fused = {"activation": "softmax"} if where == "fused" else {}
+    stack = [layers.Input((6,)), layers.Dense(8, name="a", **fused)]
+    stack += [layers.Activation("softmax")] if where == "separate" else []
+    model = keras_module.Sequential([*stack, layers.Dense(3)])
+    kernel, bias = model.get_layer("a").get_weights()
+    kernel[:, :4] = 0
+    model.get_layer("a").set_weights([kernel, bias])
+    smaller = tfap.compact(model)
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    np.testing.assert_array_equal(smaller.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert smaller.get_layer("a").units == 8
+
+
+@pytest.mark.parametrize("activation", ["hard_sigmoid", "gelu", "elu"])
+def test_fused_activations_of_either_keras(keras_module, activation):
+    model = nets.mlp(keras_module, (6, 10, 3), activation)
+    dead_units(model, np.random.default_rng(0))
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    smaller = tfap.compact(model)
+    np.testing.assert_allclose(smaller.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+    assert smaller.layers[0].units == 5

@@ -125,9 +125,10 @@ def test_what_cannot_be_pruned_is_skipped_with_its_reason(keras_module):
     )
     reasons = {row.path: row.reason for row in tfap.plan(model)}
     assert reasons == {
-        "lstm": "LSTM layers have no kernel that tfap knows",
+        "lstm": "the neurons that it feeds have no activation to count",
         "dense": "",
-        "custom": "Custom layers have no kernel that tfap knows",
+        "custom": "Custom layers have no kernel that tfap knows; it cannot be rebuilt from its config, "
+        "so it is shared with the given model",
         "tied": "it cannot be rebuilt from its config, so it is shared with the given model",
         "linear": "no activation follows it before the Dense 'output'",
         "output": "an output layer: name it in include to prune it",
@@ -260,3 +261,97 @@ def test_prune_scope_holds_the_wrappers_names(keras_module):
         for name in ("PruneByActivation", "CountActivations", "PruneLowMagnitude"):
             assert keras_module.saving.get_registered_object(name) is not None
     assert keras_module.saving.get_registered_object("PruneByActivation") is None
+
+
+def test_a_layer_shared_by_nested_models_is_one_layer(keras_module):
+    layers = keras_module.layers
+    shared = layers.Dense(6, activation="relu", name="shared")
+    parts = []
+    for name in ("first", "second"):
+        inputs = keras_module.Input((6,))
+        parts.append(keras_module.Model(inputs, shared(inputs), name=name))
+    inputs = keras_module.Input((6,))
+    x = layers.Dense(6, activation="relu", name="between")(parts[0](inputs))
+    model = keras_module.Model(inputs, layers.Dense(2, name="output")(parts[1](x)))
+    assert [row.path for row in tfap.plan(model)] == ["first/shared", "between", "output"]
+    wrapped = tfap.prune(nets.compiled(keras_module, model, "mse"), 0.5, "magnitude")
+    assert len(tfap.prunable_layers(wrapped)) == 2
+    tfap.update_masks(wrapped, 0.5)
+    assert nets.pruned_weights(wrapped) == 36
+    smaller = tfap.compact(tfap.strip_pruning(wrapped))
+    np.testing.assert_allclose(
+        outputs(smaller, np.ones((2, 6))), outputs(wrapped, np.ones((2, 6))), rtol=1e-5
+    )
+
+
+def test_what_preprocessing_layers_learned_stays(keras_module):
+    layers = keras_module.layers
+    x = np.random.default_rng(0).normal(3, 2, size=(50, 4)).astype("float32")
+    normalization = layers.Normalization()
+    normalization.adapt(x)
+    model = keras_module.Sequential(
+        [layers.Input((4,)), normalization, layers.Dense(3, activation="relu"), layers.Dense(2)]
+    )
+    wrapped = tfap.prune(model, 0.5)
+    np.testing.assert_array_equal(outputs(wrapped, x), outputs(model, x))
+    np.testing.assert_array_equal(outputs(tfap.strip_pruning(wrapped), x), outputs(model, x))
+
+
+def test_a_class_that_keras_cannot_rebuild_is_a_warning(keras_module, caplog):
+    class Own(keras_module.Sequential):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    layers = keras_module.layers
+    tfap.prune(Own([layers.Input((4,)), layers.Dense(3, activation="relu"), layers.Dense(2)]), 0.5)
+    assert "Keras cannot rebuild the class Own" in caplog.text
+
+
+def test_wrappers_inside_a_layer_of_ones_own(keras_module):
+    class Block(keras_module.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = tfap.prune(keras_module.layers.Dense(4, activation="relu"), 0.5)
+
+        def build(self, shape):
+            self.dense.build(shape)
+            super().build(shape)
+
+        def call(self, inputs, training=None):
+            return self.dense(inputs, training=training)
+
+    model = keras_module.Sequential([keras_module.layers.Input((4,)), Block(), keras_module.layers.Dense(3)])
+    assert nets.fit(nets.compiled(keras_module, model, "mse"), epochs=6).history["sparsity"][-1] == 0.5
+
+
+def test_strip_a_layer_of_a_subclassed_model(keras_module):
+    model = nets.subclassed(keras_module, tfap.prune(keras_module.layers.Dense(8, activation="relu"), 0.5))
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    model.fit(x, np.zeros(64), epochs=6, batch_size=16, verbose=0, callbacks=[tfap.UpdatePruningStep()])
+    plain = tfap.strip_pruning(model.hidden)
+    assert type(plain) is keras_module.layers.Dense and (plain.get_weights()[0] == 0).sum() == 16
+    np.testing.assert_array_equal(np.asarray(plain(x)), np.asarray(model.hidden(x)))
+
+
+def test_register_prunable_layer(keras_module):
+    class Mixer(keras_module.layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(6, shape[-1]), name="w", initializer="normal")
+            super().build(shape)
+
+        def call(self, x):
+            return x @ keras_module.backend.transpose(self.w) if hasattr(keras_module.backend, "dot") else (
+                keras_module.ops.matmul(x, keras_module.ops.transpose(self.w)))  # fmt: skip
+
+    tfap.register_prunable_layer(Mixer, [tfap.KernelSpec("w", neuron_axes=(0,), input_axes=(1,))])
+    layers = keras_module.layers
+    model = keras_module.Sequential(
+        [layers.Input((4,)), Mixer(name="mixer"), layers.ReLU(name="relu"), layers.Dense(2, name="output")]
+    )
+    wrapped = tfap.prune(nets.compiled(keras_module, model, "mse"), 0.5)
+    nets.fit(wrapped, epochs=6)
+    mask = nets.masks(wrapped)["mixer"]
+    assert sorted(mask.sum(axis=1)) == [0, 0, 0, 4, 4, 4]
+    for arguments in ((Mixer(), [tfap.KernelSpec()]), (Mixer, ["w"])):
+        with pytest.raises(TypeError, match="must be a l"):
+            tfap.register_prunable_layer(*arguments)

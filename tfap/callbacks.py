@@ -2,6 +2,8 @@
 
 import numbers
 
+from absl import logging
+
 from tfap import schedules, updater, wrapped
 from tfap.keras_compat import Callback
 from tfap.layers.base import CALLBACK_MISSING
@@ -34,7 +36,8 @@ class UpdatePruningStep(Callback):
 
     def __init__(self, total_steps=None):
         super().__init__()
-        if total_steps is not None and (not isinstance(total_steps, numbers.Integral) or total_steps < 1):
+        whole = isinstance(total_steps, numbers.Integral) and not isinstance(total_steps, bool)
+        if total_steps is not None and (not whole or total_steps < 1):
             raise ValueError(f"total_steps must be a whole number >= 1: received {total_steps!r}.")
         self._total_steps = total_steps
 
@@ -45,7 +48,10 @@ class UpdatePruningStep(Callback):
                 f"The model '{self.model.name}' has no pruning wrappers: call tfap.prune(model, schedule) "
                 "and fit its result."
             )
-        self._schedules = {wrapper.settings.key: self._schedule_of(wrapper) for wrapper in self._wrappers}
+        if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
+            self._check_fit_length()
+        self._counting_layers = wrapped.counting_layers(self.model)
+        self._first_epoch = None
         self._groups = None  # made after the first batch: a subclassed model is not built before
         self._batches = 0
         self._repair_train_function()
@@ -53,6 +59,8 @@ class UpdatePruningStep(Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._batches = 0
+        if self._first_epoch is None:
+            self._first_epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         passed = batch + 1 - self._batches  # several with steps_per_execution
@@ -65,6 +73,9 @@ class UpdatePruningStep(Callback):
             self._step += passed
         if any(self._step >= group.next_step for group in self._groups):
             self._update()
+        if self._clock.stepped_eagerly:
+            for layer in self._counting_layers:
+                layer.stepped_eagerly = False
 
     def on_epoch_end(self, epoch, logs=None):
         if self._groups is not None:
@@ -74,23 +85,35 @@ class UpdatePruningStep(Callback):
 
     def on_train_end(self, logs=None):
         self._set_active(False)
+        if self._groups is not None:
+            for weight in self._weights:
+                weight.zero_pruned()  # an optimizer's moving average has brought back old weights
+            if not any(group.has_pruned for group in self._groups) and not updater.sparsity_of(self._weights):
+                logging.warning(
+                    "Nothing was pruned: the schedule's first update comes after step %d, this fit's last.",
+                    self._step,
+                )
         _NeedsCallback.impose(self.model, self._wrappers[0].name)
 
     def _start(self, passed):
         """After the first batch, when everything is built and other callbacks have restored their state."""
-        self._weights = updater.pruned_weights(self.model)
-        self._clock = next((wrapper for wrapper in self._wrappers if wrapper.called_in_training), None)
-        if self._clock is None:
+        self._weights = [w for w in updater.pruned_weights(self.model) if w.wrapper.called_in_training]
+        if not self._weights:
             raise RuntimeError(
                 f"The model '{self.model.name}' trains without calling its layers with training=True, so "
                 "nothing can be counted or pruned. Give its call() a `training` argument, which Keras 3 then "
                 "passes on to the layers."
             )
+        for wrapper in self._wrappers:
+            if not wrapper.called_in_training:
+                logging.warning("'%s' is not pruned: it is called with training=False.", wrapper.name)
+        self._clock = self._weights[0].wrapper
         self._step = self._current_step()
-        self._groups = []
-        for weights in updater.groups(self._weights):
-            schedule = self._schedules[weights[0].wrapper.settings.key]
-            self._groups.append(_Group(weights, schedule, self._step - passed))
+        before = self._step - passed
+        self._groups = [
+            _Group(weights, self._schedule_of(weights[0].wrapper, before), before)
+            for weights in updater.groups(self._weights)
+        ]
 
     def _update(self):
         # The steps counted here overshoot at a short last execution; those in the model do not.
@@ -114,20 +137,27 @@ class UpdatePruningStep(Callback):
             wrapper.callback_active = active
             wrapper.begin_steps()
 
-    def _schedule_of(self, wrapper):
+    def _schedule_of(self, wrapper, before):
+        """The wrapper's schedule; a float is spread over this fit, or over the one that it resumes."""
         schedule = wrapper.pruning_schedule
-        return schedules.over_fit(schedule, self._fit_length()) if isinstance(schedule, float) else schedule
-
-    def _fit_length(self):
+        if not isinstance(schedule, float):
+            return schedule
         if self._total_steps:
-            return self._total_steps
-        epochs, steps = (self.params or {}).get("epochs"), (self.params or {}).get("steps")
-        if not epochs or not steps:
+            return schedules.over_fit(
+                schedule, self._total_steps, 0 if before < self._total_steps else before
+            )
+        steps, first = self.params["steps"], self._first_epoch or 0
+        if first and first * steps <= before < (first + 1) * steps:  # goes on with an interrupted fit
+            return schedules.over_fit(schedule, self.params["epochs"] * steps)
+        return schedules.over_fit(schedule, (self.params["epochs"] - first) * steps, before)
+
+    def _check_fit_length(self):
+        params = self.params or {}
+        if not self._total_steps and not (params.get("epochs") and params.get("steps")):
             raise ValueError(
                 "A float as the pruning schedule is spread over the fit, whose length is unknown here. Pass "
                 "steps_per_epoch to fit(), or use tfap.UpdatePruningStep(total_steps=...)."
             )
-        return epochs * steps
 
 
 class _Group:
@@ -136,11 +166,13 @@ class _Group:
     def __init__(self, weights, schedule, step):
         self._weights = weights
         self._timetable = schedules.Timetable(schedule)
+        self.has_pruned = False
         self._wait(step)
 
     def update(self, step):
         sparsity = self._timetable.sparsity_due(self._updated, step)
         if sparsity is not None:
+            self.has_pruned = True
             updater.update_group(self._weights, sparsity)
         self._wait(step)
 

@@ -8,19 +8,25 @@ import dataclasses
 import itertools
 
 import numpy as np
+import tensorflow as tf
 
 from tfap import graph, keras_compat
 from tfap.keras_compat import Replacement
 
 # Layers between two Dense layers through which a neuron stays itself and a constant stays one.
 _TRANSPARENT = {"Activation", "ReLU", "LeakyReLU", "ELU", "Dropout"}
+# Activations that look at one unit alone; softmax and functions of the user's may look at all.
+_ELEMENTWISE = {
+    "celu", "elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh",
+    "leaky_relu", "linear", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus",
+    "softsign", "swish", "tanh",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(eq=False)
 class _DenseLayer:
     """A Dense layer of a chain: what it computes, and which of its inputs and units are still there."""
 
-    path: str
     layer: object
     kernel: np.ndarray
     bias: np.ndarray | None
@@ -31,13 +37,13 @@ class _DenseLayer:
     def read(cls, call, activations):
         weights = call.layer.get_weights()
         kernel, bias = weights[0], weights[1].copy() if len(weights) > 1 else None
-        return cls(call.path, call.layer, kernel.copy(), bias, activations, np.arange(kernel.shape[1]))
+        return cls(call.layer, kernel.copy(), bias, activations, np.arange(kernel.shape[1]))
 
     def constant(self, unit):
         """The output of a unit that nothing flows into, after the activations that follow."""
         value = np.zeros((1, self.kernel.shape[1]), self.kernel.dtype)
         value[0, unit] = 0 if self.bias is None else self.bias[unit]
-        value = self.layer.activation(value)
+        value = self.layer.activation(tf.constant(value))
         for layer in self.activations:
             value = layer(value)
         return np.asarray(value)[0, unit]
@@ -57,7 +63,8 @@ def compact(model):
     keeps at least one unit.
 
     Simplification: only neurons between two Dense layers that follow each other directly, or through
-    Activation, ReLU, LeakyReLU, ELU and Dropout layers, are removed. Other layers stay as they are.
+    Activation, ReLU, LeakyReLU, ELU and Dropout layers, are removed, and only where the activations are
+    Keras's elementwise ones. Other layers stay as they are.
 
     Args:
         model: a plain Sequential or Functional model of either Keras, such as `strip_pruning` returns.
@@ -82,16 +89,16 @@ def compact(model):
     if not (keras_compat.is_graph_model(model) and keras_compat.is_built(model)):
         raise ValueError("tfap.compact takes a built Sequential or Functional model.")
     layers = graph.Graph(model)
-    if any(getattr(layer, "is_tfap_wrapper", False) for _, layer in layers.layers()):
+    if any(keras_compat.is_tfap_wrapper(layer) for _, layer in layers.layers()):
         raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
     smaller = {}
     for chain in _dense_chains(layers):
         while sum(itertools.starmap(_shrink, itertools.pairwise(chain))):
             pass  # a unit that goes can leave others without inputs or readers
-        smaller.update({dense.path: dense for dense in chain})
+        smaller.update({id(dense.layer): dense for dense in chain})
 
-    def replace(layer, path):
-        return _resized(layer, smaller[path]) if path in smaller else keras_compat.copied(layer)
+    def replace(layer):
+        return _resized(layer, smaller[id(layer)]) if id(layer) in smaller else keras_compat.copied(layer)
 
     return keras_compat.rebuild(model, replace)
 
@@ -148,12 +155,19 @@ def _is_dense(call, layers):
 def _next_dense(call, layers):
     """The layers between a Dense layer and the only one that reads it, and that one, or None."""
     activations, value = [], call.outputs[0]
+    if not _is_elementwise(call.layer):
+        return (), None
     while len(value.readers) == 1 and value not in layers.outputs:
         reader = value.readers[0][0]
         if _is_dense(reader, layers):
             return tuple(activations), reader
-        if type(reader.layer).__name__ not in _TRANSPARENT:
+        if type(reader.layer).__name__ not in _TRANSPARENT or not _is_elementwise(reader.layer):
             break
         activations.append(reader.layer)
         value = reader.outputs[0]
     return (), None
+
+
+def _is_elementwise(layer):
+    activation = getattr(layer, "activation", None)
+    return activation is None or getattr(activation, "__name__", "") in _ELEMENTWISE

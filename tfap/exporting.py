@@ -36,6 +36,6 @@ def export(model, path, format="saved_model"):
     path = str(path)
     if format == "keras" and not path.endswith(".keras"):
         raise ValueError(f"The path of a Keras file must end in .keras: received '{path}'.")
-    if any(getattr(layer, "is_tfap_wrapper", False) for layer in keras_compat.all_layers(model)):
+    if any(keras_compat.is_tfap_wrapper(layer) for layer in keras_compat.all_layers(model)):
         raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
     FORMATS[format](model, path)

@@ -58,10 +58,14 @@ class Firing:
 
 
 class Graph:
-    """The calls of a built Sequential or Functional model, nested models opened, inputs first."""
+    """The calls of a built Sequential or Functional model, nested models opened, inputs first.
+
+    A layer goes by one path, such as `inner/dense`: the first, where it is shared between nested models.
+    """
 
     def __init__(self, model):
         self.calls = []
+        self._paths = {}
         self.outputs = self._read(model, "", [Value(tensor.shape) for tensor in model.inputs])
         self.calls_of = collections.defaultdict(list)
         for call in self.calls:
@@ -73,14 +77,24 @@ class Graph:
             if not tensors or any(id(tensor) not in values for tensor in tensors):
                 continue  # an input, or a part of the layer's other life outside this model
             read = [values[id(tensor)] for tensor in tensors]
-            path = prefix + layer.name
             if keras_compat.is_graph_model(layer):
-                written = self._read(layer, path + "/", read)
+                written = self._read(layer, f"{prefix}{layer.name}/", read)
             else:
                 written = [Value(result.shape) for result in results]
-                self._add(Call(layer, path, read, written))
+                self._add(Call(layer, self._name(layer, prefix + layer.name), read, written))
             values.update(zip(map(id, results), written))
         return [values[id(tensor)] for tensor in model.outputs]
+
+    def _name(self, layer, path):
+        if id(layer) not in self._paths:
+            while path in self._paths.values():  # tf_keras allows "/" in layer names
+                path += "'"
+            self._paths[id(layer)] = path
+        return self._paths[id(layer)]
+
+    def path_of(self, layer):
+        """The path of a layer of the model, None for others."""
+        return self._paths.get(id(layer))
 
     def _add(self, call):
         self.calls.append(call)
@@ -145,7 +159,7 @@ class Graph:
 
 def unwrap(layer):
     """The user's layer inside one of tfap's wrappers, or the layer itself."""
-    return layer.layer if getattr(layer, "is_tfap_wrapper", False) else layer
+    return layer.layer if keras_compat.is_tfap_wrapper(layer) else layer
 
 
 def fires(layer):
@@ -186,11 +200,18 @@ def _nearest_activation(call):
             visited.add(id(reader))
             if type(layer).__name__ == "Concatenate":
                 pending.append((reader.outputs[0], start + _concatenated_before(reader, position, axis)))
-            elif type(layer).__name__ in _KEEP_CHANNELS | {"Activation"}:
+            elif _keeps_channels(layer) and reader.outputs[0].shape[axis] == value.shape[axis]:
                 pending.append((reader.outputs[0], start))
             else:
                 reason = _why_stopped(layer, reader.path)
     return reason
+
+
+def _keeps_channels(layer):
+    kind = type(layer).__name__
+    if not keras_compat.is_layer(layer):  # a function of keras.ops goes by names of its own
+        return kind in ("Add", "Subtract", "Maximum", "Minimum")
+    return kind in _KEEP_CHANNELS | {"Activation"}
 
 
 def _why_stopped(layer, path):

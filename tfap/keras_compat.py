@@ -69,6 +69,11 @@ def is_built(model):
     return model.built and _nodes_by_depth(model) is not None
 
 
+def is_tfap_wrapper(layer):
+    """True for tfap's own wrappers, which are defined floors above."""
+    return getattr(layer, "is_tfap_wrapper", False)
+
+
 def is_variable(thing):
     return isinstance(thing, keras.Variable | tf.Variable)
 
@@ -199,10 +204,19 @@ def built_copy_of(layer):
 
 def copied(layer):
     """The Replacement that changes nothing: a copy with the same weights, else the layer itself."""
-    copy = copy_of(layer)
+    copy = None if why_shared(layer) else copy_of(layer)
     if copy is None:
         return Replacement(layer)
     return Replacement(copy, layer.get_weights() if is_layer(layer) else None)
+
+
+def why_shared(layer):
+    """The reason why a rebuilt model must share this layer with the given one, or None."""
+    if "preprocessing" in type(layer).__module__:
+        return "what it has learned in adapt() is no weight"
+    if copy_of(layer) is None:
+        return "it cannot be rebuilt from its config"
+    return None
 
 
 def rebuild(model, replace):
@@ -210,15 +224,14 @@ def rebuild(model, replace):
 
     Args:
         model: a built Sequential or Functional model of either Keras. It is not changed.
-        replace: called as `replace(layer, path)` once for every layer that is not an input or a
-            nested model; returns a `Replacement`. Paths join the names of nested models and the
-            layer: `inner/dense`.
+        replace: called once for every layer that is not an input or a nested model; returns a
+            `Replacement`.
 
     Returns:
         The new model; its optimizer, if the old one had any, is fresh.
     """
     made = {}
-    rebuilt = _rebuild_graph(model, replace, "", made)
+    rebuilt = _rebuild_graph(model, replace, made)
     for replacement in made.values():
         if isinstance(replacement, Replacement) and replacement.weights:
             (replacement.holder or replacement.layer).set_weights(replacement.weights)
@@ -226,17 +239,29 @@ def rebuild(model, replace):
     return rebuilt
 
 
-def _rebuild_graph(model, replace, prefix, made):
+def _rebuild_graph(model, replace, made):
     def clone(layer):
         if id(layer) not in made:
-            path = prefix + layer.name
-            if is_graph_model(layer):
-                made[id(layer)] = _rebuild_graph(layer, replace, path + "/", made)
-            else:
-                made[id(layer)] = replace(layer, path)
+            rebuild_one = (
+                _rebuild_graph if is_graph_model(layer) else lambda layer, replace, _: replace(layer)
+            )
+            made[id(layer)] = rebuild_one(layer, replace, made)
         done = made[id(layer)]
         return done.layer if isinstance(done, Replacement) else done
 
+    cloned = _clone_model(model, clone)
+    if type(cloned).__name__ != type(model).__name__:
+        logging.warning(
+            "The new model is a plain %s: Keras cannot rebuild the class %s of '%s', so methods of its own, "
+            "such as train_step, are not there.",
+            type(cloned).__name__,
+            type(model).__name__,
+            model.name,
+        )
+    return cloned
+
+
+def _clone_model(model, clone):
     world = keras_of(model)
     if world is tf_keras:
         return world.models.clone_model(model, clone_function=clone)
@@ -255,6 +280,7 @@ def _inputs_like(model):
             dtype=tensor.dtype,
             name=layer.name,
             sparse=getattr(tensor, "sparse", False),
+            optional=getattr(layer, "optional", False),
         )
 
     return keras.tree.map_structure(new_input, model._inputs_struct)

@@ -82,9 +82,11 @@ def make_plan(model, settings, include=(), skip=()):
 
 
 def _rows_for(layers, path, layer, settings, is_output, skipped):
-    reason = kernels.why_not_prunable(layer)
+    reason, shared = kernels.why_not_prunable(layer), keras_compat.why_shared(layer)
+    if shared:
+        shared = f"{shared}, so it is shared with the given model"
     if reason:
-        return [LayerPlan(path, None, None, None, False, reason)]
+        return [LayerPlan(path, None, None, None, False, "; ".join(filter(None, (reason, shared))))]
     side = settings.criterion.counts
     specs = kernels.kernel_specs(layer)
     fires = side == "output" and any(spec.feeds_output for spec in specs)
@@ -95,8 +97,8 @@ def _rows_for(layers, path, layer, settings, is_output, skipped):
         reason = "an output layer: name it in include to prune it"
     elif firing and firing.reason:
         reason = firing.reason
-    elif keras_compat.copy_of(layer) is None:
-        reason = "it cannot be rebuilt from its config, so it is shared with the given model"
+    elif shared:
+        reason = shared
     return [_row(path, layer, spec, firing, side, reason) for spec in specs]
 
 
@@ -107,16 +109,15 @@ def _row(path, layer, spec, firing, side, reason):
 
 
 class _Choice:
-    """Layers chosen by name, path or predicate."""
+    """Layers chosen by name, by path, as objects or by predicate."""
 
     def __init__(self, argument, chosen, layers):
-        self._chosen = [chosen] if isinstance(chosen, str) or callable(chosen) else list(chosen)
+        alone = isinstance(chosen, str) or callable(chosen)  # layers are callable too
+        self._chosen = [chosen] if alone else list(chosen)
         known = {path for path, _ in layers.layers()} | {layer.name for _, layer in layers.layers()}
         for choice in self._chosen:
             if not isinstance(choice, str) and not callable(choice):
-                raise TypeError(
-                    f"{argument} takes layer names and predicates (layer -> bool): received {choice!r}."
-                )
+                raise TypeError(f"{argument} takes layer names, layers and predicates: received {choice!r}.")
             if isinstance(choice, str) and choice not in known:
                 raise ValueError(
                     f"{argument} names the layer '{choice}', which the model does not have. "
@@ -124,6 +125,10 @@ class _Choice:
                 )
 
     def chooses(self, path, layer):
-        return any(
-            choice(layer) if callable(choice) else choice in (path, layer.name) for choice in self._chosen
-        )
+        return any(self._chooses(choice, path, layer) for choice in self._chosen)
+
+    @staticmethod
+    def _chooses(choice, path, layer):
+        if isinstance(choice, str):
+            return choice in (path, layer.name)
+        return choice is layer if keras_compat.is_layer(choice) else bool(choice(layer))

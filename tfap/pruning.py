@@ -108,16 +108,23 @@ def strip_pruning(model):
     """Takes tfap's wrappers off: a plain model with the pruned weights exactly zero.
 
     Args:
-        model: a wrapped Sequential or Functional model of either Keras. It is not changed.
+        model: a wrapped Sequential or Functional model of either Keras, or a wrapped layer of a subclassed
+            one. It is not changed.
 
     Returns:
         A new model of the same Keras, graph and layer names, with nothing of tfap in it: it saves, loads
-        and exports where tfap is not installed. Compiled with the same settings if `model` was.
+        and exports where tfap is not installed. Compiled with the same settings if `model` was. For a
+        layer, a plain layer.
 
     Raises:
-        TypeError: not a model. ValueError: a subclassed or unbuilt model.
+        TypeError: neither a model nor a wrapped layer. ValueError: a subclassed or unbuilt model.
     """
-    _check_graph_model(model)
+    if wrapped.is_pruning_wrapper(model):
+        plain = keras_compat.built_copy_of(model.layer)
+        if model.built:
+            plain.set_weights(model.masked_weights())
+        return plain
+    _check_graph_model(model, "Strip its layers one by one: net.dense = tfap.strip_pruning(net.dense)")
     return keras_compat.rebuild(model, _stripped)
 
 
@@ -138,31 +145,26 @@ def prune_scope():
 def _prune_model(model, settings, plan):
     if not plan.pruned:
         raise ValueError(f"There is nothing to prune in the model '{model.name}':\n{plan}")
+    layers_of = graph.Graph(model)
     wrap = {row.path for row in plan.pruned}
-    count = {site.path for row in plan.pruned if row.firing for site in row.firing.sites} - wrap
+    formats = {
+        site.path: getattr(layers_of.calls_of[row.path][0].layer, "data_format", None)
+        for row in plan.pruned
+        if row.firing
+        for site in row.firing.sites
+    }
 
-    def replace(layer, path):
-        replacement = keras_compat.copied(layer)
+    def replace(layer):
+        replacement, path = keras_compat.copied(layer), layers_of.path_of(layer)
         if path in wrap:
             return _wrapped(replacement, settings)
-        if path in count:
-            return _counted(replacement, settings, channels_first=path in channels_first)
+        if path in formats:
+            return _counted(replacement, settings, formats[path])
         return replacement
 
-    channels_first = _channels_first_sites(model, plan)
     pruned = keras_compat.rebuild(model, replace)
     wrapped.prunable_layers(pruned)  # links every wrapper to the layer that counts for it
     return pruned
-
-
-def _channels_first_sites(model, plan):
-    layers_by_path = dict(graph.Graph(model).layers())
-    return {
-        site.path
-        for row in plan.pruned
-        if row.firing and getattr(layers_by_path[row.path], "data_format", None) == "channels_first"
-        for site in row.firing.sites
-    }
 
 
 def _wrapped(replacement, settings):
@@ -170,20 +172,25 @@ def _wrapped(replacement, settings):
     return Replacement(wrapper, replacement.weights, holder=replacement.layer)
 
 
-def _counted(replacement, settings, channels_first):
+def _counted(replacement, settings, data_format):
     counter = layers.CountActivations(
         replacement.layer,
         threshold=settings.criterion.threshold,
         sample_every=settings.sample_every,
-        data_format="channels_first" if channels_first else None,
+        data_format=data_format,
     )
     return Replacement(counter, replacement.weights, holder=replacement.layer)
 
 
-def _stripped(layer, path):
-    if wrapped.is_wrapper(layer):
-        return Replacement(keras_compat.copy_of(layer.layer), layer.masked_weights())
-    if getattr(layer, "is_tfap_wrapper", False):
+def _stripped(layer):
+    if wrapped.is_pruning_wrapper(layer):
+        plain = keras_compat.copy_of(layer.layer)
+        if plain is None:
+            raise ValueError(
+                f"The layer '{layer.name}' cannot be rebuilt from its config: give its class a get_config()."
+            )
+        return Replacement(plain, layer.masked_weights())
+    if _is_any_wrapper(layer):
         return keras_compat.copied(layer.layer)
     return keras_compat.copied(layer)
 
@@ -214,12 +221,16 @@ def _why_not_alone(layer, settings):
     if reason is None and settings.criterion.counts == "output" and not graph.fires(layer):
         reason = "it has no activation of its own, and its neurons must fire to be counted"
     if reason is None and keras_compat.copy_of(layer) is None:
-        reason = "it cannot be rebuilt from its config: wrap it with tfap.layers.PruneByActivation"
+        reason = "it cannot be rebuilt from its config: give its class a get_config()"
     return reason
 
 
 def _check_model(model):
-    _check_graph_model(model)
+    _check_graph_model(
+        model,
+        "Wrap its layers one by one where they are made: self.dense = "
+        "tfap.prune(keras.layers.Dense(64, activation='relu'), pruning_schedule)",
+    )
     already = [path for path, layer in graph.Graph(model).layers() if _is_any_wrapper(layer)]
     if already:
         raise ValueError(
@@ -229,18 +240,16 @@ def _check_model(model):
 
 
 def _is_any_wrapper(layer):
-    return getattr(layer, "is_tfap_wrapper", False) or isinstance(layer, keras_compat.PruneLowMagnitude)
+    return keras_compat.is_tfap_wrapper(layer) or isinstance(layer, keras_compat.PruneLowMagnitude)
 
 
-def _check_graph_model(model):
+def _check_graph_model(model, if_subclassed):
     if not keras_compat.is_model(model):
         raise TypeError(f"Expected a Keras model: received an object of type {type(model).__name__}.")
     keras_compat.keras_of(model)
     if not keras_compat.is_graph_model(model):
         raise ValueError(
-            f"The model '{model.name}' is subclassed, so its layers' order is unknown. Wrap its layers one "
-            "by one where they are made: self.dense = tfap.prune(keras.layers.Dense(64, activation='relu'), "
-            "pruning_schedule)."
+            f"The model '{model.name}' is subclassed, so its layers' order is unknown. {if_subclassed}."
         )
     if not keras_compat.is_built(model):
         raise ValueError(

@@ -99,10 +99,15 @@ def serialize(schedule):
     return schedule if isinstance(schedule, float) else serialization.serialize(schedule)
 
 
-def over_fit(final_sparsity, steps):
+def over_fit(final_sparsity, steps, after=0):
     """The schedule that a plain float means: cubic decay between 10% and 70% of a fit.
 
     About 30 updates, fewer in very short fits; the last one falls on the end step exactly.
+
+    Args:
+        final_sparsity: in [0, 1).
+        steps: length of the fit.
+        after: training steps done before it.
 
     >>> schedule = over_fit(0.9, steps=1000)
     >>> schedule.begin_step, schedule.end_step, schedule.frequency
@@ -113,8 +118,8 @@ def over_fit(final_sparsity, steps):
     frequency = max(1, (end - begin) // 30)
     begin = end - (end - begin) // frequency * frequency
     if begin == end:  # too short for a decay
-        return ConstantSparsity(final_sparsity, begin, end_step=end, frequency=1)
-    return PolynomialDecay(0.0, final_sparsity, begin, end, frequency=frequency)
+        return ConstantSparsity(final_sparsity, after + begin, end_step=after + end, frequency=1)
+    return PolynomialDecay(0.0, final_sparsity, after + begin, after + end, frequency=frequency)
 
 
 class Timetable:

@@ -50,7 +50,18 @@ class PruningSettings:
     @property
     def key(self):
         """Equal for equal settings, also after saving and loading."""
-        return json.dumps(self.get_config(), sort_keys=True, default=repr)
+        # A criterion or schedule of the user's may have settings without a get_config that tells them.
+        own = [
+            sorted(vars(thing).items())
+            for thing in (self.criterion, self.pruning_schedule)
+            if hasattr(thing, "__dict__")
+        ]
+        return json.dumps([self.get_config(), own], sort_keys=True, default=_plain)
+
+
+def _plain(value):
+    """NumPy's numbers as Python's, which is what comes back from a file."""
+    return value.item() if hasattr(value, "item") else repr(value)
 
 
 def _check_choice(name, value, choices):

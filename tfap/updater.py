@@ -8,6 +8,7 @@ import numpy as np
 from tfap import masks, wrapped
 from tfap.kernels import Kernel
 
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrunedWeight:
     """A prunable weight in a model: its path, its variable, its mask's and its wrapper."""
@@ -43,8 +44,11 @@ class PrunedWeight:
 
     def write(self, mask):
         self.mask.assign(mask)
-        # Frozen kernels see no optimizer step, so no constraint: every kernel is masked here too.
-        self.variable.assign(self.variable.numpy() * mask)
+        self.zero_pruned()
+
+    def zero_pruned(self):
+        """For kernels that the constraint misses: frozen ones, and those an average has overwritten."""
+        self.variable.assign(self.variable.numpy() * self.mask.numpy())
 
 
 def pruned_weights(model):
@@ -76,7 +80,7 @@ def update_group(weights, sparsity):
         for mask in masks.prune(items, sparsity, settings.granularity, settings.min_weights_per_layer)
     ]
     for weight, item, mask in zip(weights, scored, made):
-        if mask is not item.kernel.mask:
+        if not np.array_equal(mask, item.kernel.mask):
             weight.write(mask)
 
 

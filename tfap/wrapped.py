@@ -20,28 +20,32 @@ def prunable_layers(model):
 
 def with_paths(model):
     """`(path, wrapper)` of every pruning wrapper; see `prunable_layers`."""
+    found = {}
     if keras_compat.is_graph_model(model) and keras_compat.is_built(model):
         graph = Graph(model)
-        found = [(path, layer) for path, layer in graph.layers() if is_wrapper(layer)]
-        for path, wrapper in found:
-            if wrapper.criterion.counts == "output" and not wrapper.counts_here:
-                _link(graph, path, wrapper)
-        return found
-    layers = keras_compat.all_layers(model)
-    return [(layer.name, layer) for layer in layers if is_wrapper(layer)]
+        layers = dict(graph.layers())
+        found = {id(layer): (path, layer) for path, layer in layers.items() if is_pruning_wrapper(layer)}
+        _link_counters(graph, layers, found.values())
+    for layer in keras_compat.all_layers(model):  # also those inside layers and subclassed models
+        if is_pruning_wrapper(layer):
+            found.setdefault(id(layer), (layer.name, layer))
+    return list(found.values())
 
 
-def is_wrapper(layer):
+def is_pruning_wrapper(layer):
     return isinstance(layer, PruneByActivation)
 
 
-def counters(model):
-    """The `CountActivations` layers of a model, in graph order."""
-    return [layer for layer in keras_compat.all_layers(model) if isinstance(layer, CountActivations)]
+def counting_layers(model):
+    """All layers that count: pruning wrappers and `CountActivations`."""
+    return [layer for layer in keras_compat.all_layers(model) if keras_compat.is_tfap_wrapper(layer)]
 
 
-def _link(graph, path, wrapper):
-    layers = dict(graph.layers())
-    sites = graph.firing(path).sites
-    if sites and all(isinstance(layers[site.path], CountActivations) for site in sites):
-        wrapper.link_counters([(layers[site.path], slice(site.start, site.stop)) for site in sites])
+def _link_counters(graph, layers, found):
+    """Tells each wrapper whose neurons fire in another layer where its counts are."""
+    for path, wrapper in found:
+        if wrapper.criterion.counts != "output" or wrapper.counts_here:
+            continue
+        sites = graph.firing(path).sites
+        if sites and all(isinstance(layers[site.path], CountActivations) for site in sites):
+            wrapper.link_counters([(layers[site.path], slice(site.start, site.stop)) for site in sites])

@@ -48,6 +48,7 @@ class CountingWrapper:
     is_tfap_wrapper = True
 
     _counts = _seen = None
+    stepped_eagerly = False
 
     def _add_step(self, initializer="zeros"):
         self._stepped_in = {}  # replica -> weak reference to the graph in which it has stepped
@@ -73,7 +74,11 @@ class CountingWrapper:
 
     def _step_once(self):
         """Adds 1 to pruning_step once a training step, also where the layer is called several times."""
-        if not tf.executing_eagerly():
+        if tf.executing_eagerly():
+            if self.stepped_eagerly:
+                return
+            self.stepped_eagerly = True  # until UpdatePruningStep sees the end of the batch
+        else:
             replica, step_graph = _replica(), tf.compat.v1.get_default_graph()
             stepped_in = self._stepped_in.get(replica)
             if stepped_in is not None and stepped_in() is step_graph:

@@ -1,0 +1,43 @@
+"""Every row of benchmarks/layer_table.py, and the models of keras.applications that tfmot's users bring."""
+
+import pytest
+from layer_table import ENTRIES, STEPS, run
+
+import tfap
+from tfap import kernels
+from tfap.graph import Graph, fires
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("criterion", ["magnitude", "activation_count"])
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_layer(keras_module, entry, criterion, tmp_path):
+    if criterion == "activation_count" and not entry.counted:
+        with pytest.raises(ValueError, match=r"nothing to prune in the model(.|\n)*no activation"):
+            tfap.prune(entry.model(keras_module), 0.5, criterion)
+    else:
+        assert tuple(run(entry, keras_module, criterion, tmp_path)) == STEPS
+
+
+def followed_by_relu(graph, path):
+    """Brute force: a ReLU can be reached without passing another layer with a kernel."""
+    pending = [value for call in graph.calls_of[path] for value in call.outputs]
+    while pending:
+        for reader, _ in pending.pop().readers:
+            if fires(reader.layer):
+                return True
+            if not kernels.kernel_specs(reader.layer):
+                pending += reader.outputs
+    return False
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50V2", "DenseNet121"])
+def test_keras_applications(keras_module, name):
+    model = getattr(keras_module.applications, name)(weights=None, input_shape=(64, 64, 3), classes=10)
+    rows = [row for row in tfap.plan(model, criterion="magnitude", include=["predictions"]) if row.weight]
+    assert sum(row.pruned for row in rows) == len(rows) > 50
+
+    graph = Graph(model)
+    relu_follows = [row.path for row in rows if followed_by_relu(graph, row.path)]
+    found = {row.path for row in tfap.plan(model).pruned if row.firing.sites}
+    assert set(relu_follows) == found and len(found) >= 35
