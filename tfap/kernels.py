@@ -159,7 +159,7 @@ def register_prunable_layer(layer_class, kernels):
     ...     def call(self, x):
     ...         return keras.ops.matmul(x, keras.ops.transpose(self.w))
     >>> tfap.register_prunable_layer(Mixer, [tfap.KernelSpec("w", neuron_axes=(0,), input_axes=(1,))])
-    >>> tfap.prune(Mixer(), 0.5, criterion="magnitude").name
+    >>> tfap.prune(Mixer(name="mixer"), 0.5, criterion="magnitude").name
     'mixer'
     """
     if not isinstance(layer_class, type):

@@ -24,15 +24,19 @@ def score(criterion, kernel):
     Raises:
         ValueError: the weights or the scores are not finite, or the scores have another shape.
     """
-    if not np.isfinite(kernel.weights).all():
+    if not _finite(kernel.weights):
         raise ValueError(f"The weights of '{kernel.path}' contain NaN or infinity: the masks stay.")
     scores = criterion.scores(kernel)
-    if np.shape(scores) != kernel.weights.shape or not np.isfinite(scores).all():
+    if np.shape(scores) != kernel.weights.shape or not _finite(scores):
         raise ValueError(
             f"{type(criterion).__name__} gave scores for '{kernel.path}' that are not finite or not of "
             f"the kernel's shape {kernel.weights.shape}: the masks stay."
         )
     return Scored(kernel, scores)
+
+
+def _finite(values):
+    return np.isfinite(values.min()) and np.isfinite(values.max())
 
 
 def lowest(count, *keys):
@@ -84,15 +88,20 @@ def prune_weights(scored, sparsity, min_weights_per_layer=0):
         One uint8 mask for each kernel. If the kernels are already sparser, their masks.
     """
     masks = [item.kernel.mask for item in scored]
-    candidates = [_candidates(item, min_weights_per_layer) for item in scored]
-    count = min(_still_to_prune(masks, sparsity), sum(map(len, candidates)))
-    if count <= 0:
+    total = sum(mask.size for mask in masks)
+    ranks = [_ranks(item, min_weights_per_layer) for item in scored]
+    kept = sum(np.count_nonzero(rank == np.inf) for rank in ranks) if min_weights_per_layer else 0
+    count = min(round(float(sparsity) * total), total - kept)
+    if count <= total - _alive(masks):
         return masks
-    scores = np.concatenate([item.scores.flat[at] for item, at in zip(scored, candidates)])
-    sizes = np.concatenate([np.abs(item.kernel.weights.flat[at]) for item, at in zip(scored, candidates)])
-    chosen = lowest(count, scores, sizes)
-    ends = np.cumsum([len(at) for at in candidates])[:-1]
-    return [_without(mask, at[mine]) for mask, at, mine in zip(masks, candidates, np.split(chosen, ends))]
+    lowest_first = np.concatenate(ranks)
+    lowest_first.partition(count - 1)  # in place: the copy was needed anyway
+    cut = lowest_first[count - 1]
+    if count == total or lowest_first[count:].min() > cut:
+        keep = [rank > cut for rank in ranks]
+    else:
+        keep = _break_ties(scored, ranks, cut, count)
+    return [kept.view(np.uint8).reshape(mask.shape) for kept, mask in zip(keep, masks)]
 
 
 def prune_neurons(scored, sparsity, min_weights_per_layer=0):
@@ -104,7 +113,8 @@ def prune_neurons(scored, sparsity, min_weights_per_layer=0):
     Arguments and result are those of `prune_weights`.
     """
     masks = [item.kernel.mask for item in scored]
-    budget = _still_to_prune(masks, sparsity)
+    total = sum(mask.size for mask in masks)
+    budget = round(float(sparsity) * total) - (total - _alive(masks))
     order = _neurons_in_order(scored, min_weights_per_layer)
     affordable = np.cumsum(order["weights"]) <= budget
     return [
@@ -113,19 +123,35 @@ def prune_neurons(scored, sparsity, min_weights_per_layer=0):
     ]
 
 
-def _still_to_prune(masks, sparsity):
-    alive = sum(np.count_nonzero(mask) for mask in masks)
-    total = sum(mask.size for mask in masks)
-    return round(float(sparsity) * total) - (total - alive)
+def _alive(masks):
+    return sum(np.count_nonzero(mask.view(bool)) for mask in masks)
 
 
-def _candidates(item, floor):
-    """Flat indices of the alive weights that may go: all but the `floor` best."""
-    alive = np.flatnonzero(item.kernel.mask)
-    if not floor:
-        return alive
-    scores, sizes = item.scores.flat[alive], np.abs(item.kernel.weights.flat[alive])
-    return alive[lowest(len(alive) - floor, scores, sizes)]
+def _ranks(item, floor):
+    """The scores as one row, in which the pruned weights come first and the `floor` best never."""
+    scores, mask = item.scores.ravel(), item.kernel.mask.ravel().view(bool)
+    if mask.all() and not floor:
+        return scores
+    scores = np.where(mask, scores, -np.inf)
+    if floor:
+        best = np.count_nonzero(mask) - floor
+        alive = np.flatnonzero(mask)
+        may_go = lowest(best, scores[alive], np.abs(item.kernel.weights.ravel()[alive]))
+        scores[alive[~may_go]] = np.inf
+    return scores
+
+
+def _break_ties(scored, ranks, cut, count):
+    """What stays if some of the weights that score exactly `cut` have to go: the larger ones."""
+    keep = [rank >= cut for rank in ranks]
+    tied = [np.flatnonzero(rank == cut) for rank in ranks]
+    sizes = [np.abs(item.kernel.weights.ravel()[at]) for item, at in zip(scored, tied)]
+    below = sum(rank.size - np.count_nonzero(stays) for rank, stays in zip(ranks, keep))
+    goes = lowest(count - below, np.concatenate(sizes))
+    ends = np.cumsum([len(at) for at in tied])[:-1]
+    for stays, at, mine in zip(keep, tied, np.split(goes, ends)):
+        stays[at[mine]] = False
+    return keep
 
 
 def _neurons_in_order(scored, floor):
@@ -149,14 +175,6 @@ def _neurons_in_order(scored, floor):
     table = {name: np.concatenate(parts) for name, parts in columns.items()}
     order = np.lexsort((table["neuron"], table["layer"], table["size"], table["score"]))
     return {name: values[order] for name, values in table.items()}
-
-
-def _without(mask, flat_indices):
-    if not len(flat_indices):
-        return mask
-    mask = mask.copy()
-    mask.flat[flat_indices] = 0
-    return mask
 
 
 def _without_neurons(kernel, neurons):

@@ -42,9 +42,9 @@ class PrunedWeight:
             )
         return activations
 
-    def write(self, mask):
+    def write(self, mask, weights):
         self.mask.assign(mask)
-        self.zero_pruned()
+        self.variable.assign(weights * mask)
 
     def zero_pruned(self):
         """For kernels that the constraint misses: frozen ones, and those an average has overwritten."""
@@ -81,7 +81,7 @@ def update_group(weights, sparsity):
     ]
     for weight, item, mask in zip(weights, scored, made):
         if not np.array_equal(mask, item.kernel.mask):
-            weight.write(mask)
+            weight.write(mask, item.kernel.weights)
 
 
 def update_masks(model, sparsity):
