@@ -10,7 +10,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfap/version.py").read_tex
 
 EXTRAS = {
     "examples": ["scikit-learn>=1.3"],
-    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scikit-learn>=1.3"],
+    "tensorboard": ["tensorboard>=2.16"],
+    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scikit-learn>=1.3", "tensorboard>=2.16"],
     "lint": ["ruff>=0.12"],
 }
 

@@ -72,3 +72,72 @@ print(tf.keras.version(), os.environ.get("TF_USE_LEGACY_KERAS"))
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.startswith("3.") and done.stdout.split()[1] == "None", done.stderr
+
+
+UNDER_TFMOT = {
+    "graph": {},
+    "eager": {"run_eagerly": True},
+    "mixed precision": {},
+    "frozen": {},
+}
+
+
+@pytest.mark.parametrize("mode", UNDER_TFMOT)
+@pytest.mark.parametrize(
+    "criterion", ["magnitude", "activation_count", tfap.ActivationCount(side="input")], ids=str
+)
+def test_our_wrapper_under_tfmots_callback(mode, criterion):
+    if mode == "mixed precision":
+        tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = nets.mlp(tf_keras, (12, 32, 16, 4))
+    finally:
+        tf_keras.mixed_precision.set_global_policy("float32")
+    schedule = tfap.PolynomialDecay(0.0, 0.75, 2, 12, frequency=2)
+    wrapped = tfap.prune(model, schedule, criterion, scope="local", granularity="weight")
+    wrapped.layers[0].trainable = mode != "frozen"
+    wrapped.compile("sgd", "sparse_categorical_crossentropy", **UNDER_TFMOT[mode])
+    with pytest.raises(Exception, match="UpdatePruningStep"):  # TensorFlow's InvalidArgumentError
+        nets.fit(wrapped, callbacks=[])
+    nets.fit(wrapped, epochs=4, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])
+    for layer in tfap.prunable_layers(wrapped):
+        kernel = layer.layer.get_weights()[0]
+        assert (layer.mask.numpy() == 0).sum() == (kernel == 0).sum() == 0.75 * kernel.size
+        assert int(layer.pruning_step.numpy()) == 16
+
+    x, _ = nets.data(wrapped)
+    plain = tfmot.sparsity.keras.strip_pruning(wrapped)
+    assert {type(layer) for layer in plain.layers} == {tf_keras.layers.Dense}
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), wrapped.predict(x, verbose=0))
+
+
+def test_under_tfmots_callback_the_masks_are_those_of_ours():
+    weights = nets.mlp(tf_keras).get_weights()
+    made = []
+    for callback in (tfmot.sparsity.keras.UpdatePruningStep(), tfap.UpdatePruningStep()):
+        model = nets.mlp(tf_keras)
+        model.set_weights(weights)
+        # One update, at step 4: at its begin under tfmot's callback, at its end under ours.
+        wrapped = tfap.prune(model, tfap.ConstantSparsity(0.5, 4, 4, 1), "magnitude", scope="local")
+        wrapped.compile(tf_keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+        nets.fit(wrapped, callbacks=[callback])
+        made.append(nets.masks(wrapped))
+    for name, mask in made[0].items():
+        np.testing.assert_array_equal(mask, made[1][name])
+        assert (mask == 0).mean() == 0.5
+
+
+def test_jit_compile_under_tfmots_callback_is_an_error_that_says_so():
+    model = nets.mlp(tf_keras)
+    model.compile("sgd", model.loss, jit_compile=True)
+    wrapped = tfap.prune(model, tfap.ConstantSparsity(0.5, 2), "magnitude", scope="local")
+    with pytest.raises(Exception, match="tfmots_UpdatePruningStep_needs_jit_compile_False"):
+        nets.fit(wrapped, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])
+
+
+@pytest.mark.parametrize("settings", [{"pruning_schedule": 0.5}, {"scope": "global"}], ids=str)
+def test_what_tfmots_callback_cannot_do_is_an_error(settings):
+    arguments = {"pruning_schedule": tfap.ConstantSparsity(0.5, 2), "scope": "local", **settings}
+    wrapped = tfap.prune(nets.mlp(tf_keras), **arguments)
+    with pytest.raises(RuntimeError, match=r"tfap.UpdatePruningStep\(\)"):
+        nets.fit(wrapped, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])

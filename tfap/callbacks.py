@@ -4,7 +4,7 @@ import numbers
 
 from absl import logging
 
-from tfap import schedules, updater, wrapped
+from tfap import keras_compat, schedules, updater, wrapped
 from tfap.keras_compat import Callback
 from tfap.layers.base import CALLBACK_MISSING
 
@@ -54,6 +54,7 @@ class UpdatePruningStep(Callback):
         self._first_epoch = None
         self._groups = None  # made after the first batch: a subclassed model is not built before
         self._batches = 0
+        self._keep_seed_states()
         self._repair_train_function()
         self._set_active(True)
 
@@ -61,6 +62,7 @@ class UpdatePruningStep(Callback):
         self._batches = 0
         if self._first_epoch is None:
             self._first_epoch = epoch
+            self._resume()
 
     def on_train_batch_end(self, batch, logs=None):
         passed = batch + 1 - self._batches  # several with steps_per_execution
@@ -114,6 +116,25 @@ class UpdatePruningStep(Callback):
             _Group(weights, self._schedule_of(weights[0].wrapper, before), before)
             for weights in updater.groups(self._weights)
         ]
+
+    def _keep_seed_states(self):
+        states = keras_compat.SeedStates(self.model)
+        if states:
+            self._wrappers[0].seed_states = states
+
+    def _resume(self):
+        """What a stop has cut off: states that Keras does not restore, and an update that was due."""
+        first = self._wrappers[0]
+        if getattr(first, "loaded_seed_states", None) is not None:
+            first.seed_states.write(first.loaded_seed_states)
+            first.loaded_seed_states = None
+        if not all(wrapper.built for wrapper in self._wrappers):
+            return  # never trained
+        trained = [w for w in updater.pruned_weights(self.model) if int(w.wrapper.pruning_step.numpy()) > 0]
+        for weights in updater.groups(trained):
+            step = int(weights[0].wrapper.pruning_step.numpy())
+            schedule = self._schedule_of(weights[0].wrapper, step)
+            _Group(weights, schedule, int(weights[0].wrapper.last_update_step.numpy())).update(step)
 
     def _update(self):
         # The steps counted here overshoot at a short last execution; those in the model do not.
@@ -174,6 +195,8 @@ class _Group:
         if sparsity is not None:
             self.has_pruned = True
             updater.update_group(self._weights, sparsity)
+            for weight in self._weights:
+                weight.wrapper.last_update_step.assign(step)
         self._wait(step)
 
     def _wait(self, step):

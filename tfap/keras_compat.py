@@ -162,6 +162,24 @@ def all_layers(model):
     return model._flatten_layers(include_self=False)
 
 
+class SeedStates:
+    """The states of all of a model's seed generators, in order; none on tf_keras."""
+
+    def __init__(self, model):
+        layers = all_layers(model) if is_keras3(model) else []
+        self._states = [g.state for layer in layers for g in getattr(layer, "_seed_generators", ())]
+
+    def __len__(self):
+        return len(self._states)
+
+    def read(self):
+        return np.stack([state.numpy() for state in self._states])
+
+    def write(self, values):
+        for state, value in zip(self._states, values, strict=True):
+            state.assign(value)
+
+
 # -- rebuilding a model layer by layer -------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ to hang a constraint on a kernel (`_constrain`), serialization of the inner laye
 
 import weakref
 
+import numpy as np
 import tensorflow as tf
 
 from tfap import graph, kernels
@@ -72,6 +73,33 @@ class CountingWrapper:
             return None
         return ActivationCounts(self.activation_counts.numpy(), int(self.activations_seen.numpy()))
 
+    def _own_state(self):
+        """The wrapper's variables by the names under which files hold them."""
+        state = {"pruning_step": self.pruning_step}
+        if self._counts is not None:
+            state.update(activation_counts=self._counts, activations_seen=self._seen)
+        return state
+
+    def save_own_variables(self, store):
+        """Keras calls it to write `.keras` and `.weights.h5` files."""
+        for name, variable in self._own_state().items():
+            store[name] = variable.numpy()
+
+    def load_own_variables(self, store):
+        """Keras calls it to read them; raises ValueError where the file does not fit the layer."""
+        for name, variable in self._own_state().items():
+            if name not in store.keys():  # noqa: SIM118  (a store is no dict)
+                raise ValueError(f"The file has no {name} for the layer '{self.name}': was it pruned alike?")
+            self._load(name, variable, np.array(store[name]))
+
+    def _load(self, name, variable, value):
+        if value.shape != tuple(variable.shape):
+            raise ValueError(
+                f"The file's {name} for the layer '{self.name}' has the shape {value.shape}, "
+                f"the layer needs {tuple(variable.shape)}."
+            )
+        variable.assign(value)
+
     def _step_once(self):
         """Adds 1 to pruning_step once a training step, also where the layer is called several times."""
         if tf.executing_eagerly():
@@ -134,7 +162,8 @@ class PruneByActivationBase(CountingWrapper):
     """Masks a layer's kernels and, where its neurons fire in the layer itself, counts them.
 
     State besides the counts: `mask` (uint8, 1 where a weight is alive; a dict by weight name where the
-    layer has several kernels).
+    layer has several kernels) and `last_update_step` (int64: the step after which the masks were last
+    updated, so that an update that a stop has cut off is made up for).
     """
 
     prunes_in_graph = False  # only under tfmot's callback: see layers/tf_keras.py
@@ -183,6 +212,7 @@ class PruneByActivationBase(CountingWrapper):
 
     def _build_state(self, input_shape):
         self._add_step()
+        self.last_update_step = self._add_state("last_update_step", (), "int64")
         self._masks = {}
         for spec in self.specs:
             kernel = spec.find(self.layer)
@@ -214,6 +244,24 @@ class PruneByActivationBase(CountingWrapper):
             if in_graph:
                 self._prune_in_graph()
         return outputs
+
+    def _own_state(self):
+        return {**super()._own_state(), "last_update_step": self.last_update_step}
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for name, mask in self._masks.items():
+            store[f"{name}_mask"] = np.packbits(mask.numpy())  # 1 bit a weight
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        for name, mask in self._masks.items():
+            packed, size = np.array(store[f"{name}_mask"]), int(np.prod(mask.shape))
+            if len(packed) != -(-size // 8):
+                raise ValueError(
+                    f"The file's mask for the layer '{self.name}' is of another size than {size}."
+                )
+            mask.assign(np.unpackbits(packed, count=size).reshape(mask.shape))
 
     # -- what the rest of tfap reads and writes ----------------------------------------------------
 

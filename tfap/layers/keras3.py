@@ -3,6 +3,7 @@
 import inspect
 
 import keras
+import numpy as np
 
 from tfap.layers.base import SEVERAL_INPUTS, CountActivationsBase, PruneByActivationBase, ZeroPruned
 
@@ -93,6 +94,21 @@ class PruneByActivation(PruneByActivationBase, _Wrapper):
 
     def _constrain(self, kernel, mask):
         kernel.constraint = ZeroPruned(mask, users=kernel.constraint)
+
+    # Keras 3 does not save the states of seed generators. The callback names them to one wrapper, which
+    # takes them along in every file, so that a resumed fit draws the same dropout.
+
+    seed_states = None
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.seed_states is not None:
+            store["seed_states"] = self.seed_states.read()
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        if "seed_states" in store.keys():  # noqa: SIM118  (a store is no dict)
+            self.loaded_seed_states = np.array(store["seed_states"])
 
     def get_config(self):
         return {**super().get_config(), **self.settings.get_config()}

@@ -1,0 +1,59 @@
+"""tfmot's own way to prune, with one line changed: tfap's wrapper under tfmot's callbacks.
+
+    python examples/from_tfmot.py [--log_dir logs]
+
+With a step schedule, local scope and a criterion that needs one layer alone (magnitude, or the activation
+counts of layers with a fused activation) tfap's wrapper is a tfmot wrapper: tfmot's UpdatePruningStep,
+PruningSummaries and strip_pruning work with it. Everything else needs tfap's callback.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow starts to talk
+
+import numpy as np
+import tf_keras as keras
+from absl import app, flags
+
+import tfap  # before tfmot, which otherwise turns tf.keras into Keras 2
+from tfap import datasets
+
+import tensorflow_model_optimization as tfmot  # isort: skip
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("epochs", 10, "Epochs.", 1)
+flags.DEFINE_string("log_dir", None, "Folder for TensorBoard; needs pip install 'tfap[tensorboard]'.")
+
+
+def main(_):
+    keras.utils.set_random_seed(0)
+    data = datasets.load("digits")
+    model = keras.Sequential(
+        [
+            keras.layers.Flatten(input_shape=(8, 8)),
+            keras.layers.Dense(128, activation="relu"),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    steps = FLAGS.epochs * -(-len(data.x_train) // 32)
+    pruning_schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.8, steps // 10, steps // 2, frequency=10)
+
+    # tfmot: model = tfmot.sparsity.keras.prune_low_magnitude(model, pruning_schedule)
+    model = tfap.prune(model, pruning_schedule, scope="local", granularity="weight")
+
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
+    if FLAGS.log_dir:
+        callbacks.append(tfmot.sparsity.keras.PruningSummaries(FLAGS.log_dir))
+    model.fit(data.x_train, data.y_train, epochs=FLAGS.epochs, verbose=0, callbacks=callbacks)
+
+    model = tfmot.sparsity.keras.strip_pruning(model)
+    accuracy = (model.predict(data.x_test, verbose=0).argmax(axis=1) == data.y_test).mean()
+    for layer in model.layers[1:-1]:
+        print(f"{layer.name}: sparsity {np.mean(layer.get_weights()[0] == 0):.1%}")
+    print(f"test accuracy {accuracy:.2%}")
+
+
+if __name__ == "__main__":
+    app.run(main)
