@@ -355,3 +355,48 @@ def test_register_prunable_layer(keras_module):
     for arguments in ((Mixer(), [tfap.KernelSpec()]), (Mixer, ["w"])):
         with pytest.raises(TypeError, match="must be a l"):
             tfap.register_prunable_layer(*arguments)
+
+
+def test_regularizers_policies_and_frozen_layers_survive(keras_module):
+    layers = keras_module.layers
+    model = keras_module.Sequential(
+        [
+            layers.Input((4,)),
+            layers.Dense(8, activation="relu", name="a", kernel_regularizer="l2", dtype="mixed_bfloat16"),
+            layers.Dense(
+                8, activation="relu", name="b", activity_regularizer="l1", kernel_constraint="non_neg"
+            ),
+            layers.Dense(2, name="output", dtype="float32"),
+        ]
+    )
+    model.get_layer("b").trainable = False
+    nets.compiled(keras_module, model, "mse")
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    expected = model.evaluate(x, np.zeros((16, 2)), verbose=0)
+    wrapped = tfap.prune(model, 0.5)
+    for made in (wrapped, tfap.strip_pruning(wrapped)):
+        assert made.evaluate(x, np.zeros((16, 2)), verbose=0) == pytest.approx(expected, rel=1e-6)
+        a, b = ((getattr(made.get_layer(name), "layer", made.get_layer(name))) for name in "ab")
+        assert a.kernel_regularizer is not None and b.activity_regularizer is not None
+        assert type(b.kernel_constraint).__name__ == "NonNeg"
+        assert a.compute_dtype == "bfloat16" and a.variable_dtype == "float32"
+        assert not made.get_layer("b").trainable and made.get_layer("a").trainable
+        assert len(made.trainable_weights) == len(model.trainable_weights) == 4
+
+
+def test_channels_first_layers_count_along_their_axis(keras_module):
+    layers = keras_module.layers
+    inputs = keras_module.Input((3, 8, 6))
+    x = layers.Conv2D(5, 3, data_format="channels_first", name="conv")(inputs)
+    x = layers.ReLU(name="relu")(x)
+    model = keras_module.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D("channels_first")(x)))
+    (site,) = tfap.graph.Graph(model).firing("conv").sites
+    assert (site.path, site.start, site.stop) == ("relu", 0, 5)
+    wrapped = tfap.prune(model, 0.5)
+    assert wrapped.get_layer("relu").activation_counts.shape == (5,)
+    counter = wrapped.get_layer("relu")
+    counter(
+        np.ones((2, 5, 6, 4), "float32") * np.array([1, -1, 1, 1, -1])[None, :, None, None], training=True
+    )
+    np.testing.assert_array_equal(counter.activation_counts.numpy(), [48, 0, 48, 48, 0])
+    assert int(counter.activations_seen.numpy()) == 48

@@ -1,8 +1,9 @@
 """What the wrappers of both Kerases share: counting, masks, and their settings.
 
 The wrappers store and count; scores and masks are computed outside, in NumPy (tfap/updater.py).
-A class for one Keras adds four things to these mixins: how to add a state variable (`_add_state`), how
-to hang a constraint on a kernel (`_constrain`), serialization of the inner layer, and shapes.
+A class for one Keras adds to these mixins how to make a state variable (`_add_state`) and add to it
+(`_add_to`), how to hang a constraint on a kernel (`_constrain`), serialization of the inner layer and
+shapes.
 """
 
 import weakref
@@ -112,7 +113,7 @@ class CountingWrapper:
             if stepped_in is not None and stepped_in() is step_graph:
                 return
             self._stepped_in[replica] = weakref.ref(step_graph)
-        self.pruning_step.assign_add(tf.constant(1, tf.int64))
+        self._add_to(self.pruning_step, tf.constant(1, tf.int64))
 
     def _count(self, activations, axis, threshold, sample_every):
         """Counts one call in training, before the step's weight update, if the step is a sampled one."""
@@ -126,8 +127,8 @@ class CountingWrapper:
             steps_before = tf.convert_to_tensor(self.pruning_step) - 1
             nothing = tf.zeros(activations.shape[axis], tf.int64), tf.zeros((), tf.int64)
             counts, seen = tf.cond(steps_before % sample_every == 0, measured, lambda: nothing)
-        self._counts.assign_add(_sum_over_replicas(counts))
-        self._seen.assign_add(_sum_over_replicas(seen))
+        self._add_to(self._counts, _sum_over_replicas(counts))
+        self._add_to(self._seen, _sum_over_replicas(seen))
 
 
 class CountActivationsBase(CountingWrapper):

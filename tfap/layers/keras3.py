@@ -4,6 +4,7 @@ import inspect
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfap.layers.base import SEVERAL_INPUTS, CountActivationsBase, PruneByActivationBase, ZeroPruned
 
@@ -12,7 +13,7 @@ class _Wrapper(keras.layers.Wrapper):
     """A wrapper that goes by its layer's name, dtype, masking and shapes."""
 
     def __init__(self, layer, **kwargs):
-        kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
+        kwargs = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable, **kwargs}
         super().__init__(layer, **kwargs)
         self.supports_masking = layer.supports_masking
 
@@ -56,6 +57,12 @@ class _Wrapper(keras.layers.Wrapper):
             autocast=False,
             aggregation="only_first_replica",
         )
+
+    @staticmethod
+    def _add_to(variable, value):
+        # Keras's own assign_add reads, adds and assigns: three operations where TensorFlow has one.
+        inner = variable.value
+        (inner if isinstance(inner, tf.Variable) else variable).assign_add(value)
 
     @classmethod
     def from_config(cls, config):

@@ -54,6 +54,10 @@ class _Wrapper(tf_keras.layers.Wrapper):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
 
+    @staticmethod
+    def _add_to(variable, value):
+        variable.assign_add(value)
+
     @classmethod
     def from_config(cls, config):
         config = dict(config)
