@@ -207,6 +207,8 @@ def test_one_layer_and_a_list(keras_module):
     assert isinstance(first, tfap.layers.PruneByActivation)
     assert dropout is listed[1] and last is listed[2]
     assert isinstance(tfap.prune(listed, 0.5, "magnitude")[2], tfap.layers.PruneByActivation)
+    recurrent = layers.LSTM(3)
+    assert tfap.prune([recurrent, listed[0]], 0.5)[0] is recurrent  # skipped: nothing to count
 
     model = nets.compiled(keras_module, keras_module.Sequential([layers.Input((4,)), wrapped, listed[2]]))
     nets.fit(model)

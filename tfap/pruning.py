@@ -190,9 +190,7 @@ def _stripped(layer):
                 f"The layer '{layer.name}' cannot be rebuilt from its config: give its class a get_config()."
             )
         return Replacement(plain, layer.masked_weights())
-    if _is_any_wrapper(layer):
-        return keras_compat.copied(layer.layer)
-    return keras_compat.copied(layer)
+    return keras_compat.copied(layer.layer if _is_any_wrapper(layer) else layer)
 
 
 def _prune_layer(layer, settings):
@@ -217,8 +215,10 @@ def _prune_list(given, settings):
 def _why_not_alone(layer, settings):
     if _is_any_wrapper(layer):
         return "it is wrapped for pruning already"
-    reason = kernels.why_not_prunable(layer)
-    if reason is None and settings.criterion.counts == "output" and not graph.fires(layer):
+    reason, side = kernels.why_not_prunable(layer), settings.criterion.counts
+    if reason is None and not any(spec.countable(side) for spec in kernels.kernel_specs(layer)):
+        reason = kernels.NOT_COUNTABLE[side]
+    if reason is None and side == "output" and not graph.fires(layer):
         reason = "it has no activation of its own, and its neurons must fire to be counted"
     if reason is None and keras_compat.copy_of(layer) is None:
         reason = "it cannot be rebuilt from its config: give its class a get_config()"
