@@ -1,6 +1,6 @@
 """tfmot's own way to prune, with one line changed: tfap's wrapper under tfmot's callbacks.
 
-    python examples/from_tfmot.py [--log_dir logs]
+    python examples/from_tfmot.py [--tensorboard logs]
 
 With a step schedule, local scope and a criterion that needs one layer alone (magnitude, or the activation
 counts of layers with a fused activation) tfap's wrapper is a tfmot wrapper: tfmot's UpdatePruningStep,
@@ -22,7 +22,7 @@ import tensorflow_model_optimization as tfmot  # isort: skip
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("epochs", 10, "Epochs.", 1)
-flags.DEFINE_string("log_dir", None, "Folder for TensorBoard; needs pip install 'tfap[tensorboard]'.")
+flags.DEFINE_string("tensorboard", None, "Folder for TensorBoard; needs pip install 'tfap[tensorboard]'.")
 
 
 def main(_):
@@ -44,8 +44,8 @@ def main(_):
 
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
-    if FLAGS.log_dir:
-        callbacks.append(tfmot.sparsity.keras.PruningSummaries(FLAGS.log_dir))
+    if FLAGS.tensorboard:
+        callbacks.append(tfmot.sparsity.keras.PruningSummaries(FLAGS.tensorboard))
     model.fit(data.x_train, data.y_train, epochs=FLAGS.epochs, verbose=0, callbacks=callbacks)
 
     model = tfmot.sparsity.keras.strip_pruning(model)

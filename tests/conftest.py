@@ -7,9 +7,14 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import importlib
 
+import hypothesis
 import pytest
 
 import tfap  # noqa: F401  (its import order of the two Kerases is the one to test)
+
+# Speed is a matter of benchmarks: a slow machine fails no test.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(params=["keras", "tf_keras"])

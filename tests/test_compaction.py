@@ -27,7 +27,7 @@ def dead_units(model, generator, share=0.5):
     return [int(share * layer.units) for layer in dense[:-1]]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.sampled_from(ACTIVATIONS), st.booleans(), st.booleans())
 def test_outputs_stay_and_every_planted_unit_goes(seed, activation, use_bias, functional):
     import keras

@@ -36,7 +36,7 @@ def test_custom_training_loop(tmp_path, keras):
 
 
 def test_from_tfmot(tmp_path):
-    printed = run([ROOT / "examples/from_tfmot.py", "--epochs=3", "--log_dir=logs"], tmp_path)
+    printed = run([ROOT / "examples/from_tfmot.py", "--epochs=3", "--tensorboard=logs"], tmp_path)
     assert printed.count("sparsity 80.0%") == 2
     assert list((tmp_path / "logs").rglob("events*"))
 

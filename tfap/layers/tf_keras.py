@@ -135,6 +135,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
     def _step_once(self):
         if self.callback_active:
             return super()._step_once()
+        self.stepped_eagerly = False  # tfmot's callback does not know that it should do this
         message = CALLBACK_MISSING.format(name=self.name)
         begun = tf.debugging.assert_greater_equal(self.pruning_step, tf.constant(0, tf.int64), message)
         with tf.control_dependencies([] if begun is None else [begun]):
