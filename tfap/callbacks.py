@@ -125,7 +125,7 @@ class UpdatePruningStep(Callback):
     def _resume(self):
         """What a stop has cut off: states that Keras does not restore, and an update that was due."""
         first = self._wrappers[0]
-        if getattr(first, "loaded_seed_states", None) is not None:
+        if getattr(first, "loaded_seed_states", None) is not None and first.seed_states is not None:
             first.seed_states.write(first.loaded_seed_states)
             first.loaded_seed_states = None
         if not all(wrapper.built for wrapper in self._wrappers):
