@@ -6,13 +6,13 @@ import pathlib
 import pytest
 
 FLOORS = [
-    {"keras_compat", "activations", "datasets", "version"},
-    {"serialization", "kernels"},
-    {"schedules", "criteria", "masks", "graph"},
-    {"settings", "compaction", "exporting"},
-    {"layers"},
-    {"wrapped", "planning"},
-    {"updater"},
+    {"keras_compat", "activations", "datasets", "latency", "version"},
+    {"serialization", "kernels", "reports"},
+    {"schedules", "criteria", "masks", "graph", "runtimes"},
+    {"settings", "affine", "channels", "samples", "exporting", "flops"},
+    {"layers", "artifacts", "constants", "certificates"},
+    {"wrapped", "planning", "reporting", "liveness"},
+    {"updater", "compaction"},
     {"pruning", "callbacks"},
     {"__init__"},
 ]

@@ -1,80 +1,41 @@
-"""Removes dead neurons for real: a smaller plain model with the same outputs.
-
-So far in chains of Dense layers. A neuron can go when nothing flows into it (all its incoming weights
-are zero: it is constant, and the constant moves into the next layer's bias) or when nothing reads it.
-"""
+"""Removes dead neurons and channels for real: a smaller plain model with the same outputs."""
 
 import dataclasses
-import itertools
+import math
 
 import numpy as np
-import tensorflow as tf
 
-from tfap import graph, keras_compat
+from tfap import certificates, channels, graph, keras_compat
+from tfap.affine import Grouped
 from tfap.keras_compat import Replacement
-
-# Layers between two Dense layers through which a neuron stays itself and a constant stays one.
-_TRANSPARENT = {"Activation", "ReLU", "LeakyReLU", "ELU", "Dropout"}
-# Activations that look at one unit alone; softmax and functions of the user's may look at all.
-_ELEMENTWISE = {
-    "celu", "elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh",
-    "leaky_relu", "linear", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus",
-    "softsign", "swish", "tanh",
-}  # fmt: skip
+from tfap.liveness import Liveness
 
 
-@dataclasses.dataclass(eq=False)
-class _DenseLayer:
-    """A Dense layer of a chain: what it computes, and which of its inputs and units are still there."""
+def compact(model, counts=None, drop_silent=False):
+    """Removes the neurons and channels that cannot matter, with the same outputs.
 
-    layer: object
-    kernel: np.ndarray
-    bias: np.ndarray | None
-    activations: tuple  # layers between this one and the next Dense layer
-    units: np.ndarray  # indices of the units that stay
-
-    @classmethod
-    def read(cls, call, activations):
-        weights = call.layer.get_weights()
-        kernel, bias = weights[0], weights[1].copy() if len(weights) > 1 else None
-        return cls(call.layer, kernel.copy(), bias, activations, np.arange(kernel.shape[1]))
-
-    def constant(self, unit):
-        """The output of a unit that nothing flows into, after the activations that follow."""
-        value = np.zeros((1, self.kernel.shape[1]), self.kernel.dtype)
-        value[0, unit] = 0 if self.bias is None else self.bias[unit]
-        value = self.layer.activation(tf.constant(value))
-        for layer in self.activations:
-            value = layer(value)
-        return np.asarray(value)[0, unit]
-
-    def keep(self, kept):
-        """Drops the units that are not in the boolean array `kept`."""
-        self.kernel = self.kernel[:, kept]
-        self.bias = None if self.bias is None else self.bias[kept]
-        self.units = self.units[kept]
-
-
-def compact(model):
-    """Removes the neurons that cannot matter, with the same outputs.
-
-    A neuron goes if all its incoming weights are zero (its constant output is folded into the next
-    layer's bias) or if all its outgoing weights are zero; this repeats until nothing changes. A layer
+    A neuron goes if nothing flows into it (it is constant, and its constant moves into the biases of the
+    layers that read it) or if nothing reads it, until nothing changes: through activations,
+    BatchNormalization, Dropout, pooling, padding, Flatten, Reshape, Concatenate, depthwise and grouped
+    convolutions, residual Add (a channel goes only if every branch agrees), nested models, shared layers,
+    several inputs and outputs. Where that cannot be done exactly, as in front of attention, custom layers
+    or where a constant meets padding, channels stay; `tfap.compaction_report` says which and why. A layer
     keeps at least one unit.
-
-    Simplification: only neurons between two Dense layers that follow each other directly, or through
-    Activation, ReLU, LeakyReLU, ELU and Dropout layers, are removed, and only where the activations are
-    Keras's elementwise ones. Other layers stay as they are.
 
     Args:
         model: a plain Sequential or Functional model of either Keras, such as `strip_pruning` returns.
             It is not changed.
+        counts: `{layer path: ActivationCounts}`, as `tfap.measure_activations` gives them.
+        drop_silent: also remove the ReLU neurons that never fired in `counts`. On other inputs they
+            might: outputs are then no longer guaranteed.
 
     Returns:
-        A new model of the same Keras and graph, with fewer units.
+        A new model of the same Keras and graph, with fewer units, compiled alike (with a fresh optimizer).
 
     Raises:
-        ValueError: `model` still has pruning wrappers, or is subclassed or not built.
+        ValueError: `model` still has pruning wrappers, or is subclassed or not built; `counts` without
+            `drop_silent` or the other way round, or of other layers.
+        RuntimeError: outputs on random inputs differ by more than rounding. Nothing is returned then.
 
     >>> import keras
     >>> model = keras.Sequential(
@@ -86,88 +47,187 @@ def compact(model):
     >>> compact(model).layers[0].units
     3
     """
+    _check(model)
+    if drop_silent != (counts is not None):
+        raise ValueError("counts and drop_silent=True go together: received only one of them.")
+    if drop_silent:
+        return smaller(model, Liveness(model, _silent(graph.Graph(model), counts))).model
+    compacted = smaller(model, Liveness(model)).model
+    certificates.check_equal(model, compacted)
+    return compacted
+
+
+def _check(model):
     if not (keras_compat.is_graph_model(model) and keras_compat.is_built(model)):
         raise ValueError("tfap.compact takes a built Sequential or Functional model.")
-    layers = graph.Graph(model)
-    if any(keras_compat.is_tfap_wrapper(layer) for _, layer in layers.layers()):
+    if any(keras_compat.is_tfap_wrapper(layer) for layer in keras_compat.all_layers(model)):
         raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
-    smaller = {}
-    for chain in _dense_chains(layers):
-        while sum(itertools.starmap(_shrink, itertools.pairwise(chain))):
-            pass  # a unit that goes can leave others without inputs or readers
-        smaller.update({id(dense.layer): dense for dense in chain})
+
+
+def _silent(layers, counts):
+    """`{path of the ReLU: which of its channels never fired}`."""
+    channel_map, silent = channels.ChannelMap(layers), {}
+    for path, counted in counts.items():
+        if path not in layers.calls_of:
+            raise ValueError(f"counts names the layer '{path}', which the model does not have.")
+        for site in layers.firing(path).sites:
+            call = layers.calls_of[site.path][0]
+            made = channel_map.of(call.outputs[0])
+            if made is None or not _is_zero_when_silent(call.layer):
+                continue
+            if len(counted.counts) != site.stop - site.start:
+                raise ValueError(
+                    f"counts has {len(counted.counts)} neurons for the layer '{path}', which has "
+                    f"{site.stop - site.start}."
+                )
+            marks = silent.setdefault(site.path, np.zeros(len(made.groups), bool))
+            marks[site.start : site.stop] |= np.asarray(counted.counts) == 0
+    return silent
+
+
+def _is_zero_when_silent(layer):
+    """True for ReLU, as a layer or fused: other activations are not zero where they do not fire."""
+    if keras_compat.kind_of(layer) == "ReLU":
+        return not layer.negative_slope
+    return getattr(getattr(layer, "activation", None), "__name__", "") in ("relu", "relu6")
+
+
+# -- shapes that layers can have -------------------------------------------------------------------
+
+
+def _shaped(found):
+    """The channel groups that stay: those alive, and dead ones that only fill up a shape."""
+    stay = found.alive.copy()
+    while True:
+        before = stay.copy()
+        for call in found.layers.calls:
+            for value in call.outputs:
+                made = found.channels.of(value)
+                if made is not None and not stay[made.groups].any():
+                    stay[made.groups[:1]] = True  # Keras has no layers without units
+        for path, layer in found.affines.items():
+            if isinstance(layer, Grouped):
+                read, made = found.groups(path)
+                inputs, outputs = layer.evened(_marks(stay, read, layer, 0), stay[made])
+                stay[made[outputs]] = True
+                if read is not None:
+                    stay[read[inputs]] = True
+        if np.array_equal(stay, before):
+            return stay
+
+
+def _marks(marks, groups, layer, side):
+    """The marks of a layer's channels; all of them where the channels are not known."""
+    return np.ones(layer.nonzero.shape[side], bool) if groups is None else marks[groups]
+
+
+# -- the smaller model -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Smaller:
+    """A smaller model, and what of the given one is in it.
+
+    Attributes:
+        model: the new model.
+        weights: `{path: flat indices into each of the old layer's weights}`, in the new weights' shapes;
+            layers that are not there kept all. A bias that has been added has indices too.
+        channels: `{path: bool array}`: which of the layer's output channels stay.
+    """
+
+    model: object
+    weights: dict
+    channels: dict
+
+
+def smaller(model, found):
+    """The model without the channels that a `Liveness` has found dead, their constants folded."""
+    stay = _shaped(found)
+    kept = {path: _kept(layer, path, found, stay) for path, layer in found.layers.layers()}
+    kept = {path: entry for path, entry in kept.items() if entry is not None}
 
     def replace(layer):
-        return _resized(layer, smaller[id(layer)]) if id(layer) in smaller else keras_compat.copied(layer)
+        path = found.layers.path_of(layer)
+        if path not in kept:
+            return keras_compat.copied(layer)
+        values, config = _values(layer, path, found), kept[path].config
+        weights = [array.ravel()[at] for array, at in zip(values, kept[path].indices, strict=True)]
+        return Replacement(type(layer).from_config({**layer.get_config(), **config}), weights)
 
-    return keras_compat.rebuild(model, replace)
-
-
-def _resized(layer, dense):
-    config = layer.get_config()
-    config.update(units=len(dense.units), use_bias=dense.bias is not None)
-    weights = [dense.kernel] if dense.bias is None else [dense.kernel, dense.bias]
-    return Replacement(type(layer).from_config(config), weights)
-
-
-def _shrink(dense, reader):
-    """Removes the dead units between a layer and the next; True if there were any."""
-    disconnected = ~dense.kernel.any(axis=0)
-    unread = ~reader.kernel.any(axis=1)
-    dead = disconnected | unread
-    if dead.all():
-        dead[0] = False  # Keras has no layers without units
-    if not dead.any():
-        return False
-    constants = {unit: dense.constant(unit) for unit in np.flatnonzero(dead & ~unread)}
-    folded = sum(value * reader.kernel[unit] for unit, value in constants.items())
-    if np.any(folded):
-        reader.bias = folded if reader.bias is None else reader.bias + folded
-    dense.keep(~dead)
-    reader.kernel = reader.kernel[~dead]
-    return True
-
-
-def _dense_chains(layers):
-    """Lists of `_DenseLayer`s that follow each other, each called once and read by the next alone."""
-    chains, seen = [], set()
-    for call in layers.calls:
-        chain = []
-        while call is not None and call.path not in seen and _is_dense(call, layers):
-            seen.add(call.path)
-            activations, following = _next_dense(call, layers)
-            chain.append(_DenseLayer.read(call, activations))
-            call = following
-        if len(chain) > 1:
-            chains.append(chain)
-    return chains
-
-
-def _is_dense(call, layers):
-    # Exactly Keras's own Dense: a subclass may compute something else.
-    return (
-        type(call.layer) is keras_compat.keras_of(call.layer).layers.Dense
-        and len(layers.calls_of[call.path]) == 1
-        and len(call.inputs[0].shape) == 2
+    rebuilt = keras_compat.rebuild(model, replace, _input_shapes(model, found, stay))
+    made = {path: found.groups(path)[1] for path in found.layers.calls_of}
+    return Smaller(
+        rebuilt,
+        {path: entry.indices for path, entry in kept.items()},
+        {path: stay[groups] for path, groups in made.items() if groups is not None},
     )
 
 
-def _next_dense(call, layers):
-    """The layers between a Dense layer and the only one that reads it, and that one, or None."""
-    activations, value = [], call.outputs[0]
-    if not _is_elementwise(call.layer):
-        return (), None
-    while len(value.readers) == 1 and value not in layers.outputs:
-        reader = value.readers[0][0]
-        if _is_dense(reader, layers):
-            return tuple(activations), reader
-        if type(reader.layer).__name__ not in _TRANSPARENT or not _is_elementwise(reader.layer):
-            break
-        activations.append(reader.layer)
-        value = reader.outputs[0]
-    return (), None
+def _input_shapes(model, found, stay):
+    """For `keras_compat.rebuild`: the inputs of nested models are smaller too."""
+    read = {id(nested): values for nested, values in reversed(found.layers.entries)}
+    read[id(model)] = found.layers.inputs
+
+    def input_shapes(inner):
+        return [_shape(value, found, stay) for value in read[id(inner)]]
+
+    return input_shapes
 
 
-def _is_elementwise(layer):
-    activation = getattr(layer, "activation", None)
-    return activation is None or getattr(activation, "__name__", "") in _ELEMENTWISE
+def _shape(value, found, stay):
+    shape, made = list(value.shape), found.channels.of(value)
+    if made is not None:
+        shape[made.axis] = int(stay[made.groups].sum())
+    return tuple(shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Kept:
+    """What stays of a layer: flat indices into each of its weights, and what changes in its config."""
+
+    indices: list
+    config: dict
+
+
+def _kept(layer, path, found, stay):
+    """The `_Kept` of a layer, None where everything stays."""
+    read, made = found.groups(path)
+    if made is None or not keras_compat.is_layer(layer):
+        return None
+    if path in found.affines:
+        matrix = _folded(path, found)
+        sides = _marks(stay, read, matrix, 0), stay[made]
+        return _Kept(matrix.kept(*sides), matrix.config(*sides))
+    if keras_compat.kind_of(layer) == "Reshape":
+        shape = _shape(found.layers.calls_of[path][0].outputs[0], found, stay)
+        return _Kept([], {"target_shape": shape[1:]})
+    if not layer.weights:
+        return None
+    return _Kept(_kept_per_channel(layer, stay[made]), {})
+
+
+def _folded(path, found):
+    """The `Affine` of a layer with the constants that go in its bias, and dead weights zero."""
+    matrix = found.affines[path]
+    read, made = found.groups(path)
+    foldable = found.foldable_inputs(path)
+    inputs, outputs = _marks(found.alive, read, matrix, 0), found.alive[made]
+    if read is not None and foldable is not None:
+        matrix.fold(foldable.known & (foldable.values != 0) & ~inputs, foldable.values, outputs)
+    matrix.without(~inputs, ~outputs)
+    return matrix
+
+
+def _values(layer, path, found):
+    return found.affines[path].weights() if path in found.affines else layer.get_weights()
+
+
+def _kept_per_channel(layer, stay):
+    """Flat indices into the weights of a layer that has some for each channel."""
+    indices = [np.arange(math.prod(weight.shape)).reshape(weight.shape) for weight in layer.weights]
+    if keras_compat.kind_of(layer) in channels.DEPTHWISE:
+        kernel, *bias = indices  # (..., inputs, multiplier); all outputs of an input go with it
+        inputs = stay.reshape(kernel.shape[-2:]).all(axis=1)
+        return [kernel.compress(inputs, -2), *(at[stay] for at in bias)]
+    # PReLU has one for each element, or for all where axes are shared.
+    return [at[..., stay] if at.shape[-1] == len(stay) else at for at in indices]

@@ -61,12 +61,20 @@ class Graph:
     """The calls of a built Sequential or Functional model, nested models opened, inputs first.
 
     A layer goes by one path, such as `inner/dense`: the first, where it is shared between nested models.
+
+    Attributes:
+        calls: every `Call`.
+        calls_of: path -> the calls of that layer.
+        inputs, outputs: the model's `Value`s.
+        entries: `(nested model, the Values that one call of it reads)`.
     """
 
     def __init__(self, model):
         self.calls = []
+        self.entries = []
         self._paths = {}
-        self.outputs = self._read(model, "", [Value(tensor.shape) for tensor in model.inputs])
+        self.inputs = [Value(tensor.shape) for tensor in model.inputs]
+        self.outputs = self._read(model, "", self.inputs)
         self.calls_of = collections.defaultdict(list)
         for call in self.calls:
             self.calls_of[call.path].append(call)
@@ -78,6 +86,7 @@ class Graph:
                 continue  # an input, or a part of the layer's other life outside this model
             read = [values[id(tensor)] for tensor in tensors]
             if keras_compat.is_graph_model(layer):
+                self.entries.append((layer, read))
                 written = self._read(layer, f"{prefix}{layer.name}/", read)
             else:
                 written = [Value(result.shape) for result in results]

@@ -6,8 +6,10 @@ file and `tfap/layers/` name a Keras.
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -54,6 +56,12 @@ def is_layer(thing):
 
 def is_keras3(layer):
     return isinstance(layer, keras.layers.Layer)
+
+
+def kind_of(layer):
+    """The class name of a Keras's own layer or operation; None for a class of the user's, subclasses too."""
+    own = type(layer).__module__.split(".")[0] in ("keras", "tf_keras")
+    return type(layer).__name__ if own else None
 
 
 def is_model(thing):
@@ -157,6 +165,19 @@ def calls(model):
             yield layer, [] if node.is_input else list(inputs), tf.nest.flatten(node.outputs)
 
 
+def dtype_name(tensor):
+    """The dtype of a symbolic tensor of either Keras, such as "float32"."""
+    return tf.as_dtype(tensor.dtype).name
+
+
+def packed_inputs(model, arrays):
+    """Arrays in the order of `model.inputs`, in the structure in which the model takes them."""
+    if _is_sequential(model):
+        return arrays[0]
+    structure = model._inputs_struct if is_keras3(model) else model._nested_inputs
+    return tf.nest.pack_sequence_as(structure, arrays)
+
+
 def all_layers(model):
     """Every layer inside a model of any kind, subclassed ones too, each once."""
     return model._flatten_layers(include_self=False)
@@ -237,19 +258,21 @@ def why_shared(layer):
     return None
 
 
-def rebuild(model, replace):
+def rebuild(model, replace, input_shapes=None):
     """A new model of the same graph, names and compile settings, with its layers replaced.
 
     Args:
         model: a built Sequential or Functional model of either Keras. It is not changed.
         replace: called once for every layer that is not an input or a nested model; returns a
             `Replacement`.
+        input_shapes: called once for every model, the nested ones too; returns the batch shapes of its
+            new inputs. None keeps them.
 
     Returns:
         The new model; its optimizer, if the old one had any, is fresh.
     """
     made = {}
-    rebuilt = _rebuild_graph(model, replace, made)
+    rebuilt = _rebuild_graph(model, replace, made, input_shapes or _own_input_shapes)
     for replacement in made.values():
         if isinstance(replacement, Replacement) and replacement.weights:
             (replacement.holder or replacement.layer).set_weights(replacement.weights)
@@ -257,17 +280,21 @@ def rebuild(model, replace):
     return rebuilt
 
 
-def _rebuild_graph(model, replace, made):
+def _own_input_shapes(model):
+    return [tensor.shape for tensor in model.inputs]
+
+
+def _rebuild_graph(model, replace, made, input_shapes):
     def clone(layer):
         if id(layer) not in made:
-            rebuild_one = (
-                _rebuild_graph if is_graph_model(layer) else lambda layer, replace, _: replace(layer)
-            )
-            made[id(layer)] = rebuild_one(layer, replace, made)
+            if is_graph_model(layer):
+                made[id(layer)] = _rebuild_graph(layer, replace, made, input_shapes)
+            else:
+                made[id(layer)] = replace(layer)
         done = made[id(layer)]
         return done.layer if isinstance(done, Replacement) else done
 
-    cloned = _clone_model(model, clone)
+    cloned = _clone_model(model, clone, input_shapes(model))
     if type(cloned).__name__ != type(model).__name__:
         logging.warning(
             "The new model is a plain %s: Keras cannot rebuild the class %s of '%s', so methods of its own, "
@@ -279,28 +306,41 @@ def _rebuild_graph(model, replace, made):
     return cloned
 
 
-def _clone_model(model, clone):
+def _clone_model(model, clone, shapes):
     world = keras_of(model)
     if world is tf_keras:
-        return world.models.clone_model(model, clone_function=clone)
-    inputs = None if _is_sequential(model) else _inputs_like(model)
+        same = all(tuple(a) == tuple(b) for a, b in zip(shapes, _own_input_shapes(model)))
+        inputs = None if same else _tf_keras_inputs(model, shapes)
+        return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
+    inputs = _keras3_inputs(model, shapes)
     with _hidden_compile(model):
         return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
 
 
-def _inputs_like(model):
+def _tf_keras_inputs(model, shapes):
+    layers = [tensor._keras_history.layer for tensor in model.inputs]
+    return [
+        tf_keras.Input(batch_shape=tuple(shape), dtype=layer.dtype, name=layer.name)
+        for layer, shape in zip(layers, shapes)
+    ]
+
+
+def _keras3_inputs(model, shapes):
     """New inputs that keep the input layers' names: Keras 3 alone would rename unnamed ones."""
+    shape_of = {id(tensor): tuple(shape) for tensor, shape in zip(model.inputs, shapes)}
 
     def new_input(tensor):
         layer = tensor._keras_history.operation
         return keras.Input(
-            batch_shape=tensor.shape,
+            batch_shape=shape_of[id(tensor)],
             dtype=tensor.dtype,
             name=layer.name,
             sparse=getattr(tensor, "sparse", False),
             optional=getattr(layer, "optional", False),
         )
 
+    if _is_sequential(model):
+        return new_input(model.inputs[0])
     return keras.tree.map_structure(new_input, model._inputs_struct)
 
 
@@ -347,3 +387,63 @@ def _fresh(thing):
 def snake_case(name):
     """`ActivationCount` -> `activation_count`, as Keras names things by their class."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+# -- running a model and writing it ----------------------------------------------------------------
+
+
+def call_signature(model):
+    """The structure that a model is called on, with a `tf.TensorSpec` of any batch size for every input.
+
+    Raises:
+        ValueError: the model has not been built, or takes more than one argument.
+    """
+    structure = _input_structure(model)
+    if structure is None:
+        raise ValueError(
+            f"The inputs of the model '{model.name}' are not known. Expected a model that is built and is "
+            f"called on one argument (which may hold several inputs): call it on data first."
+        )
+    return tf.nest.map_structure(_spec_of, structure)
+
+
+def _spec_of(tensor):
+    history = getattr(tensor, "_keras_history", None)  # of the input layer, whose name the user knows
+    layer = getattr(history, "operation", None) or getattr(history, "layer", None) or tensor
+    name = layer.name and re.sub(r"[^\w.-]", "_", layer.name)  # as SavedModels name their inputs
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name)
+
+
+def _input_structure(model):
+    if is_graph_model(model):
+        if not is_built(model):
+            return None
+        functional = getattr(model, "_functional", None) or model
+        return functional._inputs_struct if is_keras3(model) else functional._nested_inputs
+    if is_keras3(model):
+        shape = (model.get_build_config() or {}).get("input_shape")
+        flat = isinstance(shape, list | tuple) and all(isinstance(n, int | None) for n in shape)
+        return tf.TensorSpec(shape, model.input_dtype) if flat else None
+    arguments, keywords = model.save_spec() or ((), {})
+    return arguments[0] if len(arguments) == 1 and not keywords else None
+
+
+def inference(model):
+    """The model's outputs as a `tf.function` of `call_signature(model)`."""
+    autograph = not is_keras3(model)  # as each Keras does for its own exports
+    return tf.function(model.__call__, input_signature=[call_signature(model)], autograph=autograph)
+
+
+def write_saved_model(model, path):
+    archive = keras_of(model).export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", model.__call__, [call_signature(model)])
+    archive.write_out(str(path))
+
+
+def load_model(path):
+    """The model of a `.keras` file, not compiled, in the Keras that wrote it."""
+    with zipfile.ZipFile(path) as file:
+        version = json.loads(file.read("metadata.json"))["keras_version"]
+    world = tf_keras if version.startswith("2.") else keras
+    return world.models.load_model(path, compile=False)
