@@ -44,7 +44,8 @@ class Affine:
     def _matrix(self, values, reduce):
         """Reduces an array of the kernel's shape to `(inputs, outputs)`."""
         matrix = reduce(values, axis=tuple(range(values.ndim - 2)))
-        return matrix if self.spec.input_axes == (-2,) else matrix.T
+        (inputs_at,), (outputs_at,) = self.spec.input_axes, self.spec.neuron_axes
+        return matrix if inputs_at < outputs_at else matrix.T  # both count from the same end
 
     def sums(self):
         """float64, `(inputs, outputs)`: what an input that is 1 everywhere adds to each output."""

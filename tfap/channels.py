@@ -6,7 +6,6 @@ mix its inputs starts new ones. Nothing here looks at the values of weights.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 
@@ -142,11 +141,20 @@ class ChannelMap:
         if channels is None:
             return None
         spatial = hasattr(layer, "data_format") and len(value.shape) > 2
-        axis = _normalised_axis(layer) if type(layer).__name__ in NORMALIZATIONS else None
+        axis = None
+        if type(layer).__name__ in NORMALIZATIONS:
+            # tf_keras keeps a list, nearly always of one.
+            axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+            if len(axes) > 1:
+                return f"'{call.path}' works along several axes"
+            (axis,) = axes
         if spatial:
             axis = _channel_axis(layer, len(value.shape))
         if axis is not None and axis % len(value.shape) != channels.axis:
             return f"'{call.path}' works along another axis"
+        noise_shape = getattr(layer, "noise_shape", None)
+        if noise_shape is not None and noise_shape[channels.axis] not in (None, 1):
+            return f"the noise_shape of '{call.path}' names the number of channels"
         last = channels.axis == len(value.shape) - 1
         new_axis = len(result.shape) - 1 if last else channels.axis
         if new_axis >= len(result.shape) or result.shape[new_axis] != len(channels.groups):
@@ -222,9 +230,10 @@ class ChannelMap:
         return made
 
     def _tie_calls(self, calls):
-        """A layer with weights has the same channels in all its calls."""
+        """A layer with weights, or one that names a size, has the same channels in all its calls."""
         layer = calls[0].layer
-        if len(calls) == 1 or not getattr(layer, "weights", None):
+        named = keras_compat.kind_of(layer) == "Reshape"
+        if len(calls) == 1 or not (getattr(layer, "weights", None) or named):
             return
         for call in calls[1:]:
             for mine, first in zip(call.inputs + call.outputs, calls[0].inputs + calls[0].outputs):
@@ -316,8 +325,3 @@ def is_plain_einsum(layer):
 
 def _channel_axis(layer, ndim):
     return graph.channel_axis(layer) % ndim
-
-
-def _normalised_axis(layer):
-    axis = layer.axis
-    return axis if isinstance(axis, int) else math.prod(axis)  # tf_keras keeps a list of one

@@ -132,17 +132,20 @@ class Smaller:
         model: the new model.
         weights: `{path: flat indices into each of the old layer's weights}`, in the new weights' shapes;
             layers that are not there kept all. A bias that has been added has indices too.
-        channels: `{path: bool array}`: which of the layer's output channels stay.
+        inputs, channels: `{path: bool array}`: which of the layer's input and output channels stay;
+            layers of unknown channels are not there.
     """
 
     model: object
     weights: dict
+    inputs: dict
     channels: dict
 
 
 def smaller(model, found):
-    """The model without the channels that a `Liveness` has found dead, their constants folded."""
+    """The `Smaller` model without the channels that a `Liveness` has found dead, which it uses up."""
     stay = _shaped(found)
+    groups = {path: found.groups(path) for path in found.layers.calls_of}
     kept = {path: _kept(layer, path, found, stay) for path, layer in found.layers.layers()}
     kept = {path: entry for path, entry in kept.items() if entry is not None}
 
@@ -152,15 +155,14 @@ def smaller(model, found):
             return keras_compat.copied(layer)
         values, config = _values(layer, path, found), kept[path].config
         weights = [array.ravel()[at] for array, at in zip(values, kept[path].indices, strict=True)]
-        return Replacement(type(layer).from_config({**layer.get_config(), **config}), weights)
+        config = {**layer.get_config(), **_without_arrays(layer), **config}
+        return Replacement(type(layer).from_config(config), weights)
 
     rebuilt = keras_compat.rebuild(model, replace, _input_shapes(model, found, stay))
-    made = {path: found.groups(path)[1] for path in found.layers.calls_of}
-    return Smaller(
-        rebuilt,
-        {path: entry.indices for path, entry in kept.items()},
-        {path: stay[groups] for path, groups in made.items() if groups is not None},
+    inputs, outputs = (
+        {path: stay[sides[at]] for path, sides in groups.items() if sides[at] is not None} for at in (0, 1)
     )
+    return Smaller(rebuilt, {path: entry.indices for path, entry in kept.items()}, inputs, outputs)
 
 
 def _input_shapes(model, found, stay):
@@ -169,13 +171,17 @@ def _input_shapes(model, found, stay):
     read[id(model)] = found.layers.inputs
 
     def input_shapes(inner):
-        return [_shape(value, found, stay) for value in read[id(inner)]]
+        return [
+            _shape(tensor.shape, found.channels.of(value), stay)
+            for tensor, value in zip(inner.inputs, read[id(inner)])
+        ]
 
     return input_shapes
 
 
-def _shape(value, found, stay):
-    shape, made = list(value.shape), found.channels.of(value)
+def _shape(shape, made, stay):
+    """What is left of a shape; sizes that it leaves open stay open."""
+    shape = list(shape)
     if made is not None:
         shape[made.axis] = int(stay[made.groups].sum())
     return tuple(shape)
@@ -199,11 +205,12 @@ def _kept(layer, path, found, stay):
         sides = _marks(stay, read, matrix, 0), stay[made]
         return _Kept(matrix.kept(*sides), matrix.config(*sides))
     if keras_compat.kind_of(layer) == "Reshape":
-        shape = _shape(found.layers.calls_of[path][0].outputs[0], found, stay)
-        return _Kept([], {"target_shape": shape[1:]})
+        *before, last = layer.target_shape
+        return _Kept([], {"target_shape": (*before, last if last == -1 else int(stay[made].sum()))})
     if not layer.weights:
         return None
-    return _Kept(_kept_per_channel(layer, stay[made]), {})
+    axis = found.channels.of(found.layers.calls_of[path][0].outputs[0]).axis
+    return _Kept(_kept_per_channel(layer, stay[made], axis), {})
 
 
 def _folded(path, found):
@@ -218,16 +225,30 @@ def _folded(path, found):
     return matrix
 
 
+def _without_arrays(layer):
+    """Zeros in place of initializers that make arrays of one size only, or may do so."""
+    found = {key: getattr(layer, key, None) for key in layer.get_config() if key.endswith("_initializer")}
+    return {
+        key: "zeros"
+        for key, initializer in found.items()
+        if initializer is not None
+        and (keras_compat.kind_of(initializer) is None or np.ndim(getattr(initializer, "value", 0)))
+    }
+
+
 def _values(layer, path, found):
     return found.affines[path].weights() if path in found.affines else layer.get_weights()
 
 
-def _kept_per_channel(layer, stay):
-    """Flat indices into the weights of a layer that has some for each channel."""
+def _kept_per_channel(layer, stay, axis):
+    """Flat indices into the weights of a layer that has some for each channel of its output, on this axis."""
     indices = [np.arange(math.prod(weight.shape)).reshape(weight.shape) for weight in layer.weights]
     if keras_compat.kind_of(layer) in channels.DEPTHWISE:
         kernel, *bias = indices  # (..., inputs, multiplier); all outputs of an input go with it
         inputs = stay.reshape(kernel.shape[-2:]).all(axis=1)
         return [kernel.compress(inputs, -2), *(at[stay] for at in bias)]
-    # PReLU has one for each element, or for all where axes are shared.
-    return [at[..., stay] if at.shape[-1] == len(stay) else at for at in indices]
+    # PReLU has one for each element, or for all where axes are shared; others have vectors.
+    axes = [axis - 1 if at.ndim > 1 else 0 for at in indices]
+    return [
+        at.compress(stay, along) if at.shape[along] == len(stay) else at for at, along in zip(indices, axes)
+    ]

@@ -87,6 +87,8 @@ class ConstantMap:
         if kind in channels.RESHAPES:
             axis = self._channels.of(call.inputs[0]).axis
             return _through_reshape(layer, read[0], axis, call)
+        if kind == "PReLU":
+            return _through_prelu(layer, read[0], out.axis)
         return _through_one(layer, kind, read[0])
 
     def _along(self, value, axis):
@@ -171,8 +173,6 @@ def _through_one(layer, kind, read):
         return read
     if kind in channels.ZERO_PADDINGS:
         return Constants.of(read.zero, read.values)
-    if kind == "PReLU":
-        return _through_prelu(layer, read)
     return Constants.of(read.known, _activated(layer, read.values))
 
 
@@ -186,8 +186,8 @@ def _through_reshape(layer, read, axis, call):
     return Constants.of(known.all(axis=0) & same, values[0])
 
 
-def _through_prelu(layer, read):
-    alpha = np.array(layer.alpha, np.float64)
+def _through_prelu(layer, read, axis):
+    alpha = np.moveaxis(np.array(layer.alpha, np.float64), axis - 1, -1)
     alpha = alpha.reshape(-1, alpha.shape[-1])
     same = (alpha == alpha[:1]).all(axis=0)
     values = np.where(read.values >= 0, read.values, alpha[0] * read.values)
@@ -200,4 +200,4 @@ def _activated(activation, values):
 
 
 def _row(values):
-    return tf.constant(values[None], tf.float32)
+    return tf.constant(values[None], tf.float64)

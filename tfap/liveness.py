@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from tfap import affine, constants, graph
-from tfap.channels import AFFINE, ChannelMap
+from tfap.channels import AFFINE, DEPTHWISE, ZERO_PADDINGS, ChannelMap
 from tfap.keras_compat import kind_of
 
 
@@ -115,4 +115,19 @@ class Liveness:
             unfoldable = inputs.known & ~inputs.foldable_into(self.affines[reader])
             if unfoldable[read == group].any():
                 return f"a constant that is not zero cannot go into the bias of '{reader}', which pads"
+        for call in self.layers.calls:
+            if _pads(call) and self._meets_zeros(call.inputs[0], group):
+                return f"a constant that is not zero meets the zeros with which '{call.path}' pads"
         return "it is joined with channels that are not constant"
+
+    def _meets_zeros(self, value, group):
+        made, read = self.channels.of(value), self.constants.of(value)
+        return read is not None and bool((read.known & ~read.zero)[made.groups == group].any())
+
+
+def _pads(call):
+    """True for a layer without an `Affine` that puts zeros around its input."""
+    layer = graph.unwrap(call.layer)
+    if kind_of(layer) in DEPTHWISE:
+        return not affine.same_everywhere(layer, layer.kernel_size)
+    return kind_of(layer) in ZERO_PADDINGS

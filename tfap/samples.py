@@ -22,6 +22,8 @@ def random_inputs(model, samples=16, seed=0):
         dtype = keras_compat.dtype_name(tensor)
         if "int" in dtype:
             arrays.append(generator.integers(0, min(vocabularies, default=2), shape).astype(dtype))
+        elif dtype == "string":
+            arrays.append(generator.integers(0, 10, shape).astype(str).astype(object))
         elif dtype == "bool":
             arrays.append(generator.integers(0, 2, shape).astype(bool))
         else:
