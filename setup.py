@@ -8,10 +8,18 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfap/version.py").read_text()).group(1)
 
+TFLITE = ["ai-edge-litert>=2.0"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 EXTRAS = {
+    "tflite": TFLITE,
+    "onnx": ONNX,
     "examples": ["scikit-learn>=1.3"],
     "tensorboard": ["tensorboard>=2.16"],
-    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scikit-learn>=1.3", "tensorboard>=2.16"],
+    "test": [
+        *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scikit-learn>=1.3", "tensorboard>=2.16"),
+        *TFLITE,
+        *ONNX,
+    ],
     "lint": ["ruff>=0.12"],
 }
 

@@ -1,40 +1,415 @@
+import contextlib
+import logging
+import os
+import re
 import subprocess
 import sys
+import warnings
 
 import nets
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import tfap
+from tfap import exporting, keras_compat, runtimes
+
+FILES = {"saved_model": "folder", "keras": "model.keras", "tflite": "model.tflite", "onnx": "model.onnx"}
+every_format = pytest.mark.parametrize("format", FILES)
 
 
 def pruned(keras):
-    wrapped = tfap.prune(nets.cnn(keras), 0.5)
-    nets.fit(wrapped, epochs=2)
+    wrapped = tfap.prune(nets.cnn(keras), 0.5, "magnitude")
+    tfap.update_masks(wrapped, 0.5)
     return tfap.strip_pruning(wrapped)
 
 
-def test_saved_model_gives_the_same_outputs(keras_module, tmp_path, capsys):
+def cnn(keras):
+    """Random weights, half of them zero: BatchNormalization's are no longer those of a fresh model."""
+    model, generator = nets.cnn(keras), np.random.default_rng(0)
+    arrays = [generator.normal(size=weight.shape, scale=0.5) for weight in model.weights]
+    for weight, array in zip(model.weights, arrays):
+        array *= generator.random(weight.shape) < 0.5
+        weight.assign(np.abs(array) if "variance" in weight.name else array)
+    return model
+
+
+def two_by_two(keras):
+    """Two inputs and two outputs of equal shapes, whose names sort in the other order."""
+    layers = keras.layers
+    inputs = [keras.Input((3,), name="z_first"), keras.Input((3,), name="a_second", dtype="int32")]
+    second = layers.Rescaling(1.0)(inputs[1])
+    difference = layers.Subtract(name="z_difference")([inputs[0], second])
+    outputs = [layers.Dense(2, name="z_head")(difference), layers.Dense(2, name="a_head")(inputs[0])]
+    return keras.Model(inputs, outputs)
+
+
+MODELS = {"cnn": cnn, "mlp": nets.mlp, "nested": nets.nested, "two_by_two": two_by_two}
+
+
+def wide(keras):
+    return nets.mlp(keras, (64, 256, 256, 4))
+
+
+def random_inputs(runtime, samples):
+    generator = np.random.default_rng(1)
+    return [
+        generator.integers(0, 9, (samples, *entry.shape[1:])).astype(entry.dtype)
+        if entry.dtype.kind == "i"
+        else generator.normal(size=(samples, *entry.shape[1:])).astype(entry.dtype)
+        for entry in runtime.inputs
+    ]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A model for what does not depend on the Keras."""
+    return nets.mlp(keras_compat.keras, (3, 4, 2))
+
+
+@pytest.mark.parametrize("net", MODELS)
+def test_every_file_gives_the_models_outputs_at_any_batch_size(keras_module, tmp_path, net):
+    model = MODELS[net](keras_module)
+    live = runtimes.of_model(model)
+    calls = []
+    for samples in (1, 7):
+        arrays = random_inputs(live, samples)
+        outputs = model(arrays if len(arrays) > 1 else arrays[0])
+        calls.append((arrays, [output.numpy() for output in tf.nest.flatten(outputs)]))
+    assert_same(live, calls)
+    for format, name in FILES.items():
+        runtime = runtimes.load(tfap.export(model, tmp_path / name, format=format), threads=1)
+        assert runtime.format == format
+        assert runtime.inputs == live.inputs
+        assert_same(runtime, calls)
+    assert sorted(os.listdir(tmp_path)) == sorted(FILES.values())
+
+
+def assert_same(runtime, calls):
+    for arrays, expected in calls:
+        outputs = runtime(*arrays)
+        assert len(outputs) == len(expected), runtime
+        for given, output in zip(outputs, expected):
+            np.testing.assert_allclose(given, output, rtol=1e-4, atol=1e-5, err_msg=runtime.format)
+
+
+def test_a_live_model_and_its_inputs(keras_module):
+    model = two_by_two(keras_module)
+    live = runtimes.of_model(model)
+    assert live.format == "keras"
+    assert live.inputs == [
+        runtimes.Input("z_first", (None, 3), np.dtype("float32")),
+        runtimes.Input("a_second", (None, 3), np.dtype("int32")),
+    ]
+    model.set_weights([0 * weight for weight in model.get_weights()])
+    assert not any(output.any() for output in live(np.ones((2, 3)), np.ones((2, 3))))
+
+
+def test_saved_model_gives_the_same_outputs(keras_module, tmp_path):
     model = pruned(keras_module)
     tfap.export(model, tmp_path / "saved")
-    assert capsys.readouterr().out == ""
     x, _ = nets.data(model)
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
-    np.testing.assert_allclose(loaded.serve(x), model.predict(x, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(loaded.serve(x), model(x), atol=1e-6)
     assert sum(int((v.numpy() == 0).sum()) for v in loaded.variables if v.shape.rank == 4) > 0
 
 
-def test_keras_file_loads_where_tfap_is_not_installed(keras_module, tmp_path):
-    model = pruned(keras_module)
-    tfap.export(model, tmp_path / "plain.keras", format="keras")
-    x, _ = nets.data(model)
+def test_keras_files_load_where_tfap_is_not_installed(both_kerases, tmp_path):
+    x = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype("float32")
     np.save(tmp_path / "x.npy", x)
-    code = f"""
+    expected = {}
+    for keras in both_kerases:
+        model = pruned(keras)
+        expected[keras.__name__] = model(x)
+        tfap.export(model, tmp_path / f"{keras.__name__}.keras", format="keras")
+    code = """
 import sys; sys.modules["tfap"] = None  # as if it were not installed
-import numpy as np, {keras_module.__name__} as keras
-model = keras.models.load_model(r"{tmp_path}/plain.keras")
-np.save(r"{tmp_path}/y.npy", model.predict(np.load(r"{tmp_path}/x.npy"), verbose=0))
+import keras, numpy as np, tf_keras
+for world in (keras, tf_keras):
+    model = world.models.load_model(world.__name__ + ".keras")
+    np.save(world.__name__ + ".npy", model(np.load("x.npy")))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model.predict(x, verbose=0), atol=1e-6)
+    for name, output in expected.items():
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), output, atol=1e-6)
+
+
+# -- kinds of models -------------------------------------------------------------------------------
+
+
+def test_dicts_and_a_fixed_batch(keras_module, tmp_path):
+    layers = keras_module.layers
+    inputs = {name: keras_module.Input(batch_shape=(2, 3), name=name) for name in ("late", "early")}
+    heads = {"up": layers.Dense(2)(inputs["late"]), "down": layers.Dense(2)(inputs["early"])}
+    model = keras_module.Model(inputs, heads)
+    early, late = np.ones((5, 3), "float32"), np.zeros((5, 3), "float32")
+    expected = model({"late": late, "early": early})
+    for format, name in FILES.items():
+        runtime = runtimes.load(tfap.export(model, tmp_path / name, format=format))
+        down, up = runtime(early, late)
+        np.testing.assert_allclose(down, expected["down"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(up, expected["up"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_subclassed_model(keras_module, tmp_path):
+    model = nets.subclassed(keras_module, keras_module.layers.Dense(4, activation="relu"))
+    with pytest.raises(ValueError, match="call it on data first"):
+        tfap.export(model, tmp_path / "folder")
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
+    expected = model(x)
+    for format in ("saved_model", "tflite", "onnx"):
+        runtime = runtimes.load(tfap.export(model, tmp_path / FILES[format], format=format))
+        np.testing.assert_allclose(runtime(x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_that_tf2onnx_alone_does_not_convert(keras_module, tmp_path):
+    layers = keras_module.layers
+    grouped = layers.Conv2D(4, 3, groups=2, activation=keras_module.activations.gelu)
+    model = keras_module.Sequential([layers.Input((5, 5, 2)), grouped])
+    assert tfap.export(model, tmp_path / "model.onnx", format="onnx").exists()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(keras_module, tmp_path, policy):
+    layers = keras_module.layers
+    stack = [layers.Input((8,)), layers.Dense(32, dtype=policy), layers.Dense(3, dtype=policy)]
+    model = keras_module.Sequential(stack)
+    for format in ("saved_model", "keras"):
+        assert tfap.export(model, tmp_path / FILES[format], format=format).exists()
+
+
+def test_layers_of_ones_own_need_not_be_registered(keras_module, tmp_path):
+    class Double(keras_module.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    model = keras_module.Sequential([keras_module.layers.Input((2,)), Double()])
+    path = tfap.export(model, tmp_path / "model.keras", format="keras")
+    with keras_module.saving.custom_object_scope({"Double": Double}):
+        assert runtimes.load(path)([[1, 2]])[0].tolist() == [[2, 4]]
+
+
+# -- quantization ----------------------------------------------------------------------------------
+
+
+def test_dynamic_range_is_smaller_and_near(keras_module, tmp_path):
+    model = wide(keras_module)
+    exact = tfap.export(model, tmp_path / "exact.tflite", format="tflite")
+    rounded = tfap.export(model, tmp_path / "rounded.tflite", format="tflite", quantize="dynamic_range")
+    assert rounded.stat().st_size < 0.3 * exact.stat().st_size
+    x, _ = nets.data(model, samples=7)
+    np.testing.assert_allclose(runtimes.load(rounded)(x)[0], model(x), atol=0.05)
+
+
+# -- what export leaves alone ----------------------------------------------------------------------
+
+
+def test_nothing_is_printed_and_nothing_changed(keras_module, tmp_path, capfd, caplog):
+    model = nets.mlp(keras_module)
+    x, y = nets.data(model)
+    model.fit(x, y, verbose=0)
+    config, weights, before = model.get_config(), model.get_weights(), global_state()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for format, name in FILES.items():
+            tfap.export(model, tmp_path / name, format=format)
+    assert capfd.readouterr() == ("", "")
+    assert not caught and not caplog.records
+    assert global_state() == before
+    assert model.get_config() == config
+    for now, then in zip(model.get_weights(), weights):
+        np.testing.assert_array_equal(now, then)
+    model.fit(x, y, verbose=0)
+
+
+def global_state():
+    return (
+        dict(os.environ),
+        list(warnings.filters),
+        logging.root.manager.disable,
+        tf.get_logger().level,
+        logging.getLogger("tf2onnx").level,
+        "object" in vars(np),
+        keras_compat.keras.config.floatx(),
+    )
+
+
+def test_what_is_printed_before_and_after_stays(plain, tmp_path, capfd):
+    print("before")
+    tfap.export(plain, tmp_path / "model.onnx", format="onnx")
+    print("after")
+    os.write(2, b"C++")
+    assert capfd.readouterr() == ("before\nafter\n", "C++")
+
+
+@every_format
+def test_an_earlier_export_is_replaced(tmp_path, format):
+    path = tmp_path / "new" / FILES[format]
+    for sizes in ((3, 2, 1), (4, 2, 1)):
+        tfap.export(nets.mlp(keras_compat.keras, sizes), path, format=format)
+    assert runtimes.load(path).inputs[0].shape == (None, 4)
+    assert os.listdir(path.parent) == [FILES[format]]
+
+
+@every_format
+def test_a_failure_leaves_what_was_there(plain, tmp_path, format, monkeypatch):
+    def half(model, path, quantize):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    path = tmp_path / FILES[format]
+    for earlier in (False, True):
+        if earlier:
+            tfap.export(plain, path, format=format)
+        before = contents(tmp_path)
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setitem(exporting.FORMATS, format, half)
+            tfap.export(plain, path, format=format)
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(exporting._Expected, "compare", lambda *args, **kwargs: 1 / 0)
+            tfap.export(plain, path, format=format)
+        assert contents(tmp_path) == before
+        assert bool(before) == earlier
+
+
+def contents(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+# -- verification ----------------------------------------------------------------------------------
+
+
+@every_format
+def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
+    write = exporting.FORMATS[format]
+
+    def wrong(model, path, quantize):
+        weights = model.get_weights()
+        model.set_weights([weight + 0.01 for weight in weights])
+        write(model, path, quantize)
+        model.set_weights(weights)
+
+    monkeypatch.setitem(exporting.FORMATS, format, wrong)
+    with pytest.raises(RuntimeError, match=r"output 0 differs by 0.\d+; allowed is .*e-05.*verify=False"):
+        tfap.export(plain, tmp_path / FILES[format], format=format)
+    assert not contents(tmp_path)
+    assert tfap.export(plain, tmp_path / FILES[format], format=format, verify=False).exists()
+
+
+def test_swapped_outputs_are_an_error(keras_module, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_in_model_order", lambda content, inputs: content)
+    with pytest.raises(RuntimeError, match="does not (do|run)"):
+        tfap.export(two_by_two(keras_module), tmp_path / "model.tflite", format="tflite")
+
+
+def test_data_of_the_users(keras_module, tmp_path):
+    layers = keras_module.layers
+    words = keras_module.Sequential([layers.Input((3,), dtype="int32"), layers.Embedding(10, 2)])
+    x = np.arange(6).reshape(2, 3)
+    for data in (None, x, [x], (x.tolist(),)):
+        tfap.export(words, tmp_path / "model.onnx", format="onnx", data=data)
+    assert runtimes.load(tmp_path / "model.onnx")(x)[0].shape == (2, 3, 2)
+    with pytest.raises(ValueError, match=r"array of shape \(2, 2\); expected is \(None, 3\)"):
+        tfap.export(words, tmp_path / "model.onnx", format="onnx", data=x[:, :2])
+    with pytest.raises(ValueError, match="2 arrays were given; expected are 1"):
+        tfap.export(words, tmp_path / "model.onnx", format="onnx", data=[x, x])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "difference"),
+    [
+        ([1.0, 2.5], [1.0, 2.0], 0.5),
+        ([np.nan, np.inf], [np.nan, np.inf], 0),
+        ([np.nan], [1.0], np.nan),
+        ([-np.inf], [np.inf], np.inf),
+        ([], [], 0),
+    ],
+)
+def test_largest_difference(given, expected, difference):
+    np.testing.assert_equal(exporting._largest_difference(np.array(given), np.array(expected)), difference)
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "message"),
+    [
+        ("model", dict(format="pickle"), "Unknown format 'pickle'. Known: saved_model, keras, tflite, onnx"),
+        ("model", dict(format="keras"), "must end in .keras"),
+        ("model.keras", dict(format="tflite"), "must end in .tflite"),
+        ("model", dict(format="onnx"), "must end in .onnx"),
+        ("model.onnx", {}, "Pass format='onnx'"),
+        ("model.onnx", dict(format="onnx", quantize="dynamic_range"), "for format='tflite' only"),
+        ("model.tflite", dict(format="tflite", quantize="int4"), "Unknown quantize='int4'. Known: None"),
+    ],
+)
+def test_bad_arguments(plain, tmp_path, path, arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tfap.export(plain, tmp_path / path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrapped_models(keras_module, tmp_path):
+    wrapped = tfap.prune(nets.mlp(keras_module), 0.5)
+    for format, name in FILES.items():
+        with pytest.raises(ValueError, match=re.escape("call strip_pruning() first")):
+            tfap.export(wrapped, tmp_path / name, format=format)
+    assert not list(tmp_path.iterdir())
+
+
+@every_format
+def test_other_files_are_not_replaced(plain, tmp_path, format):
+    (tmp_path / FILES[format]).mkdir()
+    (tmp_path / FILES[format] / "thesis.txt").write_text("!")
+    with pytest.raises(ValueError, match="holds other things than a SavedModel"):
+        tfap.export(plain, tmp_path / FILES[format], format=format)
+    (tmp_path / "file").write_text("!")
+    with pytest.raises(ValueError, match="is a file: choose another path"):
+        tfap.export(plain, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("format", "module", "command"),
+    [
+        ("tflite", "ai_edge_litert.interpreter", "pip install 'tfap[tflite]'"),
+        ("onnx", "onnxruntime", "pip install 'tfap[onnx]'"),
+        ("onnx", "tf2onnx.convert", "pip install 'tfap[onnx]'"),
+    ],
+)
+def test_a_missing_package(plain, tmp_path, monkeypatch, format, module, command):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=re.escape(command)):
+        tfap.export(plain, tmp_path / FILES[format], format=format)
+    assert not list(tmp_path.iterdir())
+    if module != "tf2onnx.convert":
+        path = tfap.export(plain, tmp_path / FILES[format], format=format, verify=False)
+        with pytest.raises(ImportError, match=re.escape(command)):
+            runtimes.load(path)
+
+
+@pytest.mark.parametrize("format", ["tflite", "onnx"])
+def test_what_a_format_cannot_hold(keras_module, tmp_path, format):
+    class Odd(keras_module.layers.Layer):
+        def call(self, x):
+            return tf.numpy_function(lambda x: x, [x], tf.float32)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    model = keras_module.Sequential([keras_module.layers.Input((2,)), Odd()])
+    for verify in (True, False):
+        with pytest.raises(ValueError, match=f"cannot be converted to format='{format}'"):
+            tfap.export(model, tmp_path / FILES[format], format=format, verify=verify)
+    assert not list(tmp_path.iterdir())
+
+
+def test_loading_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model at"):
+        runtimes.load(tmp_path / "model.onnx")
+    for path in (tmp_path, tmp_path / "model.h5"):
+        with contextlib.suppress(IsADirectoryError):
+            path.write_text("")
+        with pytest.raises(ValueError, match="is of no known format"):
+            runtimes.load(path)
