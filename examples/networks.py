@@ -31,3 +31,22 @@ def resnet20(keras, input_shape=(28, 28, 1), classes=10):
             x = layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([x, branch]))
     x = layers.GlobalAveragePooling2D(name="average")(x)
     return keras.Model(inputs, layers.Dense(classes, activation="softmax", name="output")(x), name="resnet20")
+
+
+def small_resnet(keras, shape, classes, widths=(24, 48, 96)):
+    """A residual network with BatchNormalization for small images: a stem and one block a width."""
+    layers = keras.layers
+
+    def normalised(x, filters, size, strides=1):
+        x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    inputs = keras.Input(shape)
+    x = layers.ReLU()(normalised(inputs, widths[0], 3, strides=2))
+    for stage, filters in enumerate(widths):
+        strides = 2 if stage else 1
+        shortcut = normalised(x, filters, 1, strides) if stage else x
+        x = layers.ReLU()(normalised(x, filters, 3, strides))
+        x = layers.ReLU()(layers.Add()([normalised(x, filters, 3), shortcut]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(classes)(x))

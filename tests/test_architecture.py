@@ -8,12 +8,13 @@ import pytest
 FLOORS = [
     {"keras_compat", "activations", "datasets", "latency", "version"},
     {"serialization", "kernels", "reports"},
-    {"schedules", "criteria", "masks", "graph", "runtimes"},
+    {"schedules", "criteria", "masks", "neurons", "graph", "runtimes"},
     {"settings", "affine", "channels", "samples", "exporting", "flops"},
-    {"layers", "artifacts", "constants", "certificates"},
+    {"layers", "artifacts", "constants", "certificates", "ties"},
     {"wrapped", "planning", "reporting", "liveness"},
     {"updater", "compaction"},
     {"pruning", "callbacks"},
+    {"shrinking"},
     {"__init__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -91,11 +91,14 @@ class UpdatePruningStep(Callback):
             for weight in self._weights:
                 weight.zero_pruned()  # an optimizer's moving average has brought back old weights
             if not any(group.has_pruned for group in self._groups) and not updater.sparsity_of(self._weights):
-                logging.warning(
-                    "Nothing was pruned: the schedule's first update comes after step %d, this fit's last.",
-                    self._step,
-                )
+                self._warn_that_nothing_was_pruned()
         _NeedsCallback.impose(self.model, self._wrappers[0].name)
+
+    def _warn_that_nothing_was_pruned(self):
+        logging.warning(
+            "Nothing was pruned: the schedule's first update comes after step %d, this fit's last.",
+            self._step,
+        )
 
     def _start(self, passed):
         """After the first batch, when everything is built and other callbacks have restored their state."""

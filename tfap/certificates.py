@@ -53,8 +53,8 @@ def check_equal(model, compacted):
     if not apart.relative <= allowed:
         raise RuntimeError(
             f"The compacted model's outputs differ from those of '{model.name}' by {apart.absolute:.1e} "
-            f"({apart.relative:.1e} relative; rounding explains {allowed:.0e}), so it is not returned. Please "
-            "report this with the model's summary."
+            f"({apart.relative:.1e} relative; rounding explains {allowed:.0e}), so it is not returned. "
+            "Please report this with the model's summary."
         )
 
 

@@ -213,6 +213,11 @@ class Kernel:
         mask: uint8 array of the same shape, 1 where the weight is alive.
         activations: `ActivationCounts` of the neurons on the side that the criterion asked for, or
             None if it asked for none.
+        neuron_groups: int array `(neurons,)`: neurons with the same number, here or in other kernels, go
+            together or not at all; None if each goes by itself.
+        input_groups: int array `(inputs,)`: the weights of an input go with the neuron group of this
+            number; None if they stay.
+        cost: of one weight, in the unit of the target: weights, neurons or floating-point operations.
     """
 
     path: str
@@ -220,6 +225,9 @@ class Kernel:
     weights: np.ndarray
     mask: np.ndarray
     activations: ActivationCounts | None = None
+    neuron_groups: np.ndarray | None = None
+    input_groups: np.ndarray | None = None
+    cost: float = 1
 
     def per_neuron(self, values):
         """Shape `(neurons,)` -> one that broadcasts against the kernel."""
@@ -246,3 +254,13 @@ class Kernel:
         kept = {axis % ndim for axis in self.spec.neuron_axes}
         sums = values.sum(axis=tuple(set(range(ndim)) - kept))
         return sums.reshape(self.spec.gates, -1).sum(axis=0)
+
+    def input_sums(self, values):
+        """Sums an array of the kernel's shape over each input's weights -> `(input neurons,)`."""
+        (axis,) = self.spec.input_axes
+        width, inputs = self.weights.shape[axis], len(self.input_groups)
+        axis %= values.ndim
+        if inputs == width:
+            return values.sum(axis=tuple(set(range(values.ndim)) - {axis}))
+        blocks = np.split(values, inputs // width, axis=-1)  # a grouped convolution
+        return np.concatenate([block.sum(axis=(*range(axis), -1)) for block in blocks])

@@ -1,4 +1,4 @@
-"""From scores to masks: exactly the number asked for, and never a weight back.
+"""From scores to masks of single weights: exactly the number asked for, and never a weight back.
 
 Ties are broken by the smallest absolute weight, then by layer order, then by index.
 """
@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from tfap.kernels import Kernel, neuron_count
+from tfap.kernels import Kernel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,12 +70,6 @@ def lowest(count, *keys):
     return chosen
 
 
-def prune(scored, sparsity, granularity, min_weights_per_layer=0):
-    """Masks by single weights or by whole neurons; see `prune_weights` and `prune_neurons`."""
-    make = {"weight": prune_weights, "neuron": prune_neurons}[granularity]
-    return make(scored, sparsity, min_weights_per_layer)
-
-
 def prune_weights(scored, sparsity, min_weights_per_layer=0):
     """Masks in which round(sparsity x weights) single weights are pruned.
 
@@ -102,25 +96,6 @@ def prune_weights(scored, sparsity, min_weights_per_layer=0):
     else:
         keep = _break_ties(scored, ranks, cut, count)
     return [kept.view(np.uint8).reshape(mask.shape) for kept, mask in zip(keep, masks)]
-
-
-def prune_neurons(scored, sparsity, min_weights_per_layer=0):
-    """Masks in which whole neurons are pruned, lowest mean score of their alive weights first.
-
-    The mean, not the sum: a sum would rank layers by their fan-in, and empty the narrowest first.
-
-    As many neurons go, in that order, as do not exceed round(sparsity x weights) pruned weights.
-    Arguments and result are those of `prune_weights`.
-    """
-    masks = [item.kernel.mask for item in scored]
-    total = sum(mask.size for mask in masks)
-    budget = round(float(sparsity) * total) - (total - _alive(masks))
-    order = _neurons_in_order(scored, min_weights_per_layer)
-    affordable = np.cumsum(order["weights"]) <= budget
-    return [
-        _without_neurons(item.kernel, order["neuron"][affordable & (order["layer"] == layer)])
-        for layer, item in enumerate(scored)
-    ]
 
 
 def _alive(masks):
@@ -152,32 +127,3 @@ def _break_ties(scored, ranks, cut, count):
     for stays, at, mine in zip(keep, tied, np.split(goes, ends)):
         stays[at[mine]] = False
     return keep
-
-
-def _neurons_in_order(scored, floor):
-    """The neurons that may go, lowest first: arrays of layer, neuron and its alive weights."""
-    columns = {"score": [], "size": [], "layer": [], "neuron": [], "weights": []}
-    for layer, item in enumerate(scored):
-        kernel = item.kernel
-        weights = kernel.neuron_sums(kernel.mask.astype(np.int64))
-        alive = np.flatnonzero(weights)
-        scores, sizes = (
-            kernel.neuron_sums(np.multiply(values, kernel.mask, dtype=np.float64)) / np.maximum(weights, 1)
-            for values in (item.scores, np.abs(kernel.weights))
-        )
-        alive = alive[np.lexsort((alive, sizes[alive], scores[alive]))]
-        alive = alive[np.cumsum(weights[alive]) <= weights.sum() - floor]
-        columns["score"].append(scores[alive])
-        columns["size"].append(sizes[alive])
-        columns["layer"].append(np.full(len(alive), layer))
-        columns["neuron"].append(alive)
-        columns["weights"].append(weights[alive])
-    table = {name: np.concatenate(parts) for name, parts in columns.items()}
-    order = np.lexsort((table["neuron"], table["layer"], table["size"], table["score"]))
-    return {name: values[order] for name, values in table.items()}
-
-
-def _without_neurons(kernel, neurons):
-    keep = np.ones(neuron_count(kernel.spec, kernel.weights.shape), np.uint8)
-    keep[neurons] = 0
-    return kernel.mask * kernel.per_neuron(keep)

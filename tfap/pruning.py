@@ -16,6 +16,7 @@ def prune(
     skip=(),
     min_weights_per_layer=0,
     sample_every=1,
+    target="weights",
 ):
     """Wraps a model's layers so that `fit` prunes them.
 
@@ -31,11 +32,15 @@ def prune(
         criterion: a `tfap.Criterion` or its name: "activation_count", "magnitude".
         scope: "global" ranks the weights of all layers together, "local" those of each kernel by itself.
         granularity: "weight" or "neuron" (whole neurons or channels, scored by the mean over their
-            weights); None is the criterion's own: "neuron" for activation counts, else "weight".
+            weights; channels tied by a residual Add or a depthwise convolution go together, so that
+            `tfap.compact` can remove them, and every layer keeps one); None is the criterion's own:
+            "neuron" for activation counts, else "weight".
         include: names, paths or predicates of layers to prune although they make the model's outputs.
         skip: names, paths or predicates of layers to leave alone.
         min_weights_per_layer: weights that every layer keeps, whatever their scores.
         sample_every: count activations in every n-th training step only.
+        target: what a sparsity is a share of: "weights"; or, for whole neurons, "neurons" or "flops", the
+            floating-point operations of the layers that are pruned.
 
     Returns:
         A new model of the same Keras; or the wrapped layer, or a list with the prunable layers wrapped.
@@ -54,7 +59,7 @@ def prune(
     True
     """
     settings = PruningSettings(
-        pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every
+        pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every, target
     )
     if keras_compat.is_model(to_prune):
         _check_model(to_prune)
@@ -81,6 +86,7 @@ def plan(
     skip=(),
     min_weights_per_layer=0,
     sample_every=1,
+    target="weights",
 ):
     """What `tfap.prune` would do with a model: each layer's decision and the reason.
 
@@ -98,7 +104,7 @@ def plan(
     [((8, 16), True), ((16, 3), False)]
     """
     settings = PruningSettings(
-        pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every
+        pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every, target
     )
     _check_model(model)
     return make_plan(model, settings, include, skip)

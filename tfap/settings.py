@@ -4,7 +4,7 @@ import dataclasses
 import json
 import numbers
 
-from tfap import criteria, schedules, serialization
+from tfap import criteria, masks, neurons, schedules, serialization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class PruningSettings:
     granularity: str | None = None
     min_weights_per_layer: int = 0
     sample_every: int = 1
+    target: str = "weights"
 
     def __post_init__(self):
         self._set("pruning_schedule", schedules.get(self.pruning_schedule))
@@ -33,9 +34,20 @@ class PruningSettings:
         _check_choice("granularity", self.granularity, ("weight", "neuron"))
         _check_whole("min_weights_per_layer", self.min_weights_per_layer, 0)
         _check_whole("sample_every", self.sample_every, 1)
+        _check_choice("target", self.target, ("weights", "neurons", "flops"))
+        if self.target != "weights" and self.granularity != "neuron":
+            raise ValueError(
+                f"target='{self.target}' counts whole neurons: it needs granularity='neuron', received "
+                f"'{self.granularity}'."
+            )
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    def new_masks(self, scored, sparsity):
+        """Masks of `masks.Scored` kernels that are ranked together, one each."""
+        prune = neurons.prune_neurons if self.granularity == "neuron" else masks.prune_weights
+        return prune(scored, sparsity, self.min_weights_per_layer)
 
     def get_config(self):
         return {
@@ -45,6 +57,7 @@ class PruningSettings:
             "granularity": self.granularity,
             "min_weights_per_layer": self.min_weights_per_layer,
             "sample_every": self.sample_every,
+            "target": self.target,
         }
 
     @property

@@ -1,23 +1,40 @@
 """One mask update: gather the kernels, score them, make masks, write them back."""
 
+import collections
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 
-from tfap import masks, wrapped
-from tfap.kernels import Kernel
+from tfap import flops, masks, wrapped
+from tfap.kernels import Kernel, neuron_count
+from tfap.ties import Ties
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrunedWeight:
-    """A prunable weight in a model: its path, its variable, its mask's and its wrapper."""
+    """A prunable weight in a model: its path, its variable, its mask's and its wrapper.
+
+    `neuron_groups`, `input_groups` and `cost` are those of its `Kernel`.
+    """
 
     path: str
     wrapper: object
     spec: object
     variable: object
     mask: object
+    neuron_groups: object = None
+    input_groups: object = None
+    cost: float = 1
+
+    @property
+    def size(self):
+        return math.prod(self.mask.shape)
+
+    @property
+    def neurons(self):
+        return neuron_count(self.spec, self.mask.shape)
 
     def gather(self):
         """The weight as plain data.
@@ -26,7 +43,16 @@ class PrunedWeight:
             ValueError: the criterion needs counts that are not there.
         """
         activations = self._activations() if self.wrapper.criterion.counts else None
-        return Kernel(self.path, self.spec, self.variable.numpy(), self.mask.numpy(), activations)
+        return Kernel(
+            self.path,
+            self.spec,
+            self.variable.numpy(),
+            self.mask.numpy(),
+            activations,
+            self.neuron_groups,
+            self.input_groups,
+            self.cost,
+        )
 
     def _activations(self):
         activations = self.wrapper.counted()
@@ -53,11 +79,38 @@ class PrunedWeight:
 
 def pruned_weights(model):
     """Every `PrunedWeight` of a model, in graph order."""
-    return [
+    weights = [
         PrunedWeight(path, wrapper, *parts)
         for path, wrapper in wrapped.with_paths(model)
         for parts in wrapper.kernel_and_mask()
     ]
+    if all(weight.wrapper.settings.granularity == "weight" for weight in weights):
+        return weights
+    ties, costs = Ties(model), _costs(model, weights)
+    return [
+        dataclasses.replace(
+            weight,
+            neuron_groups=ties.of_neurons(weight.path, weight.spec, weight.neurons),
+            input_groups=ties.of_inputs(weight.path, weight.spec, weight.mask.shape),
+            cost=costs[weight.wrapper.settings.target](weight),
+        )
+        for weight in weights
+    ]
+
+
+def _costs(model, weights):
+    """What one weight costs in the unit of each target."""
+    operations = {}
+    if any(weight.wrapper.settings.target == "flops" for weight in weights):
+        operations = flops.layer_flops(model)
+    sizes = collections.Counter()
+    for weight in weights:
+        sizes[weight.path] += weight.size
+    return {
+        "weights": lambda weight: 1,
+        "neurons": lambda weight: weight.neurons / weight.size,
+        "flops": lambda weight: operations[weight.path] / sizes[weight.path],
+    }
 
 
 def groups(weights):
@@ -73,15 +126,29 @@ def update_group(weights, sparsity):
     """Prunes one group of `PrunedWeight`s to a sparsity. On an error no mask has changed."""
     settings = weights[0].wrapper.settings
     scored = [masks.score(settings.criterion, weight.gather()) for weight in weights]
-    ranked_together = [scored] if settings.scope == "global" else [[item] for item in scored]
-    made = [
-        mask
-        for items in ranked_together
-        for mask in masks.prune(items, sparsity, settings.granularity, settings.min_weights_per_layer)
-    ]
+    made = [None] * len(scored)
+    for together in _ranked_together(settings, scored):
+        items = [scored[at] for at in together]
+        for at, mask in zip(together, settings.new_masks(items, sparsity)):
+            made[at] = mask
     for weight, item, mask in zip(weights, scored, made):
         if not np.array_equal(mask, item.kernel.mask):
             weight.write(mask, item.kernel.weights)
+
+
+def _ranked_together(settings, scored):
+    """Lists of positions: all in a global scope, else each alone, or with those it has tied neurons with."""
+    if settings.scope == "global":
+        return [range(len(scored))]
+    members = []
+    for at, item in enumerate(scored):
+        tied = item.kernel.neuron_groups
+        own = {("group", group) for group in tied} if tied is not None else {("kernel", at)}
+        touching = [entry for entry in members if entry[0] & own]
+        members = [entry for entry in members if not entry[0] & own]
+        together = sorted([at, *(position for _, positions in touching for position in positions)])
+        members.append((own.union(*(entry[0] for entry in touching)), together))
+    return [positions for _, positions in members]
 
 
 def update_masks(model, sparsity):

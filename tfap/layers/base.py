@@ -74,6 +74,17 @@ class CountingWrapper:
             return None
         return ActivationCounts(self.activation_counts.numpy(), int(self.activations_seen.numpy()))
 
+    def set_counts(self, counted):
+        """Goes on counting from an `ActivationCounts` of this wrapper's own neurons."""
+        self._counts.assign(counted.counts)
+        self._seen.assign(counted.seen)
+
+    def own_counts(self):
+        """`ActivationCounts` of what this wrapper itself has counted; None if it counts nothing."""
+        if self._counts is None:
+            return None
+        return ActivationCounts(self._counts.numpy(), int(self._seen.numpy()))
+
     def _own_state(self):
         """The wrapper's variables by the names under which files hold them."""
         state = {"pruning_step": self.pruning_step}

@@ -94,10 +94,13 @@ class PruneByActivation(PruneByActivationBase, _Wrapper):
         granularity=None,
         min_weights_per_layer=0,
         sample_every=1,
+        target="weights",
         **kwargs,
     ):
         super().__init__(layer, **kwargs)
-        self._configure(pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every)
+        self._configure(
+            pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every, target
+        )
 
     def _constrain(self, kernel, mask):
         kernel.constraint = ZeroPruned(mask, users=kernel.constraint)

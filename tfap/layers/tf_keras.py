@@ -98,6 +98,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         granularity=None,
         min_weights_per_layer=0,
         sample_every=1,
+        target="weights",
         **kwargs,
     ):
         self._check_prunable(layer)
@@ -109,7 +110,9 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         super().__init__(layer, **kwargs)
         self._name = name  # tfmot would call it prune_by_activation_...
         self._supports_masking = layer.supports_masking
-        self._configure(pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every)
+        self._configure(
+            pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every, target
+        )
 
     # tfmot's callback finds -1 in a fresh wrapper and sets 0; a step at 0 shows that nobody did.
     def _add_step(self):
@@ -200,7 +203,7 @@ class InGraphPruning(TfmotPruning):
         activations = ActivationCounts(*counted) if counted else None
         kernel = kernels.Kernel(self._wrapper.name, spec, weights, mask, activations)
         scored = masks.score(settings.criterion, kernel)
-        (new,) = masks.prune([scored], sparsity, settings.granularity, settings.min_weights_per_layer)
+        (new,) = settings.new_masks([scored], sparsity)
         pruned = scored.scores[new == 0]
         return np.float32(pruned.max() if pruned.size else 0), new
 
