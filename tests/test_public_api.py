@@ -14,6 +14,7 @@ PUBLIC = [
         "prune",
         "prune_scope",
         "register_prunable_layer",
+        "report",
         "strip_pruning",
         "update_masks",
     ),

@@ -7,7 +7,9 @@ from tfap.criteria import ActivationCount, Criterion, Magnitude
 from tfap.exporting import export
 from tfap.kernels import KernelSpec, register_prunable_layer
 from tfap.pruning import plan, prune, prune_scope, strip_pruning
+from tfap.reporting import report
 from tfap.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, PruningSchedule
+from tfap.shrinking import fit_and_compact
 from tfap.updater import update_masks
 from tfap.version import __version__
 from tfap.wrapped import prunable_layers
@@ -25,12 +27,14 @@ __all__ = [
     "__version__",
     "compact",
     "export",
+    "fit_and_compact",
     "layers",
     "plan",
     "prunable_layers",
     "prune",
     "prune_scope",
     "register_prunable_layer",
+    "report",
     "strip_pruning",
     "update_masks",
 ]

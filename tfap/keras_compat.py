@@ -201,6 +201,36 @@ class SeedStates:
             state.assign(value)
 
 
+def optimizer_slots(model):
+    """`(variable, index of the trainable variable it belongs to, which of its slots)` of the optimizer.
+
+    The index is None for what belongs to none, such as the number of steps. The optimizer is built first.
+
+    Raises:
+        TypeError: a legacy optimizer of tf_keras, which cannot tell.
+    """
+    optimizer, trainable = model.optimizer, model.trainable_variables
+    if not hasattr(optimizer, "build"):
+        raise TypeError(f"{type(optimizer).__name__} is a legacy optimizer")
+    if not optimizer.built if is_keras3(model) else not getattr(optimizer, "_built", False):
+        optimizer.build(trainable)
+    # A copy is built on stand-ins of different shapes, which its slots then give away.
+    stand_in = keras.Variable if is_keras3(model) else tf.Variable
+    probe = _fresh(optimizer)
+    probe.build([stand_in(np.zeros(index + 2, "float32")) for index in range(len(trainable))])
+    seen, slots = [], []
+    for variable, marked in zip(_variables(optimizer), _variables(probe), strict=True):
+        index = marked.shape[0] - 2 if len(marked.shape) == 1 else None
+        slots.append((variable, index, seen.count(index)))
+        seen.append(index)
+    return slots
+
+
+def _variables(optimizer):
+    variables = optimizer.variables
+    return list(variables() if callable(variables) else variables)
+
+
 # -- rebuilding a model layer by layer -------------------------------------------------------------
 
 

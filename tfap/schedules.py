@@ -122,6 +122,27 @@ def over_fit(final_sparsity, steps, after=0):
     return PolynomialDecay(0.0, final_sparsity, after + begin, after + end, frequency=frequency)
 
 
+class Rescaled:
+    """A schedule for what is left of a model that has been made smaller.
+
+    Args:
+        schedule: callable from step to (due, sparsity), of the model as it was.
+        smaller: how many times smaller the model is now.
+
+    >>> halved = Rescaled(ConstantSparsity(0.75, 1), smaller=2.0)
+    >>> float(halved(1)[1])  # a quarter of the whole is half of the half
+    0.5
+    """
+
+    def __init__(self, schedule, smaller):
+        self._schedule = schedule
+        self._smaller = smaller
+
+    def __call__(self, step):
+        due, sparsity = self._schedule(step)
+        return due, tf.maximum(0.0, 1.0 - (1.0 - sparsity) * self._smaller)
+
+
 class Timetable:
     """A schedule read on the host: which steps are due, and their sparsities.
 

@@ -1,0 +1,236 @@
+"""Training that gets cheaper as neurons die: prune, compact, train on in the smaller model."""
+
+import dataclasses
+import math
+
+import numpy as np
+from absl import logging
+
+from tfap import keras_compat, liveness, schedules, updater, wrapped
+from tfap.callbacks import UpdatePruningStep
+from tfap.compaction import compact, smaller
+from tfap.graph import Graph, unwrap
+from tfap.pruning import prune, strip_pruning
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShrunkFit:
+    """What `fit_and_compact` gives back.
+
+    Attributes:
+        model: the trained, plain and compacted model, compiled like the given one.
+        history: `{name: one value an epoch}`, as `History.history`; `sparsity` is the share of the
+            weights that the stage began with, and `weights` what the model had in that epoch.
+    """
+
+    model: object
+    history: dict
+
+
+def fit_and_compact(
+    model,
+    pruning_schedule,
+    *data,
+    stages=5,
+    criterion="activation_count",
+    scope="global",
+    include=(),
+    skip=(),
+    min_weights_per_layer=0,
+    sample_every=1,
+    target="weights",
+    **fit_arguments,
+):
+    """Trains a model while it prunes whole neurons, and goes on in a smaller model several times.
+
+    The epochs are divided into stages. After each, the dead neurons are removed as by `tfap.compact`, and
+    training goes on in the smaller model with the same masks, activation counts, steps and optimizer state,
+    so that its steps get cheaper.
+
+    Args:
+        model: a compiled Sequential or Functional model of either Keras. It is not changed.
+        pruning_schedule: as in `tfap.prune`. Its sparsities are shares of the weights that the given
+            model has in the layers that are pruned: 0.9 leaves a tenth of them, really.
+        *data: `x` and `y`, or what else `fit` takes first.
+        stages: how often to compact, at least 1; each time costs tracing the training step anew.
+        criterion, scope, include, skip, min_weights_per_layer, sample_every, target: as in `tfap.prune`.
+        **fit_arguments: everything else for `fit`, such as `epochs` and `callbacks`. Callbacks see a fit for
+            each stage, with `epochs` and `initial_epoch` of that stage.
+
+    Returns:
+        A `ShrunkFit`.
+
+    Raises:
+        ValueError: fewer epochs than stages, a model that is not compiled, or an `UpdatePruningStep` among
+            the callbacks, which comes by itself here. And what `tfap.prune` raises.
+
+    >>> import keras, numpy, tfap
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(32, activation="relu"), keras.layers.Dense(1)]
+    ... )
+    >>> model.compile("sgd", "mse")
+    >>> x, y = numpy.random.default_rng(0).normal(size=(64, 8)), numpy.zeros(64)
+    >>> fit = tfap.fit_and_compact(model, 0.75, x, y, stages=2, epochs=4, verbose=0)
+    >>> fit.model.layers[0].units
+    8
+    """
+    epochs, first = fit_arguments.pop("epochs", 1), fit_arguments.pop("initial_epoch", 0)
+    callbacks = _callbacks(fit_arguments.pop("callbacks", None))
+    _check(model, stages, epochs - first)
+    options = {
+        "criterion": criterion,
+        "scope": scope,
+        "granularity": "neuron",
+        "include": include,
+        "skip": skip,
+        "min_weights_per_layer": min_weights_per_layer,
+        "sample_every": sample_every,
+        "target": target,
+    }
+    current = prune(model, pruning_schedule, **options)
+    whole, history = _cost(current), {}
+    ends = first + np.round(np.arange(1, stages + 1) * (epochs - first) / stages).astype(int)
+    for begin, end in zip([first, *ends], ends):
+        pruning = _UpdateRescaled(whole / _cost(current), epochs - first)
+        fitted = current.fit(
+            *data,
+            initial_epoch=int(begin),
+            epochs=int(end),
+            callbacks=[pruning, *callbacks],
+            **fit_arguments,
+        )
+        _extend(history, fitted.history, _weights(current))
+        if end == epochs or current.stop_training:
+            break
+        current = _continued(current, pruning_schedule, options)
+    return ShrunkFit(compact(strip_pruning(current)), history)
+
+
+class _UpdateRescaled(UpdatePruningStep):
+    """Prunes by a schedule that means the model as it was given, spread over all stages."""
+
+    def __init__(self, times_smaller, epochs):
+        super().__init__()
+        self._times_smaller = times_smaller
+        self._epochs = epochs
+
+    def _schedule_of(self, wrapper, before):
+        schedule = wrapper.pruning_schedule
+        if isinstance(schedule, float):
+            schedule = schedules.over_fit(schedule, self._epochs * self.params["steps"])
+        return schedules.Rescaled(schedule, self._times_smaller)
+
+    def _warn_that_nothing_was_pruned(self):
+        """A stage may well prune nothing."""
+
+
+def _callbacks(given):
+    callbacks = list(given) if isinstance(given, list | tuple) else [given] if given else []
+    if any(isinstance(callback, UpdatePruningStep) for callback in callbacks):
+        raise ValueError("fit_and_compact adds UpdatePruningStep itself: leave it out of callbacks.")
+    return callbacks
+
+
+def _check(model, stages, epochs):
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError("fit_and_compact trains the model: call compile() on it first.")
+    if isinstance(stages, bool) or not isinstance(stages, int) or not 1 <= stages <= epochs:
+        raise ValueError(
+            f"stages must be a whole number from 1 to the number of epochs, {epochs}: received {stages!r}."
+        )
+
+
+def _cost(model):
+    """What the prunable weights cost in the unit of the target."""
+    return sum(weight.size * weight.cost for weight in updater.pruned_weights(model))
+
+
+def _weights(model):
+    """How many weights the model itself has, without those of the wrappers."""
+    layers = [unwrap(layer) for _, layer in Graph(model).layers() if keras_compat.is_layer(layer)]
+    return sum(math.prod(weight.shape) for layer in layers for weight in layer.weights)
+
+
+def _extend(history, more, weights):
+    epochs = len(next(iter(more.values()), []))
+    for name, values in {**more, "weights": [weights] * epochs}.items():
+        history.setdefault(name, []).extend(values)
+
+
+# -- the same training in a smaller model ------------------------------------------------------------
+
+
+def _continued(trained, pruning_schedule, options):
+    """The wrapped model without its dead neurons, in the same state of training."""
+    plain = strip_pruning(trained)
+    cut = smaller(plain, liveness.Liveness(plain))
+    current = prune(cut.model, pruning_schedule, **options)
+    _carry_pruning(trained, current, cut)
+    try:
+        _carry_optimizer(trained, current, cut)
+    except TypeError as error:
+        logging.warning("The smaller model's optimizer begins anew: %s.", error)
+    _carry_seeds(trained, current)
+    return current
+
+
+def _carry_pruning(trained, current, cut):
+    old = dict(Graph(trained).layers())
+    for path, layer in Graph(current).layers():
+        if keras_compat.is_tfap_wrapper(layer) and keras_compat.is_tfap_wrapper(old.get(path)):
+            _carry_counts(old[path], layer, path, cut)
+            if wrapped.is_pruning_wrapper(layer) and wrapped.is_pruning_wrapper(old[path]):
+                layer.last_update_step.assign(old[path].last_update_step.numpy())
+                _carry_masks(old[path], layer, path, cut)
+
+
+def _carry_counts(old, new, path, cut):
+    new.pruning_step.assign(old.pruning_step.numpy())
+    counts = old.own_counts()
+    if counts is None:
+        return
+    side = cut.inputs if getattr(new, "criterion", None) and new.criterion.counts == "input" else cut.channels
+    new.set_counts(counts[side[path]] if path in side else counts)
+
+
+def _carry_masks(old, new, path, cut):
+    for (_, kernel, mask), (_, _, new_mask) in zip(old.kernel_and_mask(), new.kernel_and_mask()):
+        at = next(at for at, weight in enumerate(old.layer.weights) if weight is kernel)
+        new_mask.assign(_cut(mask.numpy(), path, at, cut))
+
+
+def _cut(values, path, at, cut):
+    """What stays of an array of the shape of a layer's weight number `at`."""
+    return values.ravel()[cut.weights[path][at]] if path in cut.weights else values
+
+
+def _carry_optimizer(trained, current, cut):
+    names = _names(trained)
+    old = {}
+    for variable, index, slot in keras_compat.optimizer_slots(trained):
+        old[None if index is None else names[index], slot] = variable.numpy()
+    names = _names(current)
+    for variable, index, slot in keras_compat.optimizer_slots(current):
+        name = None if index is None else names[index]
+        if (name, slot) not in old:
+            continue  # of a bias that compaction has added
+        value = old[name, slot] if name is None else _cut(old[name, slot], *name, cut)
+        if value.shape == tuple(variable.shape):
+            variable.assign(value)
+
+
+def _names(model):
+    """`(path, index among the layer's weights)` of every trainable variable, in order."""
+    named = {
+        id(weight): (path, at)
+        for path, layer in Graph(model).layers()
+        if keras_compat.is_layer(layer)
+        for at, weight in enumerate(unwrap(layer).weights)
+    }
+    return [named.get(id(variable)) for variable in model.trainable_variables]
+
+
+def _carry_seeds(trained, current):
+    old, new = keras_compat.SeedStates(trained), keras_compat.SeedStates(current)
+    if old and len(old) == len(new):
+        new.write(old.read())
