@@ -236,6 +236,12 @@ def test_one_group_is_left(keras_module):
     assert (layer.groups, layer.filters, smaller.get_layer("before").filters) == (1, 3, 2)
 
 
+def test_a_grouped_convolution_that_is_all_dead(keras_module):
+    _, smaller = grouped(keras_module, [], list(range(12)))
+    layer = smaller.get_layer("grouped")
+    assert (layer.groups, layer.filters, smaller.get_layer("before").filters) == (1, 1, 1)
+
+
 @pytest.mark.parametrize("equation", ["abc,cd->abd", "...c,cd->...d"])
 @pytest.mark.parametrize("units", [6, 4])  # square, and not
 def test_einsum_dense(keras_module, equation, units):
@@ -270,6 +276,42 @@ def test_embedding_from_given_vectors(keras_module):
     model = keras_module.Model(inputs, build(inputs))
     smaller = compacted(model)
     np.testing.assert_array_equal(weights(smaller, "table")[0], np.delete(table, 2, axis=1).astype("float32"))
+
+
+def test_an_embedding_of_computed_indices(keras_module):
+    layers = keras_module.layers
+
+    def build(x):
+        x = layers.Dense(4, activation="relu", name="indices")(x)
+        x = layers.Embedding(500, 3, name="table")(x)
+        return layers.Dense(2)(layers.Flatten()(x))
+
+    model = functional(keras_module, (5,), build)
+    make_constant(model.get_layer("indices"), [0])
+    assert compacted(model).get_layer("indices").units == 4
+    (kept,) = Liveness(model).kept()
+    assert kept.reason == "'table' takes it for indices"
+
+
+def test_three_spatial_axes(keras_module):
+    layers = keras_module.layers
+
+    def build(x):
+        x = layers.Conv3D(5, 2, padding="same", name="conv")(x)
+        x = layers.MaxPooling3D(2)(layers.BatchNormalization()(x))
+        x = layers.Conv3DTranspose(4, 2, activation="relu", name="transposed")(x)
+        x = layers.Cropping3D(1)(layers.UpSampling3D(2)(x))
+        return layers.Dense(2)(layers.GlobalAveragePooling3D()(x))
+
+    model = functional(keras_module, (4, 4, 4, 2), build)
+    kernel, bias = weights(model, "transposed")  # (..., outputs, inputs)
+    kernel[..., 2, :] = 0
+    kernel[..., [0, 3]] = 0
+    model.get_layer("transposed").set_weights([kernel, bias])
+    smaller = compacted(model)
+    np.testing.assert_array_equal(
+        weights(smaller, "transposed")[0], kernel[..., [0, 1, 3], :][..., [1, 2, 4]]
+    )
 
 
 # -- whole models ----------------------------------------------------------------------------------
@@ -345,6 +387,27 @@ def test_a_chain_through_nested_models(keras_module):
     smaller = compacted(model)
     left = [layer.units for layer in random_nets.all_layers(smaller) if layer.weights]
     assert sorted(left) == sorted([*expected, 3])
+
+
+def test_a_nested_model_with_two_inputs_of_which_one_goes_straight_through(keras_module):
+    layers = keras_module.layers
+    a, b = keras_module.Input((4,), name="in_a"), keras_module.Input((5,), name="in_b")
+    mixed = layers.Dense(3, name="mixed")(layers.Concatenate()([a, b]))
+    unread = layers.Dense(7, name="unread")(b)
+    inner = keras_module.Model([a, b], [mixed, a, unread])
+
+    def build(x):
+        mixed, straight, _ = inner([layers.Dense(4, name="a")(x), layers.Dense(5, name="b")(x)])
+        return layers.Dense(2)(layers.Concatenate()([mixed, layers.Activation("tanh")(straight)]))
+
+    model = functional(keras_module, (5,), build)
+    make_constant(layer_of(model, "a"), [1])
+    make_constant(layer_of(model, "b"), [0, 4])
+    smaller = compacted(model)
+    left = random_nets.sizes(smaller)
+    assert [left[name] for name in ("a", "b", "mixed", "unread")] == [3, 3, 3, 1]
+    kernel = weights(model, "mixed")[0]
+    np.testing.assert_array_equal(weights(smaller, "mixed")[0], kernel[[0, 2, 3, 5, 6, 7]])
 
 
 def test_dict_inputs_and_outputs(keras_module):

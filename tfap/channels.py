@@ -115,6 +115,8 @@ class ChannelMap:
     def _affine(self, layer, call):
         if type(layer).__name__ == "EinsumDense" and not is_plain_einsum(layer):
             return self._opaque(layer, call)
+        if not reads_channels(layer) and self._of[call.inputs[0]] is not None:
+            return f"'{call.path}' takes it for indices"
         shape = call.outputs[0].shape
         axis = _channel_axis(layer, len(shape))
         if reads_channels(layer):
