@@ -11,7 +11,7 @@ FLOORS = [
     {"schedules", "criteria", "masks", "neurons", "graph", "runtimes"},
     {"settings", "affine", "channels", "samples", "exporting", "flops"},
     {"layers", "artifacts", "constants", "certificates", "ties"},
-    {"wrapped", "planning", "reporting", "liveness"},
+    {"wrapped", "planning", "reporting", "liveness", "measuring"},
     {"updater", "compaction"},
     {"pruning", "callbacks"},
     {"shrinking"},

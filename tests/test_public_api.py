@@ -8,7 +8,9 @@ PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
     *(
+        "fit_and_compact",
         "layers",
+        "measure_activations",
         "plan",
         "prunable_layers",
         "prune",

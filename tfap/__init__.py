@@ -6,6 +6,7 @@ from tfap.compaction import compact
 from tfap.criteria import ActivationCount, Criterion, Magnitude
 from tfap.exporting import export
 from tfap.kernels import KernelSpec, register_prunable_layer
+from tfap.measuring import measure_activations
 from tfap.pruning import plan, prune, prune_scope, strip_pruning
 from tfap.reporting import report
 from tfap.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, PruningSchedule
@@ -29,6 +30,7 @@ __all__ = [
     "export",
     "fit_and_compact",
     "layers",
+    "measure_activations",
     "plan",
     "prunable_layers",
     "prune",

@@ -130,7 +130,7 @@ class CountingWrapper:
         """Counts one call in training, before the step's weight update, if the step is a sampled one."""
 
         def measured():
-            return _firing(activations, axis, threshold)
+            return firing(activations, axis, threshold)
 
         if sample_every == 1:
             counts, seen = measured()
@@ -324,8 +324,8 @@ class _LinkedCounters:
         return sum(counter().activations_seen for counter, _ in self._counters)
 
 
-def _firing(activations, axis, threshold):
-    """`(counts, seen)` of one batch, both int64."""
+def firing(activations, axis, threshold):
+    """`(counts, seen)` of one batch: int64, how often each neuron is above the threshold, and of how many."""
     neurons, rank = activations.shape[axis], activations.shape.rank
     fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int32)
     counts = tf.reduce_sum(fired, [other for other in range(rank) if other != axis % rank])
