@@ -8,6 +8,7 @@ PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
     *(
+        "compaction_report",
         "fit_and_compact",
         "layers",
         "measure_activations",

@@ -3,6 +3,7 @@
 from tfap import layers
 from tfap.callbacks import UpdatePruningStep
 from tfap.compaction import compact
+from tfap.compaction_reports import compaction_report
 from tfap.criteria import ActivationCount, Criterion, Magnitude
 from tfap.exporting import export
 from tfap.kernels import KernelSpec, register_prunable_layer
@@ -27,6 +28,7 @@ __all__ = [
     "UpdatePruningStep",
     "__version__",
     "compact",
+    "compaction_report",
     "export",
     "fit_and_compact",
     "layers",

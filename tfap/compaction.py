@@ -25,7 +25,8 @@ def compact(model, counts=None, drop_silent=False):
     Args:
         model: a plain Sequential or Functional model of either Keras, such as `strip_pruning` returns.
             It is not changed.
-        counts: `{layer path: ActivationCounts}`, as `tfap.measure_activations` gives them.
+        counts: `{layer path: ActivationCounts}`, as `tfap.measure_activations` gives them with a threshold
+            of 0.
         drop_silent: also remove the ReLU neurons that never fired in `counts`. On other inputs they
             might: outputs are then no longer guaranteed.
 
@@ -70,18 +71,19 @@ def _silent(layers, counts):
     for path, counted in counts.items():
         if path not in layers.calls_of:
             raise ValueError(f"counts names the layer '{path}', which the model does not have.")
+        if not counted.seen:
+            raise ValueError(f"counts has seen no activations of the layer '{path}'.")
         for site in layers.firing(path).sites:
-            call = layers.calls_of[site.path][0]
-            made = channel_map.of(call.outputs[0])
-            if made is None or not _is_zero_when_silent(call.layer):
-                continue
             if len(counted.counts) != site.stop - site.start:
                 raise ValueError(
                     f"counts has {len(counted.counts)} neurons for the layer '{path}', which has "
                     f"{site.stop - site.start}."
                 )
-            marks = silent.setdefault(site.path, np.zeros(len(made.groups), bool))
-            marks[site.start : site.stop] |= np.asarray(counted.counts) == 0
+            call = layers.calls_of[site.path][0]
+            made = channel_map.of(call.outputs[0])
+            if made is not None and _is_zero_when_silent(call.layer):
+                marks = silent.setdefault(site.path, np.zeros(len(made.groups), bool))
+                marks[site.start : site.stop] |= np.asarray(counted.counts) == 0
     return silent
 
 
@@ -89,13 +91,14 @@ def _is_zero_when_silent(layer):
     """True for ReLU, as a layer or fused: other activations are not zero where they do not fire."""
     if keras_compat.kind_of(layer) == "ReLU":
         return not layer.negative_slope
-    return getattr(getattr(layer, "activation", None), "__name__", "") in ("relu", "relu6")
+    name = getattr(getattr(layer, "activation", None), "__name__", "")
+    return name in ("relu", "relu6") and channels.is_elementwise(layer)  # no function of the user's
 
 
 # -- shapes that layers can have -------------------------------------------------------------------
 
 
-def _shaped(found):
+def shaped(found):
     """The channel groups that stay: those alive, and dead ones that only fill up a shape."""
     stay = found.alive.copy()
     while True:
@@ -144,7 +147,7 @@ class Smaller:
 
 def smaller(model, found):
     """The `Smaller` model without the channels that a `Liveness` has found dead, which it uses up."""
-    stay = _shaped(found)
+    stay = shaped(found)
     groups = {path: found.groups(path) for path in found.layers.calls_of}
     kept = {path: _kept(layer, path, found, stay) for path, layer in found.layers.layers()}
     kept = {path: entry for path, entry in kept.items() if entry is not None}

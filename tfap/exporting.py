@@ -13,15 +13,12 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from tfap import keras_compat, runtimes
+from tfap import certificates, keras_compat, runtimes, samples
 
 _ENDINGS = {"keras": ".keras", "tflite": ".tflite", "onnx": ".onnx"}
 _QUANTIZATIONS = (None, "dynamic_range")
 _PARTS_OF_A_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
-# Largest allowed difference of an output, relative to the output's largest value, by the least precise
-# dtype that any layer computes in; for float32 about ten times what deep nets show between runtimes.
-_RELATIVE_TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 _ABSOLUTE_TOLERANCE = 1e-6
 
 _SAMPLES = 4
@@ -238,7 +235,9 @@ class _Expected:
     def __init__(self, model, data):
         self.model = model
         runtime = runtimes.of_model(model)
-        self.data = _random_data(runtime.inputs) if data is None else _as_list(data)
+        self.data = (
+            samples.random_arrays(runtime.inputs, _SAMPLES, _FREE_SIZE) if data is None else _as_list(data)
+        )
         with _on_cpu():
             self.outputs = runtime(*self.data)
 
@@ -295,28 +294,10 @@ def _as_list(data):
     return list(data) if isinstance(data, list | tuple) else [data]
 
 
-def _random_data(inputs):
-    generator = np.random.default_rng(0)
-    return [_random_array(entry, generator) for entry in inputs]
-
-
-def _random_array(entry, generator):
-    shape = (_SAMPLES, *(_FREE_SIZE if size is None else size for size in entry.shape[1:]))
-    if entry.dtype.kind in "iub":
-        return generator.integers(0, 2, shape).astype(entry.dtype)  # valid for any lookup
-    try:
-        return generator.normal(size=shape).astype(entry.dtype)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"There are no random {entry.dtype} inputs for '{entry.name}': pass data."
-        ) from error
-
-
 def _tolerance(model, expected):
     if not tf.as_dtype(expected.dtype).is_floating:
         return 0
-    dtypes = [getattr(layer, "compute_dtype", None) for layer in keras_compat.all_layers(model)]
-    relative = max(_RELATIVE_TOLERANCE.get(dtype, 0) for dtype in [*dtypes, "float32"])
+    relative = certificates.rounding(model)
     finite = expected[np.isfinite(expected)].astype("float64")
     return _ABSOLUTE_TOLERANCE + relative * np.abs(finite).max(initial=0)
 

@@ -165,19 +165,6 @@ def calls(model):
             yield layer, [] if node.is_input else list(inputs), tf.nest.flatten(node.outputs)
 
 
-def dtype_name(tensor):
-    """The dtype of a symbolic tensor of either Keras, such as "float32"."""
-    return tf.as_dtype(tensor.dtype).name
-
-
-def packed_inputs(model, arrays):
-    """Arrays in the order of `model.inputs`, in the structure in which the model takes them."""
-    if _is_sequential(model):
-        return arrays[0]
-    structure = model._inputs_struct if is_keras3(model) else model._nested_inputs
-    return tf.nest.pack_sequence_as(structure, arrays)
-
-
 def all_layers(model):
     """Every layer inside a model of any kind, subclassed ones too, each once."""
     return model._flatten_layers(include_self=False)
@@ -435,6 +422,16 @@ def call_signature(model):
             f"called on one argument (which may hold several inputs): call it on data first."
         )
     return tf.nest.map_structure(_spec_of, structure)
+
+
+def inputs_of(model):
+    """A `tf.TensorSpec` for each input, in order."""
+    return tf.nest.flatten(call_signature(model))
+
+
+def packed_inputs(model, arrays):
+    """Arrays, one for each input, in the structure that a model is called on."""
+    return tf.nest.pack_sequence_as(_input_structure(model), arrays)
 
 
 def _spec_of(tensor):

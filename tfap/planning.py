@@ -3,11 +3,7 @@
 import collections
 import dataclasses
 
-import rich.box
-import rich.console
-import rich.table
-
-from tfap import graph, keras_compat, kernels
+from tfap import graph, keras_compat, kernels, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +49,12 @@ class PruningPlan(collections.abc.Sequence):
         return [row for row in self._rows if row.pruned]
 
     def __str__(self):
-        table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-        for heading in ("layer", "weight", "shape", "fires at", "decision", "reason"):
-            table.add_column(heading, overflow="fold")
+        table = tables.table_of(("layer", "weight", "shape", "fires at", "decision", "reason"))
         for row in self._rows:
             shape = "x".join(map(str, row.shape)) if row.shape else ""
             decision = "prune" if row.pruned else "skip"
             table.add_row(row.path, row.weight or "", shape, row.fires_at, decision, row.reason)
-        console = rich.console.Console(width=140, no_color=True)
-        with console.capture() as capture:
-            console.print(table)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return tables.as_text(table)
 
     __repr__ = __str__
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfap import artifacts, flops, keras_compat, latency, runtimes
+from tfap import samples as made_up
 from tfap.reports import ModelReport, Report
 
 _CHUNK = 256  # samples that are scored at once
@@ -53,7 +54,7 @@ def report(model, baseline=None, data=None, metric=None, *, batch_sizes=(1, 64),
     if data is not None:
         samples = _Samples(*_read(data), metric)
     elif batch_sizes:
-        samples = _Samples(_random_inputs(subjects[0]))
+        samples = _Samples(made_up.random_arrays(subjects[0].runtime.inputs, _CHUNK))
     for subject in subjects if samples else ():
         samples.check(subject)
     times = {size: _latency(subjects, samples, size, baseline, seconds) for size in batch_sizes}
@@ -198,24 +199,6 @@ def _gathered(dataset):
         raise ValueError(f"data must come in batches, dataset.batch(64): its elements are {spec}.")
     batches = list(dataset.as_numpy_iterator())
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches) if batches else ([], [])
-
-
-def _random_inputs(subject):
-    generator = np.random.default_rng(0)
-    return [_random_input(subject, entry, generator) for entry in subject.runtime.inputs]
-
-
-def _random_input(subject, entry, generator):
-    shape = (_CHUNK, *entry.shape[1:])
-    if None in shape:
-        raise ValueError(f"'{subject.name}' leaves the size of its input '{entry.name}' open: give data.")
-    if entry.dtype.kind in "iub":  # such as words: 0 is always one
-        return np.zeros(shape, entry.dtype)
-    try:
-        return generator.normal(size=shape).astype(entry.dtype)
-    except (TypeError, ValueError) as error:
-        message = f"'{subject.name}' reads {entry.dtype} in its input '{entry.name}': give data."
-        raise ValueError(message) from error
 
 
 class _Samples:

@@ -4,11 +4,9 @@ import collections
 import csv
 import dataclasses
 
-import rich.box
-import rich.console
 import rich.filesize
-import rich.table
 
+from tfap import tables
 from tfap.latency import Latency, Ratio
 
 # Two measurements of one model differ by this share on a busy machine; less is no difference.
@@ -118,20 +116,12 @@ class Report(collections.abc.Sequence):
 
     def __str__(self):
         batches = list(self._rows[0].latency)
-        table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-        table.add_column("model", overflow="fold")
         headings = ["weights", "non-zero", "sparsity", "on disk", "gzipped", "FLOPs"]
         headings += [f"ms, batch {batch}" for batch in batches]
-        for heading in (*headings, self.metric):
-            table.add_column(heading, justify="right", overflow="fold")
+        table = tables.table_of(["model"], [*headings, self.metric])
         for row in self._rows:
             table.add_row(*_cells(row, batches), self._score(row))
-        console = rich.console.Console(width=140, no_color=True, markup=False, highlight=False)
-        with console.capture() as capture:
-            console.print(table)
-            for line in filter(None, (*self.verdict.splitlines(), *self.notes)):
-                console.print(line)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return tables.as_text(table, *filter(None, (*self.verdict.splitlines(), *self.notes)))
 
     __repr__ = __str__
 

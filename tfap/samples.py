@@ -1,31 +1,41 @@
-"""Inputs made up for a model: what its outputs are compared on where no data is given."""
+"""Inputs made up for a model: what it is run on where no data is given."""
 
 import numpy as np
 
-from tfap import graph, keras_compat
 
-_UNKNOWN_SIZE = 16  # of an axis that the model leaves open
+def random_arrays(inputs, samples, free_size=None, integers_below=2, seed=0):
+    """A random array for each input.
 
+    Args:
+        inputs: things with a `name`, a `shape` whose first axis is the batch, and a `dtype`, such as
+            `tf.TensorSpec`s.
+        samples: size of the batch.
+        free_size: size of axes that are open (None); without it they are an error.
+        integers_below: limit of integers; 0 and 1 are valid for any lookup.
+        seed: of the generator.
 
-def random_inputs(model, samples=16, seed=0):
-    """Random arrays for a built Sequential or Functional model, as its call takes them.
+    Returns:
+        List of arrays: floats from a normal distribution, integers, booleans, digits as strings.
 
-    Floats are drawn from a normal distribution, integers from what the model's Embedding layers know.
+    Raises:
+        ValueError: an open axis, or a dtype of which there are no random values.
     """
     generator = np.random.default_rng(seed)
-    vocabularies = [
-        layer.input_dim for _, layer in graph.Graph(model).layers() if hasattr(layer, "input_dim")
-    ]
-    arrays = []
-    for tensor in model.inputs:
-        shape = [samples, *(_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:])]
-        dtype = keras_compat.dtype_name(tensor)
-        if "int" in dtype:
-            arrays.append(generator.integers(0, min(vocabularies, default=2), shape).astype(dtype))
-        elif dtype == "string":
-            arrays.append(generator.integers(0, 10, shape).astype(str).astype(object))
-        elif dtype == "bool":
-            arrays.append(generator.integers(0, 2, shape).astype(bool))
-        else:
-            arrays.append(generator.normal(size=shape).astype(dtype))
-    return keras_compat.packed_inputs(model, arrays)
+    return [_random(entry, samples, free_size, integers_below, generator) for entry in inputs]
+
+
+def _random(entry, samples, free_size, integers_below, generator):
+    shape = (samples, *(free_size if size is None else size for size in entry.shape[1:]))
+    if None in shape:
+        raise ValueError(f"The size of the input '{entry.name}' is open, {entry.shape}: give data.")
+    dtype = np.dtype(getattr(entry.dtype, "as_numpy_dtype", entry.dtype))
+    if dtype.kind in "iub":
+        return generator.integers(0, integers_below, shape).astype(dtype)
+    if dtype.kind in "OSU":  # strings
+        return generator.integers(0, 10, shape).astype(str).astype(object)
+    try:
+        return generator.normal(size=shape).astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"There are no random {dtype} values for the input '{entry.name}': give data."
+        ) from error

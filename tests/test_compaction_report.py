@@ -1,0 +1,87 @@
+import nets
+import numpy as np
+import pytest
+
+import tfap
+
+
+def half_dead(keras):
+    """An MLP of which the first 8 of 16 units get nothing, with a bias that is not zero."""
+    model = nets.mlp(keras)
+    kernel, bias = model.layers[0].get_weights()
+    kernel[:, :8] = 0
+    model.layers[0].set_weights([kernel, bias + 1])
+    return model
+
+
+def test_units_weights_and_flops_of_every_layer(keras_module):
+    model = half_dead(keras_module)
+    report = tfap.compaction_report(model, tfap.compact(model))
+    first, second, last = report.layers
+    assert first.path == "hidden_0" and first.units == (16, 8)
+    assert first.weights == (12 * 16 + 16, 12 * 8 + 8) and first.flops == (2 * 12 * 16, 2 * 12 * 8)
+    assert second.units == (8, 8) and second.weights == (16 * 8 + 8, 8 * 8 + 8)
+    assert last.weights == (8 * 4 + 4, 8 * 4 + 4)
+    assert report.weights == (model.count_params(), tfap.compact(model).count_params())
+    assert report.flops == (2 * (12 * 16 + 16 * 8 + 8 * 4), 2 * (12 * 8 + 8 * 8 + 8 * 4))
+
+
+def test_the_certificate_is_measured(keras_module):
+    model = half_dead(keras_module)
+    smaller = tfap.compact(model)
+    x, y = nets.data(model)
+    report = tfap.compaction_report(model, smaller, (x, y))
+    assert report.exact and report.on_data and report.samples == len(x)
+    expected = np.abs(model.predict(x, verbose=0) - smaller.predict(x, verbose=0)).max()
+    assert report.difference.absolute == pytest.approx(expected, abs=1e-6)
+    right = np.mean(model.predict(x, verbose=0).argmax(axis=1) == y)
+    assert report.accuracy == (right, right)
+    assert "Exact:" in str(report) and "hidden_0" in str(report)
+    assert tfap.compaction_report(model, smaller, x).accuracy is None
+
+
+def test_a_model_that_is_not_the_same_is_no_certificate(keras_module):
+    model = half_dead(keras_module)
+    smaller = tfap.compact(model)
+    smaller.layers[-1].set_weights([2 * weight for weight in smaller.layers[-1].get_weights()])
+    report = tfap.compaction_report(model, smaller)
+    assert not report.exact and report.difference.relative > 0.01
+    assert "Not the same model" in report.certificate
+
+
+def test_silent_neurons_are_not_exact(keras_module):
+    model = nets.mlp(keras_module)
+    x, y = nets.data(model)
+    model.layers[0].set_weights([model.layers[0].get_weights()[0], np.where(np.arange(16) < 4, -50.0, 0.5)])
+    counts = tfap.measure_activations(model, x)
+    smaller = tfap.compact(model, counts=counts, drop_silent=True)
+    assert smaller.layers[0].units <= 12
+    report = tfap.compaction_report(model, smaller, (x, y))
+    assert not report.exact and report.beyond_proof >= 4
+    assert report.difference.relative < 1e-5  # on the data that was counted
+    assert "Not exact" in report.certificate
+
+
+def test_it_says_why_constants_stay(keras_module):
+    layers = keras_module.layers
+    model = keras_module.Sequential(
+        [
+            layers.Input((6, 6, 2)),
+            layers.Conv2D(4, 3, activation="relu", name="first"),
+            layers.Conv2D(3, 3, padding="same", name="padded"),
+        ]
+    )
+    kernel, bias = model.layers[0].get_weights()
+    kernel[..., :2] = 0
+    model.layers[0].set_weights([kernel, np.array([0.0, 1.0, 0.0, 0.0])])
+    smaller = tfap.compact(model)
+    report = tfap.compaction_report(model, smaller)
+    assert smaller.layers[0].filters == 3  # the zero went, the one stays
+    (kept,) = report.kept
+    assert (kept.path, kept.channels) == ("first", 1) and "padded" in kept.reason
+    assert "constant channels stay (1)" in str(report)
+
+
+def test_other_models_are_refused(keras_module):
+    with pytest.raises(ValueError, match="is no compacted"):
+        tfap.compaction_report(nets.mlp(keras_module), nets.cnn(keras_module))
