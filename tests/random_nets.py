@@ -7,6 +7,7 @@ each of them: an independent, simpler copy of what `tfap.channels` finds out fro
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
 # Elementwise activations; those of the first group are 0 at 0.
 _ZERO_AT_ZERO = ["relu", "tanh", "gelu", "elu", "linear"]
@@ -495,7 +496,7 @@ class Maker:
             for group in channels.reshape(groups, size):
                 for channel in self.generator.permutation(group)[:count].tolist():
                     if pinned:
-                        self._make_constant(channel, weights, self.made_by[channel], bias=False)
+                        self._make_constant(weights, self.made_by[channel], bias=False)
                     else:
                         planted.add(channel)
                         self._kill(channel, weights)
@@ -506,13 +507,14 @@ class Maker:
         return planted
 
     def _pretend(self, channels, weights):
-        """One of several layers that make a channel gives a constant: it has to stay."""
-        for channel in channels:
-            made = self.made_by[channel]
-            if len({layer for layer, _ in made}) > 1 and self.maybe(0.3):
-                self._make_constant(channel, weights, made[:1], bias=False)
+        """Of a channel that several layers make, one gives a constant: it has to stay."""
+        if len(channels) < 2:
+            return  # nothing but constants would be left in front of the other layers
+        made = self.made_by[self.pick(channels)]
+        if len({layer for layer, _ in made}) > 1:
+            self._make_constant(weights, made[:1], bias=False)
 
-    def _make_constant(self, channel, weights, made, bias):
+    def _make_constant(self, weights, made, bias):
         for layer, index in made:
             _zero_output(layer, _weights_of(layer, weights), index, bias)
 
@@ -522,7 +524,7 @@ class Maker:
             for layer, index in self.read_by[channel]:
                 _zero_input(layer, _weights_of(layer, weights), index)
             return
-        self._make_constant(channel, weights, self.made_by[channel], bias=not folds)
+        self._make_constant(weights, self.made_by[channel], bias=not folds)
         if not folds:
             for layer, index in self.bias_of.get(channel, ()):
                 _weights_of(layer, weights)[-1][index] = 0
@@ -573,6 +575,30 @@ def sizes(model):
         else:
             found[layer.name] = weights[_made(layer)].shape[-1]
     return found
+
+
+def inputs_for(model, seed=1, samples=16):
+    """Random inputs, of which compact() sees others, in the structure in which the model takes them."""
+    generator = np.random.default_rng(seed)
+
+    def draw(tensor):
+        dtype, shape = tf.as_dtype(tensor.dtype), (samples, *tensor.shape[1:])
+        if dtype.is_floating:
+            return generator.normal(size=shape).astype(dtype.name)
+        numbers = generator.integers(0, 5, shape)
+        return numbers.astype(str).astype(object) if dtype == tf.string else numbers.astype(dtype.name)
+
+    return tf.nest.map_structure(draw, model.input)
+
+
+def apart(model, other):
+    """The largest difference of two models' outputs on random inputs, relative to each largest output."""
+    inputs = inputs_for(model)
+    mine, others = (
+        [np.asarray(output, np.float64) for output in tf.nest.flatten(each(inputs, training=False))]
+        for each in (model, other)
+    )
+    return max(np.abs(a - b).max() / np.abs(a).max() for a, b in zip(mine, others, strict=True))
 
 
 def custom_layer(keras):
