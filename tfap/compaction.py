@@ -91,8 +91,7 @@ def _is_zero_when_silent(layer):
     """True for ReLU, as a layer or fused: other activations are not zero where they do not fire."""
     if keras_compat.kind_of(layer) == "ReLU":
         return not layer.negative_slope
-    name = getattr(getattr(layer, "activation", None), "__name__", "")
-    return name in ("relu", "relu6") and channels.is_elementwise(layer)  # no function of the user's
+    return getattr(getattr(layer, "activation", None), "__name__", "") in ("relu", "relu6")
 
 
 # -- shapes that layers can have -------------------------------------------------------------------
