@@ -154,11 +154,12 @@ class _Tap:
 
 
 def _run(model, taps, batches):
-    def forward(batch):
-        model(batch, training=False)
-
-    # As each Keras compiles its own steps.
-    forward = tf.function(forward, reduce_retracing=True, autograph=not keras_compat.is_keras3(model))
+    # A partial, since TensorFlow warns of retracing where many functions have the same code.
+    forward = tf.function(
+        functools.partial(model, training=False),
+        reduce_retracing=True,
+        autograph=not keras_compat.is_keras3(model),  # as each Keras compiles its own steps
+    )
     empty = True
     for batch in batches:  # outside the taps: a generator may call the model itself
         with contextlib.ExitStack() as stack:
