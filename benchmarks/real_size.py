@@ -4,12 +4,14 @@
     python benchmarks/real_size.py --net resnet --seeds 3
     python benchmarks/real_size.py --net mlp --summarize
 
-Every arm trains for the same number of epochs with the same optimizer, learning rates and batches. The pruned
-ones end at the same widths: `count` and `count_distilled` by activation counts, `l1` by the size of weights,
-`random`, `most` with the neurons pruned that fire most. `scratch` is the small net itself, trained from
-the start. `magnitude` is tfmot's pruning of single weights, which stays as large as the dense net. Rows
-go to build/real_size/NET.csv and the models beside it, so a run that was stopped goes on; --summarize
-prints means over seeds with 95% intervals (Student's t over paired differences) and measures latency.
+`dense` is trained once. `count`, `l1`, `random` and `most` go on from it for as many epochs again while whole
+neurons are pruned: those that fire least, of the smallest weights, at random, that fire most; they end at
+the same widths. `magnitude` does the same with tfmot's pruning of single weights (tf_keras), and stays as
+large as the dense net. `scratch` is the small net of `count`, trained from random weights for the epochs of
+both trainings. `shrunk` is one training from random weights that prunes by counts and compacts on the way.
+Optimizer, batches and the cosine decay of the learning rate are the same. Rows go to FOLDER/NET.csv
+and the models beside it, so a run that was stopped goes on; --summarize prints means over seeds with 95%
+intervals (Student's t over paired differences). Fit times are processor time, with one thread.
 """
 
 import os
@@ -76,15 +78,28 @@ class Recipe:
         self.keras, self.data, self.epochs, self.rate = keras, data, epochs, rate
         self.steps = -(-len(data.x_train) // BATCH)
 
-    def compiled(self, model, keras=None):
+    def compiled(self, model, rate, epochs, keras=None):
         keras = keras or self.keras
-        rate = keras.optimizers.schedules.CosineDecay(self.rate, self.epochs * self.steps)
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(rate, momentum=0.9), loss)
+        decay = keras.optimizers.schedules.CosineDecay(rate, epochs * self.steps)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(decay, momentum=0.9), loss)
         return model
 
-    def fit_options(self):
-        return {"batch_size": BATCH, "epochs": self.epochs, "verbose": 0}
+    def fitted(self, model, x, y, times=1):
+        epochs = times * self.epochs
+        self.compiled(model, self.rate, epochs).fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
+        return model
+
+    def pruned(self, model, criterion, x, y, rate):
+        self.compiled(model, rate, self.epochs)
+        fit = {"batch_size": BATCH, "epochs": self.epochs, "verbose": 0}
+        options = {**self.options, "criterion": criterion}
+        return tfap.fit_and_compact(model, self.schedule(), x, y, **options, **fit).model
+
+    def copied(self, model):
+        copy = self.build()
+        copy.set_weights(model.get_weights())
+        return copy
 
     def decay(self, sparsity, begin, end):
         """Cubic decay between two epochs, twice an epoch."""
@@ -93,12 +108,9 @@ class Recipe:
 
 
 class Mlp(Recipe):
-    """784-300-200-100-50-10, 90% of the hidden layers' weights pruned, each layer to a tenth."""
+    """784-300-200-100-50-10, of which every hidden layer loses 90% of its weights."""
 
-    arms = (
-        "dense", "count", "count_distilled", "l1", "l1_distilled", "random", "most", "scratch",
-        "scratch_distilled", "magnitude",
-    )  # fmt: skip
+    arms = ("dense", "shrunk", "count", "l1", "random", "most", "scratch", "magnitude")
 
     def __init__(self, keras, data):
         super().__init__(keras, data, epochs=20, rate=0.1)
@@ -109,52 +121,43 @@ class Mlp(Recipe):
         stack = [layers.Input((28, 28)), layers.Flatten(), *hidden, layers.Dense(10)]
         return (keras or self.keras).Sequential(stack)
 
-    def pruned(self, criterion, x, y):
-        model = self.compiled(self.build())
-        return tfap.fit_and_compact(
-            model,
-            self.decay(0.9, 1, 10),
-            x,
-            y,
-            stages=2,
-            criterion=criterion,
-            scope="local",
-            **self.fit_options(),
-        ).model
+    def inputs(self, x):
+        return x
+
+    def schedule(self):
+        return self.decay(0.9, 1, 5)
+
+    options = {"stages": 4, "scope": "local"}
 
     def from_scratch(self, small):
         return self.build([layer.units for layer in small.layers if hasattr(layer, "units")][:-1])
 
 
 class Resnet(Recipe):
-    """A small residual net with BatchNormalization, 65% of its operations pruned."""
+    """A small residual net with BatchNormalization, of which every stage loses 70% of its operations."""
 
-    arms = ("dense", "count", "l1", "scratch")
+    arms = ("dense", "shrunk", "count", "l1", "scratch")
 
     def __init__(self, keras, data):
-        super().__init__(keras, data, epochs=8, rate=0.1)
+        super().__init__(keras, data, epochs=4, rate=0.1)
 
     def build(self):
         return networks.small_resnet(self.keras, (28, 28, 1), 10)
 
-    def pruned(self, criterion, x, y):
-        model = self.compiled(self.build())
-        return tfap.fit_and_compact(
-            model,
-            self.decay(0.65, 0.5, 4),
-            x[..., None],
-            y,
-            stages=4,
-            criterion=criterion,
-            target="flops",
-            **self.fit_options(),
-        ).model
+    def inputs(self, x):
+        return x[..., None]
+
+    def schedule(self):
+        return self.decay(0.7, 0.25, 1.75)
+
+    options = {"stages": 4, "scope": "local", "target": "flops"}
 
     def from_scratch(self, small):
         return self.keras.models.clone_model(small)
 
 
 CRITERIA = {
+    "shrunk": tfap.ActivationCount(),
     "count": tfap.ActivationCount(),
     "l1": tfap.Magnitude(),
     "random": Random(),
@@ -162,34 +165,31 @@ CRITERIA = {
 }
 
 
-def softened(teacher, x, y, temperature=2.0, share=0.7):
-    """Labels mixed with what a teacher says: distillation at a temperature, computed once."""
-    logits = teacher.predict(x, batch_size=1000, verbose=0) / temperature
-    return (share * tf.nn.softmax(logits).numpy() + (1 - share) * y).astype("float32")
+def train(recipe, arm, model_of, x, y):
+    """One arm's model; `model_of` gives those that were trained before with this seed."""
+    if arm == "dense":
+        return recipe.fitted(recipe.build(), x, y)
+    if arm == "shrunk":  # in one training, from random weights
+        return recipe.pruned(recipe.build(), CRITERIA[arm], x, y, recipe.rate)
+    if arm == "scratch":  # as many epochs as the dense net and its pruning together
+        return recipe.fitted(recipe.from_scratch(model_of("count")), x, y, times=2)
+    if arm == "magnitude":
+        return magnitude(recipe, model_of("dense"), x, y)
+    return recipe.pruned(recipe.copied(model_of("dense")), CRITERIA[arm], x, y, recipe.rate / 2)
 
 
-def train(recipe, arm, models, x, y):
-    """One arm's model; `models` has those that were trained before with this seed."""
-    name, distilled = arm.removesuffix("_distilled"), arm.endswith("_distilled")
-    if distilled:
-        y = softened(models("dense"), x, y)
-    if name == "magnitude":
-        return magnitude(recipe, x, y)
-    if name in CRITERIA:
-        return recipe.pruned(CRITERIA[name], x, y)
-    model = recipe.build() if name == "dense" else recipe.from_scratch(models("count"))
-    recipe.compiled(model).fit(x, y, **recipe.fit_options())
-    return model
-
-
-def magnitude(recipe, x, y):
+def magnitude(recipe, dense, x, y):
     """tfmot's own pruning of single weights, on tf_keras."""
     tf_keras = importlib.import_module("tf_keras")
-    *hidden, last = recipe.build(keras=tf_keras).layers
-    prune, schedule = tfmot.sparsity.keras.prune_low_magnitude, recipe.decay(0.9, 1, 10)
-    stack = [prune(layer, schedule) if layer.weights else layer for layer in hidden]
-    model = recipe.compiled(tf_keras.Sequential([tf_keras.layers.Input((28, 28)), *stack, last]), tf_keras)
-    model.fit(x, y, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()], **recipe.fit_options())
+    model = recipe.build(keras=tf_keras)
+    model.set_weights(dense.get_weights())
+    *hidden, last = model.layers
+    prune = tfmot.sparsity.keras.prune_low_magnitude
+    stack = [prune(layer, recipe.schedule()) if layer.weights else layer for layer in hidden]
+    model = tf_keras.Sequential([tf_keras.layers.Input((28, 28)), *stack, last])
+    recipe.compiled(model, recipe.rate / 2, recipe.epochs, tf_keras)
+    callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
+    model.fit(x, y, epochs=recipe.epochs, callbacks=callbacks, batch_size=BATCH, verbose=0)
     return tfmot.sparsity.keras.strip_pruning(model)
 
 
@@ -204,23 +204,23 @@ def widths(model):
 def run(recipe, folder):
     rows = folder / f"{FLAGS.net}.csv"
     done = {(row["arm"], int(row["seed"])) for row in read(rows)}
-    data, world = recipe.data, {}
-    x, y = data.x_train, np.eye(10, dtype="float32")[data.y_train]
+    data = recipe.data
+    x, y = recipe.inputs(data.x_train), data.y_train
     for seed in range(FLAGS.seeds):
 
         def model_of(arm, seed=seed):
             path = folder / f"{FLAGS.net}-{arm}-{seed}.keras"
-            return world.get(path) or recipe.keras.models.load_model(path, compile=False)
+            return recipe.keras.models.load_model(path, compile=False)
 
         for arm in FLAGS.arms or recipe.arms:
             if (arm, seed) in done:
                 continue
             recipe.keras.utils.set_random_seed(seed)
-            start = time.perf_counter()
+            start = time.process_time()
             model = train(recipe, arm, model_of, x, y)
-            seconds = time.perf_counter() - start
+            seconds = time.process_time() - start
             model.save(folder / f"{FLAGS.net}-{arm}-{seed}.keras")
-            score = accuracy(model, data.x_test, data.y_test)
+            score = accuracy(model, recipe.inputs(data.x_test), data.y_test)
             size, operations = model.count_params(), count_flops(model)
             row = (arm, seed, f"{score:.4f}", size, operations, f"{seconds:.1f}", widths(model))
             append(rows, row)

@@ -71,7 +71,7 @@ def test_it_says_why_constants_stay(keras_module):
             layers.Conv2D(3, 3, padding="same", name="padded"),
         ]
     )
-    kernel, bias = model.layers[0].get_weights()
+    kernel, _ = model.layers[0].get_weights()
     kernel[..., :2] = 0
     model.layers[0].set_weights([kernel, np.array([0.0, 1.0, 0.0, 0.0])])
     smaller = tfap.compact(model)

@@ -402,3 +402,20 @@ def test_channels_first_layers_count_along_their_axis(keras_module):
     )
     np.testing.assert_array_equal(counter.activation_counts.numpy(), [48, 0, 48, 48, 0])
     assert int(counter.activations_seen.numpy()) == 48
+
+
+def test_a_sequential_model_with_a_layer_in_two_places(keras_module):
+    layers = keras_module.layers
+    twice = layers.Dense(4, activation="relu", name="twice")
+    model = keras_module.Sequential([layers.Input((4,)), twice, layers.Dropout(0.1), twice, layers.Dense(2)])
+    wrapped = tfap.prune(model, 0.5, "magnitude", granularity="weight")
+    tfap.update_masks(wrapped, 0.5)
+    plain = tfap.strip_pruning(wrapped)
+    kernel, bias = plain.get_layer("twice").get_weights()
+    assert (kernel == 0).sum() == 8
+    hidden = x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    for _ in range(2):
+        hidden = np.maximum(hidden @ kernel + bias, 0)
+    np.testing.assert_allclose(
+        plain.predict(x, verbose=0), hidden @ model.layers[-1].get_weights()[0], rtol=1e-5, atol=1e-6
+    )

@@ -72,8 +72,8 @@ class CompactionReport:
         lines = [f"Largest difference of an output on {inputs}: {apart}."]
         if self.beyond_proof:
             lines.append(
-                f"Not exact: {self.beyond_proof} neurons were removed that were silent on the counted data; on "
-                "other inputs they may fire."
+                f"Not exact: {self.beyond_proof} neurons were removed that were silent on the counted "
+                "data; on other inputs they may fire."
             )
         elif self.exact:
             lines.append("Exact: every neuron that was removed is constant or is read by nothing.")

@@ -326,12 +326,19 @@ def _rebuild_graph(model, replace, made, input_shapes):
 def _clone_model(model, clone, shapes):
     world = keras_of(model)
     if world is tf_keras:
+        if _is_sequential(model) and _calls_a_layer_twice(model):  # it would be there once in the clone
+            model = world.Model(model.inputs, model.outputs, name=model.name)
         same = all(tuple(a) == tuple(b) for a, b in zip(shapes, _own_input_shapes(model)))
         inputs = None if same else _tf_keras_inputs(model, shapes)
         return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
     inputs = _keras3_inputs(model, shapes)
     with _hidden_compile(model):
         return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
+
+
+def _calls_a_layer_twice(model):
+    called = [id(layer) for layer, inputs, _ in calls(model) if inputs]
+    return len(called) > len(set(called))
 
 
 def _tf_keras_inputs(model, shapes):

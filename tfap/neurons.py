@@ -4,6 +4,8 @@ import numpy as np
 
 from tfap.kernels import neuron_count
 
+_ROUNDING = 1e-6  # costs are whole numbers, computed in floating point
+
 
 def prune_neurons(scored, sparsity, min_weights_per_layer=0):
     """Masks in which whole neurons are pruned, lowest mean score of their alive weights first.
@@ -12,8 +14,8 @@ def prune_neurons(scored, sparsity, min_weights_per_layer=0):
     neurons (`Kernel.neuron_groups`) go together or not at all, by the mean over all their weights. Every
     kernel keeps at least one neuron.
 
-    As many neurons go, in that order, as do not exceed round(sparsity x cost of all weights), the cost of
-    a weight being `Kernel.cost`.
+    As many neurons go, in that order, as do not exceed round(sparsity x cost of all weights and neurons),
+    by `Kernel.cost` and `Kernel.neuron_cost`.
 
     Args:
         scored: `masks.Scored` kernels that are ranked together, in layer order.
@@ -26,7 +28,24 @@ def prune_neurons(scored, sparsity, min_weights_per_layer=0):
     numbers = _Numbers([item.kernel for item in scored])
     groups = _Groups(scored, numbers)
     dead = groups.pruned(float(sparsity), min_weights_per_layer)
-    return [_masked(item.kernel, dead, numbers) for item in scored]
+    return [_masked(item.kernel, dead[numbers.of_neurons(item.kernel)]) for item in scored]
+
+
+def without_dead_inputs(kernels, masks):
+    """The masks without the weights that `Kernel.input_groups` sends after neurons that are dead.
+
+    Args:
+        kernels: every `Kernel` of an update, also those that were not ranked together.
+        masks: their new masks.
+    """
+    alive = [
+        kernel.neuron_groups[kernel.neuron_sums(mask.astype(np.int64)) > 0]
+        for kernel, mask in zip(kernels, masks)
+        if kernel.neuron_groups is not None
+    ]
+    tied = [kernel.neuron_groups for kernel in kernels if kernel.neuron_groups is not None]
+    dead = np.setdiff1d(np.concatenate(tied), np.concatenate(alive)) if tied else []
+    return [_without_inputs(kernel, mask, dead) for kernel, mask in zip(kernels, masks)]
 
 
 class _Numbers:
@@ -58,52 +77,54 @@ class _Numbers:
 
 
 class _Groups:
-    """The groups of neurons: what they score, weigh and cost, and where they are."""
+    """The groups of neurons: what they score, and the weights that go with them."""
 
     def __init__(self, scored, numbers):
         self._numbers = numbers
         self._kernels = [item.kernel for item in scored]
-        size = numbers.size
-        self._cost, self._alive = np.zeros(size), np.zeros(size)
-        self._score, self._magnitude = np.zeros(size), np.zeros(size)
-        self._weights = []  # for each kernel: group -> its alive weights there
+        self._alive, self._score, self._magnitude = np.zeros((3, numbers.size))
+        self._members = [[] for _ in range(numbers.size)]  # group -> the _Weights that lose some with it
+        self._cost = self._total = 0
         for item in scored:
-            self._add(item.kernel, item.scores)
+            self._rank(item.kernel, item.scores)
+            self._add(item.kernel)
 
-    def _add(self, kernel, scores):
+    def _rank(self, kernel, scores):
         groups, size = self._numbers.of_neurons(kernel), self._numbers.size
-        alive = np.bincount(groups, kernel.neuron_sums(kernel.mask.astype(np.int64)), size)
-        self._weights.append(alive)
-        self._alive += alive
-        self._cost += alive * kernel.cost
+        self._alive += np.bincount(groups, kernel.neuron_sums(kernel.mask.astype(np.int64)), size)
         for total, values in ((self._score, scores), (self._magnitude, np.abs(kernel.weights))):
             masked = np.multiply(values, kernel.mask, dtype=np.float64)
             total += np.bincount(groups, kernel.neuron_sums(masked), size)
-        inputs = self._numbers.of_inputs(kernel)
-        if inputs is not None:
-            read = np.bincount(inputs, kernel.input_sums(kernel.mask.astype(np.int64)), size + 1)
-            self._cost += read[:size] * kernel.cost
+
+    def _add(self, kernel):
+        weights = _Weights(kernel, self._numbers)
+        for group in weights.groups():
+            self._members[group].append(weights)
+        self._cost += weights.cost
+        neurons = len(self._numbers.of_neurons(kernel))
+        self._total += kernel.weights.size * kernel.cost + neurons * kernel.neuron_cost
 
     def pruned(self, sparsity, floor):
         """Which groups are dead afterwards, as a boolean array."""
-        budget = self._budget(sparsity)
         dead = self._alive == 0
-        left = [weights.sum() for weights in self._weights]
+        for group in np.flatnonzero(dead):
+            self._remove(group)
+        least = self._total - round(sparsity * self._total)
         for group in self._in_order():
-            if self._cost[group] > budget:
+            if self._cost - self._cost_of(group) < least - _ROUNDING:
                 break
-            members = [(at, weights[group]) for at, weights in enumerate(self._weights) if weights[group]]
-            if all(left[at] - weights >= max(floor, 1) for at, weights in members):
+            if all(weights.left - weights.of(group) >= max(floor, 1) for weights in self._members[group]):
                 dead[group] = True
-                budget -= self._cost[group]
-                for at, weights in members:
-                    left[at] -= weights
+                self._remove(group)
         return dead
 
-    def _budget(self, sparsity):
-        total = sum(kernel.mask.size * kernel.cost for kernel in self._kernels)
-        alive = sum(np.count_nonzero(kernel.mask) * kernel.cost for kernel in self._kernels)
-        return round(sparsity * total) - (total - alive)
+    def _cost_of(self, group):
+        return sum(weights.cost_of(group) for weights in self._members[group])
+
+    def _remove(self, group):
+        self._cost -= self._cost_of(group)
+        for weights in self._members[group]:
+            weights.remove(group)
 
     def _in_order(self):
         """The groups with weights alive, lowest first; ties by size, then by layer and neuron."""
@@ -119,10 +140,64 @@ class _Groups:
         return first
 
 
-def _masked(kernel, dead, numbers):
-    keep = ~dead[numbers.of_neurons(kernel)]
-    mask = kernel.mask * kernel.per_neuron(keep.astype(np.uint8))
-    inputs = numbers.of_inputs(kernel)
-    if inputs is not None:
-        mask = mask * kernel.per_input((~np.append(dead, False)[inputs]).astype(np.uint8))
-    return mask
+class _Weights:
+    """The alive weights of one kernel by the groups whose death takes them along.
+
+    A weight may go with the neuron that it feeds or with the one that it reads, but it costs only once.
+
+    Attributes:
+        left: how many there are.
+    """
+
+    def __init__(self, kernel, numbers):
+        self._kernel = kernel
+        neurons, columns = np.unique(numbers.of_neurons(kernel), return_inverse=True)
+        inputs, rows = numbers.of_inputs(kernel), None
+        if inputs is not None:
+            inputs, rows = np.unique(inputs, return_inverse=True)
+        self._column = {int(group): at for at, group in enumerate(neurons)}
+        self._row = {int(group): at for at, group in enumerate([] if rows is None else inputs)}
+        self._row.pop(numbers.size, None)
+        self._alive = kernel.pair_sums(kernel.mask, rows, columns)
+        self._neurons = np.bincount(columns, kernel.neuron_sums(kernel.mask.astype(np.int64)) > 0)
+        self._by_neuron, self._by_input = self._alive.sum(axis=0), self._alive.sum(axis=1)
+        self.left = int(self._alive.sum())
+
+    @property
+    def cost(self):
+        return self.left * self._kernel.cost + self._neurons.sum() * self._kernel.neuron_cost
+
+    def groups(self):
+        return self._column.keys() | self._row.keys()
+
+    def of(self, group):
+        """How many go with a group."""
+        column, row = self._column.get(group), self._row.get(group)
+        fed = 0 if column is None else self._by_neuron[column]
+        read = 0 if row is None else self._by_input[row]
+        both = 0 if column is None or row is None else self._alive[row, column]
+        return fed + read - both
+
+    def cost_of(self, group):
+        neurons = self._neurons[self._column[group]] if group in self._column else 0
+        return self.of(group) * self._kernel.cost + neurons * self._kernel.neuron_cost
+
+    def remove(self, group):
+        self.left -= self.of(group)
+        column, row = self._column.get(group), self._row.get(group)
+        if column is not None:
+            self._by_input -= self._alive[:, column]
+            self._alive[:, column] = self._by_neuron[column] = self._neurons[column] = 0
+        if row is not None:
+            self._by_neuron -= self._alive[row]
+            self._alive[row] = self._by_input[row] = 0
+
+
+def _masked(kernel, dead):
+    return kernel.mask * kernel.per_neuron((~dead).astype(np.uint8))
+
+
+def _without_inputs(kernel, mask, dead):
+    if kernel.input_groups is None or not len(dead):
+        return mask
+    return mask * kernel.per_input((~np.isin(kernel.input_groups, dead)).astype(np.uint8))

@@ -10,6 +10,7 @@ from tfap import keras_compat, liveness, schedules, updater, wrapped
 from tfap.callbacks import UpdatePruningStep
 from tfap.compaction import compact, smaller
 from tfap.graph import Graph, unwrap
+from tfap.kernels import neuron_count
 from tfap.pruning import prune, strip_pruning
 
 
@@ -49,8 +50,8 @@ def fit_and_compact(
 
     Args:
         model: a compiled Sequential or Functional model of either Keras. It is not changed.
-        pruning_schedule: as in `tfap.prune`. Its sparsities are shares of the weights that the given
-            model has in the layers that are pruned: 0.9 leaves a tenth of them, really.
+        pruning_schedule: as in `tfap.prune`. Its sparsities are shares of the given model's weights, a
+            neuron counting with its incoming ones; the outgoing ones go too, so the model ends smaller.
         *data: `x` and `y`, or what else `fit` takes first.
         stages: how often to compact, at least 1; each time costs tracing the training step anew.
         criterion, scope, include, skip, min_weights_per_layer, sample_every, target: as in `tfap.prune`.
@@ -142,7 +143,7 @@ def _check(model, stages, epochs):
 
 def _cost(model):
     """What the prunable weights cost in the unit of the target."""
-    return sum(weight.size * weight.cost for weight in updater.pruned_weights(model))
+    return sum(weight.whole_cost for weight in updater.pruned_weights(model))
 
 
 def _weights(model):
@@ -194,7 +195,12 @@ def _carry_counts(old, new, path, cut):
 
 
 def _carry_masks(old, new, path, cut):
-    for (_, kernel, mask), (_, _, new_mask) in zip(old.kernel_and_mask(), new.kernel_and_mask()):
+    for (spec, kernel, mask), (_, _, new_mask) in zip(old.kernel_and_mask(), new.kernel_and_mask()):
+        # A neuron goes on costing what it cost in the given model, also with fewer inputs.
+        fan_in, new_fan_in = (
+            math.prod(part.shape) // neuron_count(spec, part.shape) for part in (mask, new_mask)
+        )
+        new.fan_in_scale[spec.name] = old.fan_in_scale.get(spec.name, 1.0) * fan_in / new_fan_in
         at = next(at for at, weight in enumerate(old.layer.weights) if weight is kernel)
         new_mask.assign(_cut(mask.numpy(), path, at, cut))
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tfap import flops, masks, wrapped
+from tfap import flops, masks, neurons, wrapped
 from tfap.kernels import Kernel, neuron_count
 from tfap.ties import Ties
 
@@ -16,7 +16,7 @@ from tfap.ties import Ties
 class PrunedWeight:
     """A prunable weight in a model: its path, its variable, its mask's and its wrapper.
 
-    `neuron_groups`, `input_groups` and `cost` are those of its `Kernel`.
+    `neuron_groups`, `input_groups`, `cost` and `neuron_cost` are those of its `Kernel`.
     """
 
     path: str
@@ -36,6 +36,22 @@ class PrunedWeight:
     def neurons(self):
         return neuron_count(self.spec, self.mask.shape)
 
+    @property
+    def neuron_cost(self):
+        return int(self.wrapper.settings.target == "neurons")
+
+    @property
+    def whole_cost(self):
+        """What it costs where nothing is pruned."""
+        return self.size * self.cost + self.neurons * self.neuron_cost
+
+    @property
+    def fan_in_scale(self):
+        """What an incoming weight stands for in a model that has lost inputs; see `fit_and_compact`."""
+        if self.input_groups is not None:
+            return 1  # inputs that went have been counted themselves
+        return self.wrapper.fan_in_scale.get(self.spec.name, 1)
+
     def gather(self):
         """The weight as plain data.
 
@@ -52,6 +68,7 @@ class PrunedWeight:
             self.neuron_groups,
             self.input_groups,
             self.cost,
+            self.neuron_cost,
         )
 
     def _activations(self):
@@ -87,14 +104,16 @@ def pruned_weights(model):
     if all(weight.wrapper.settings.granularity == "weight" for weight in weights):
         return weights
     ties, costs = Ties(model), _costs(model, weights)
-    return [
+    tied = [
         dataclasses.replace(
             weight,
             neuron_groups=ties.of_neurons(weight.path, weight.spec, weight.neurons),
             input_groups=ties.of_inputs(weight.path, weight.spec, weight.mask.shape),
-            cost=costs[weight.wrapper.settings.target](weight),
         )
         for weight in weights
+    ]
+    return [
+        dataclasses.replace(weight, cost=costs[weight.wrapper.settings.target](weight)) for weight in tied
     ]
 
 
@@ -107,9 +126,9 @@ def _costs(model, weights):
     for weight in weights:
         sizes[weight.path] += weight.size
     return {
-        "weights": lambda weight: 1,
-        "neurons": lambda weight: weight.neurons / weight.size,
-        "flops": lambda weight: operations[weight.path] / sizes[weight.path],
+        "weights": lambda weight: weight.fan_in_scale,
+        "neurons": lambda weight: 0,
+        "flops": lambda weight: weight.fan_in_scale * operations[weight.path] / sizes[weight.path],
     }
 
 
@@ -131,6 +150,8 @@ def update_group(weights, sparsity):
         items = [scored[at] for at in together]
         for at, mask in zip(together, settings.new_masks(items, sparsity)):
             made[at] = mask
+    if settings.granularity == "neuron":
+        made = neurons.without_dead_inputs([item.kernel for item in scored], made)
     for weight, item, mask in zip(weights, scored, made):
         if not np.array_equal(mask, item.kernel.mask):
             weight.write(mask, item.kernel.weights)

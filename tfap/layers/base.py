@@ -187,6 +187,7 @@ class PruneByActivationBase(CountingWrapper):
         self.callback_active = False
         self.callback_missed = False  # a training step failed while it was traced
         self.called_in_training = False
+        self.fan_in_scale = {}  # by weight: how many times more inputs it had before compaction
         self._linked = None
 
     @staticmethod
