@@ -218,6 +218,7 @@ class Kernel:
         input_groups: int array `(inputs,)`: the weights of an input go with the neuron group of this
             number; None if they stay.
         cost: of one weight, in the unit of the target: weights, neurons or floating-point operations.
+        neuron_cost: what a neuron costs besides its weights.
     """
 
     path: str
@@ -228,6 +229,7 @@ class Kernel:
     neuron_groups: np.ndarray | None = None
     input_groups: np.ndarray | None = None
     cost: float = 1
+    neuron_cost: float = 0
 
     def per_neuron(self, values):
         """Shape `(neurons,)` -> one that broadcasts against the kernel."""
@@ -255,12 +257,24 @@ class Kernel:
         sums = values.sum(axis=tuple(set(range(ndim)) - kept))
         return sums.reshape(self.spec.gates, -1).sum(axis=0)
 
-    def input_sums(self, values):
-        """Sums an array of the kernel's shape over each input's weights -> `(input neurons,)`."""
-        (axis,) = self.spec.input_axes
-        width, inputs = self.weights.shape[axis], len(self.input_groups)
-        axis %= values.ndim
-        if inputs == width:
-            return values.sum(axis=tuple(set(range(values.ndim)) - {axis}))
-        blocks = np.split(values, inputs // width, axis=-1)  # a grouped convolution
-        return np.concatenate([block.sum(axis=(*range(axis), -1)) for block in blocks])
+    def pair_sums(self, values, inputs, neurons):
+        """Sums an array of the kernel's shape over the weights between groups of inputs and of neurons.
+
+        Args:
+            values: array of the kernel's shape.
+            inputs: the group of each input, numbered from 0; None puts all in one.
+            neurons: the group of each neuron, numbered from 0.
+
+        Returns:
+            int64 array `(groups of inputs, groups of neurons)`.
+        """
+        ndim, kept = (
+            values.ndim,
+            (*self.spec.neuron_axes, *(self.spec.input_axes if inputs is not None else ())),
+        )
+        others = set(range(ndim)) - {axis % ndim for axis in kept}
+        sums = values.sum(axis=tuple(others), keepdims=True, dtype=np.int64)
+        rows = np.zeros(1, int) if inputs is None else self.per_input(inputs)
+        shape = rows.max() + 1, max(neurons) + 1
+        pairs = np.broadcast_to(rows * shape[1] + self.per_neuron(neurons), sums.shape)
+        return np.bincount(pairs.ravel(), sums.ravel(), math.prod(shape)).astype(np.int64).reshape(shape)
