@@ -11,7 +11,8 @@ large as the dense net. `scratch` is the small net of `count`, trained from rand
 both trainings. `shrunk` is one training from random weights that prunes by counts and compacts on the way.
 Optimizer, batches and the cosine decay of the learning rate are the same. Rows go to FOLDER/NET.csv
 and the models beside it, so a run that was stopped goes on; --summarize prints means over seeds with 95%
-intervals (Student's t over paired differences). Fit times are processor time, with one thread.
+intervals (Student's t over paired differences), sizes of SavedModels and latencies in LiteRT on one thread.
+Fit times are processor time, with one thread.
 """
 
 import os
@@ -31,8 +32,9 @@ from absl import app, flags
 
 import tfap
 from tfap import datasets
+from tfap.artifacts import exported_size
 from tfap.flops import flops as count_flops
-from tfap.keras_compat import tfmot
+from tfap.keras_compat import load_model, tfmot
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import networks
@@ -43,6 +45,7 @@ flags.DEFINE_integer("seeds", 5, "Seeds 0 to n - 1.", 1)
 flags.DEFINE_list("arms", None, "Only these arms.")
 flags.DEFINE_string("folder", "build/real_size", "Where rows and models go.")
 flags.DEFINE_integer("threads", 1, "Threads of TensorFlow.", 1)
+flags.DEFINE_float("seconds", 3.0, "How long to measure a latency.")
 flags.DEFINE_bool("summarize", False, "Print the table of what has been run.")
 
 BATCH = 128
@@ -209,8 +212,7 @@ def run(recipe, folder):
     for seed in range(FLAGS.seeds):
 
         def model_of(arm, seed=seed):
-            path = folder / f"{FLAGS.net}-{arm}-{seed}.keras"
-            return recipe.keras.models.load_model(path, compile=False)
+            return load_model(folder / f"{FLAGS.net}-{arm}-{seed}.keras")
 
         for arm in FLAGS.arms or recipe.arms:
             if (arm, seed) in done:
@@ -247,25 +249,43 @@ def interval(values):
 
 def summarize(recipe, folder):
     rows = read(folder / f"{FLAGS.net}.csv")
+    dense = {row["seed"]: row for row in rows if row["arm"] == "dense"}
     print(
         "| arm | seeds | accuracy | points below dense | times fewer weights | times fewer FLOPs | fit time |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|")
-    dense = {row["seed"]: row for row in rows if row["arm"] == "dense"}
     for arm in recipe.arms:
-        pairs = [(row, dense[row["seed"]]) for row in rows if row["arm"] == arm and row["seed"] in dense]
-        if not pairs:
-            continue
-        cells = [
-            interval([100 * float(row["accuracy"]) for row, _ in pairs]),
-            interval([100 * (float(whole["accuracy"]) - float(row["accuracy"])) for row, whole in pairs]),
-            *(
-                interval([float(whole[name]) / float(row[name]) for row, whole in pairs])
-                for name in ("weights", "flops")
-            ),
-            interval([float(row["fit_seconds"]) / float(whole["fit_seconds"]) for row, whole in pairs]),
-        ]
-        print(f"| {arm} | {len(pairs)} | " + " | ".join(cells) + " |")
+        pairs = [(row, dense[row["seed"]]) for row in rows if row["arm"] == arm]
+        if pairs:
+            print(f"| {arm} | {len(pairs)} | " + " | ".join(_cells(pairs)) + " |")
+    print("\nAgainst dense: times smaller SavedModel, times faster in LiteRT at batch 1 and 64")
+    for arm in ("count", "magnitude"):
+        seeds = [row["seed"] for row in rows if row["arm"] == arm]
+        figures = np.array([_smaller_and_faster(folder, arm, seed) for seed in seeds])
+        if seeds:
+            print(f"{arm}: " + ", ".join(interval(column) for column in figures.T))
+
+
+def _cells(pairs):
+    points = [100 * (float(whole["accuracy"]) - float(row["accuracy"])) for row, whole in pairs]
+    ratios = {
+        name: [float(whole[name]) / float(row[name]) for row, whole in pairs] for name in ("weights", "flops")
+    }
+    times = [float(row["fit_seconds"]) / float(whole["fit_seconds"]) for row, whole in pairs]
+    accuracies = [100 * float(row["accuracy"]) for row, _ in pairs]
+    return [interval(values) for values in (accuracies, points, *ratios.values(), times)]
+
+
+def _smaller_and_faster(folder, arm, seed):
+    models = {name: load_model(folder / f"{FLAGS.net}-{name}-{seed}.keras") for name in ("dense", arm)}
+    files = {
+        name: tfap.export(model, folder / f"{FLAGS.net}-{name}-{seed}.tflite", format="tflite")
+        for name, model in models.items()
+    }
+    report = tfap.report(files, "dense", seconds=FLAGS.seconds, threads=1)
+    sizes = {name: exported_size(model).raw for name, model in models.items()}
+    times = [1 / report[arm].latency[batch].ratio.median for batch in (1, 64)]
+    return sizes["dense"] / sizes[arm], *times
 
 
 def main(_):
