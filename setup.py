@@ -13,10 +13,11 @@ ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 EXTRAS = {
     "tflite": TFLITE,
     "onnx": ONNX,
-    "examples": ["scikit-learn>=1.3"],
+    "examples": ["scikit-learn>=1.3", "matplotlib>=3.8"],
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
         *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scikit-learn>=1.3", "tensorboard>=2.16"),
+        "matplotlib>=3.8",
         *TFLITE,
         *ONNX,
     ],

@@ -35,6 +35,17 @@ def test_custom_training_loop(tmp_path, keras):
     assert "sparsity 80" in printed
 
 
+@pytest.mark.parametrize("keras, net", [("keras", "mlp"), ("tf_keras", "cnn")])
+def test_shrink_and_export(tmp_path, keras, net):
+    arguments = ["--epochs=4", "--sparsity=0.5", "--seconds=0.2", f"--keras={keras}", f"--net={net}"]
+    arguments += ["--figure=0.7"] if net == "mlp" else []
+    printed = run([ROOT / "examples/shrink_and_export.py", *arguments], tmp_path)
+    assert float(re.search(r"([\d.]+) times fewer weights", printed).group(1)) > 1.5
+    made = {path.name for path in (tmp_path / "build/shrink_and_export").iterdir()}
+    assert made >= {"dense.tflite", "shrunk.tflite", "report.csv"}
+    assert ("accuracy_against_size.png" in made) == (net == "mlp")
+
+
 def test_from_tfmot(tmp_path):
     printed = run([ROOT / "examples/from_tfmot.py", "--epochs=3", "--tensorboard=logs"], tmp_path)
     assert printed.count("sparsity 80.0%") == 2
