@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import nets
+import networks
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -44,7 +45,24 @@ def two_by_two(keras):
     return keras.Model(inputs, outputs)
 
 
-MODELS = {"cnn": cnn, "mlp": nets.mlp, "nested": nets.nested, "two_by_two": two_by_two}
+def compacted(keras):
+    """A residual net with BatchNormalization that has lost channels."""
+    model = networks.small_resnet(keras, (12, 12, 1), 3, widths=(6, 8, 8))
+    schedule = tfap.ConstantSparsity(0.5, 1)
+    wrapped = tfap.prune(model, schedule, "magnitude", scope="local", granularity="neuron", target="flops")
+    tfap.update_masks(wrapped, 0.5)
+    smaller = tfap.compact(tfap.strip_pruning(wrapped))
+    assert smaller.count_params() < 0.6 * model.count_params()
+    return smaller
+
+
+MODELS = {
+    "cnn": cnn,
+    "mlp": nets.mlp,
+    "nested": nets.nested,
+    "two_by_two": two_by_two,
+    "compacted": compacted,
+}
 
 
 def wide(keras):
