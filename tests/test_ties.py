@@ -116,19 +116,12 @@ def test_single_weights_are_not_tied(keras_module):
 
 
 @pytest.mark.parametrize(
-    "name, target",
-    [
-        ("cnn", "weights"),
-        ("cnn", "neurons"),
-        ("small_resnet", "neurons"),
-        ("resnet20", "weights"),
-        ("mobilenet", "weights"),
-    ],
+    "name, target", [("cnn", "neurons"), ("small_resnet", "weights"), ("mobilenet", "weights")]
 )
 def test_compaction_removes_every_pruned_group(keras_module, name, target):
     wrapped = tfap.prune(built(keras_module, name), 0.6, "magnitude", granularity="neuron", target=target)
     for sparsity in (0.3, 0.6):
-        before = {path: neurons.copy() for path, neurons in alive(wrapped).items()}
+        before = alive(wrapped)
         tfap.update_masks(wrapped, sparsity)
         assert all((before[path] >= neurons).all() for path, neurons in alive(wrapped).items())
     assert_all_that_was_pruned_goes(wrapped)
@@ -168,19 +161,15 @@ def test_flops(keras_module, name):
     assert flops.flops(smaller) / flops.flops(model) == pytest.approx(0.4, abs=0.02)
 
 
-def test_neurons(keras_module):
-    wrapped = tfap.prune(
-        built(keras_module, "resnet20"), 0.5, "magnitude", granularity="neuron", target="neurons"
-    )
+def test_neurons_and_weights(keras_module):
+    model = built(keras_module, "small_resnet")
+    wrapped = tfap.prune(model, 0.5, "magnitude", granularity="neuron", target="neurons")
     tfap.update_masks(wrapped, 0.5)
     left = np.concatenate(list(alive(wrapped).values()))
-    assert 0 <= left.mean() - 0.5 < 9 * 64 / len(left)  # a group has at most one channel of each block
-
-
-def test_weights(keras_module):
-    wrapped = tfap.prune(built(keras_module, "resnet20"), 0.6, "magnitude", granularity="neuron")
-    tfap.update_masks(wrapped, 0.6)
-    assert nets.pruned_weights(wrapped) / nets.prunable_weights(wrapped) == pytest.approx(0.6, abs=0.01)
+    assert 0 <= left.sum() - len(left) / 2 < 3  # at most three convolutions share a group
+    wrapped = tfap.prune(model, 0.5, "magnitude", granularity="neuron")
+    tfap.update_masks(wrapped, 0.5)
+    assert nets.pruned_weights(wrapped) / nets.prunable_weights(wrapped) == pytest.approx(0.5, abs=0.01)
 
 
 def test_local_scope_ranks_tied_kernels_together(keras_module):

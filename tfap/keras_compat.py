@@ -194,7 +194,8 @@ def optimizer_slots(model):
     The index is None for what belongs to none, such as the number of steps. The optimizer is built first.
 
     Raises:
-        TypeError: a legacy optimizer of tf_keras, which cannot tell.
+        TypeError: a legacy optimizer of tf_keras, which cannot tell; or one such as Adafactor, which keeps
+            something else than arrays of its variables' shapes and numbers.
     """
     optimizer, trainable = model.optimizer, model.trainable_variables
     if not hasattr(optimizer, "build"):
@@ -205,9 +206,12 @@ def optimizer_slots(model):
     stand_in = keras.Variable if is_keras3(model) else tf.Variable
     probe = _fresh(optimizer)
     probe.build([stand_in(np.zeros(index + 2, "float32")) for index in range(len(trainable))])
-    seen, slots = [], []
-    for variable, marked in zip(_variables(optimizer), _variables(probe), strict=True):
+    held, marks, seen, slots = _variables(optimizer), _variables(probe), [], []
+    for variable, marked in zip(held, marks):
         index = marked.shape[0] - 2 if len(marked.shape) == 1 else None
+        expected = () if index is None else tuple(trainable[index].shape)
+        if len(held) != len(marks) or tuple(variable.shape) != expected:
+            raise TypeError(f"the state of {type(optimizer).__name__} does not have its variables' shapes")
         slots.append((variable, index, seen.count(index)))
         seen.append(index)
     return slots
