@@ -8,11 +8,13 @@
 neurons are pruned: those that fire least, of the smallest weights, at random, that fire most; they end at
 the same widths. `magnitude` does the same with tfmot's pruning of single weights (tf_keras), and stays as
 large as the dense net. `scratch` is the small net of `count`, trained from random weights for the epochs of
-both trainings. `shrunk` is one training from random weights that prunes by counts and compacts on the way.
-Optimizer, batches and the cosine decay of the learning rate are the same. Rows go to FOLDER/NET.csv
-and the models beside it, so a run that was stopped goes on; --summarize prints means over seeds with 95%
-intervals (Student's t over paired differences), sizes of SavedModels and latencies in LiteRT on one thread.
-Fit times are processor time, with one thread.
+both trainings. `count_distilled` and the like train on what the dense net says of the images and of copies
+shifted by a pixel, twice the samples an epoch; scratch_distilled for as many steps as scratch. `shrunk` is
+one training from random weights that prunes by counts and compacts on the way, `shrunk_70` another that
+prunes 70%. Optimizer, batches and the cosine decay of the learning rate are the same. Rows go to
+FOLDER/NET.csv and the models beside it, so a run that was stopped goes on; --summarize prints means over
+seeds with 95% intervals (Student's t over paired differences), sizes of SavedModels and latencies in
+LiteRT on one thread. Fit times are processor time, with one thread.
 """
 
 import os
@@ -29,12 +31,14 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 from absl import app, flags
+from ai_edge_litert.interpreter import Interpreter
 
 import tfap
 from tfap import datasets
 from tfap.artifacts import exported_size
 from tfap.flops import flops as count_flops
 from tfap.keras_compat import load_model, tfmot
+from tfap.latency import measure
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import networks
@@ -81,23 +85,26 @@ class Recipe:
         self.keras, self.data, self.epochs, self.rate = keras, data, epochs, rate
         self.steps = -(-len(data.x_train) // BATCH)
 
-    def compiled(self, model, rate, epochs, keras=None):
+    def compiled(self, model, rate, steps, keras=None):
+        """With a loss for what a teacher says, or for one-hot labels."""
         keras = keras or self.keras
-        decay = keras.optimizers.schedules.CosineDecay(rate, epochs * self.steps)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(decay, momentum=0.9), loss)
+        decay = keras.optimizers.schedules.CosineDecay(rate, steps)
+        model.compile(
+            keras.optimizers.SGD(decay, momentum=0.9), keras.losses.CategoricalCrossentropy(from_logits=True)
+        )
         return model
 
     def fitted(self, model, x, y, times=1):
         epochs = times * self.epochs
-        self.compiled(model, self.rate, epochs).fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
+        self.compiled(model, self.rate, epochs * -(-len(x) // BATCH))
+        model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
         return model
 
-    def pruned(self, model, criterion, x, y, rate):
-        self.compiled(model, rate, self.epochs)
+    def pruned(self, model, x, y, rate, **options):
+        self.compiled(model, rate, self.epochs * -(-len(x) // BATCH))
         fit = {"batch_size": BATCH, "epochs": self.epochs, "verbose": 0}
-        options = {**self.options, "criterion": criterion}
-        return tfap.fit_and_compact(model, self.schedule(), x, y, **options, **fit).model
+        options = {"pruning_schedule": self.schedule(), **self.options, **options}
+        return tfap.fit_and_compact(model, options.pop("pruning_schedule"), x, y, **options, **fit).model
 
     def copied(self, model):
         copy = self.build()
@@ -113,7 +120,10 @@ class Recipe:
 class Mlp(Recipe):
     """784-300-200-100-50-10, of which every hidden layer loses 90% of its weights."""
 
-    arms = ("dense", "shrunk", "count", "l1", "random", "most", "scratch", "magnitude")
+    arms = (
+        *("dense", "count_distilled", "l1_distilled", "scratch_distilled", "shrunk_70"),
+        *("count", "l1", "random", "most", "scratch", "magnitude", "shrunk"),
+    )
 
     def __init__(self, keras, data):
         super().__init__(keras, data, epochs=20, rate=0.1)
@@ -160,7 +170,6 @@ class Resnet(Recipe):
 
 
 CRITERIA = {
-    "shrunk": tfap.ActivationCount(),
     "count": tfap.ActivationCount(),
     "l1": tfap.Magnitude(),
     "random": Random(),
@@ -170,15 +179,35 @@ CRITERIA = {
 
 def train(recipe, arm, model_of, x, y):
     """One arm's model; `model_of` gives those that were trained before with this seed."""
-    if arm == "dense":
+    name, distilled = arm.removesuffix("_distilled"), arm.endswith("_distilled")
+    if distilled:
+        x, y = taught(model_of("dense"), x, y)
+    if name == "dense":
         return recipe.fitted(recipe.build(), x, y)
-    if arm == "shrunk":  # in one training, from random weights
-        return recipe.pruned(recipe.build(), CRITERIA[arm], x, y, recipe.rate)
-    if arm == "scratch":  # as many epochs as the dense net and its pruning together
-        return recipe.fitted(recipe.from_scratch(model_of("count")), x, y, times=2)
-    if arm == "magnitude":
+    if name == "scratch":  # as many epochs as the dense net and its pruning together
+        return recipe.fitted(recipe.from_scratch(model_of("count")), x, y, times=1 if distilled else 2)
+    if name == "magnitude":
         return magnitude(recipe, model_of("dense"), x, y)
-    return recipe.pruned(recipe.copied(model_of("dense")), CRITERIA[arm], x, y, recipe.rate / 2)
+    if name == "shrunk":  # in one training, from random weights
+        return recipe.pruned(recipe.build(), x, y, recipe.rate)
+    if name == "shrunk_70":
+        return recipe.pruned(
+            recipe.build(), x, y, recipe.rate, pruning_schedule=recipe.decay(0.7, 0.5, 3), stages=7
+        )
+    stages = {"stages": 7} if distilled else {}
+    criterion = CRITERIA[name]
+    return recipe.pruned(
+        recipe.copied(model_of("dense")), x, y, recipe.rate / 2, criterion=criterion, **stages
+    )
+
+
+def taught(teacher, x, y, share=0.9):
+    """The images and copies of them shifted by a pixel or none, with what a teacher says of each."""
+    generator = np.random.default_rng(0)
+    shifted = np.stack([np.roll(image, generator.integers(-1, 2, 2), (0, 1)) for image in x])
+    x, y = np.concatenate([x, shifted]), np.concatenate([y, y])
+    said = tf.nn.softmax(teacher.predict(x, batch_size=1000, verbose=0)).numpy()
+    return x, (share * said + (1 - share) * y).astype("float32")
 
 
 def magnitude(recipe, dense, x, y):
@@ -190,7 +219,7 @@ def magnitude(recipe, dense, x, y):
     prune = tfmot.sparsity.keras.prune_low_magnitude
     stack = [prune(layer, recipe.schedule()) if layer.weights else layer for layer in hidden]
     model = tf_keras.Sequential([tf_keras.layers.Input((28, 28)), *stack, last])
-    recipe.compiled(model, recipe.rate / 2, recipe.epochs, tf_keras)
+    recipe.compiled(model, recipe.rate / 2, recipe.epochs * recipe.steps, tf_keras)
     callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
     model.fit(x, y, epochs=recipe.epochs, callbacks=callbacks, batch_size=BATCH, verbose=0)
     return tfmot.sparsity.keras.strip_pruning(model)
@@ -208,7 +237,7 @@ def run(recipe, folder):
     rows = folder / f"{FLAGS.net}.csv"
     done = {(row["arm"], int(row["seed"])) for row in read(rows)}
     data = recipe.data
-    x, y = recipe.inputs(data.x_train), data.y_train
+    x, y = recipe.inputs(data.x_train), np.eye(10, dtype="float32")[data.y_train]
     for seed in range(FLAGS.seeds):
 
         def model_of(arm, seed=seed):
@@ -258,12 +287,14 @@ def summarize(recipe, folder):
         pairs = [(row, dense[row["seed"]]) for row in rows if row["arm"] == arm]
         if pairs:
             print(f"| {arm} | {len(pairs)} | " + " | ".join(_cells(pairs)) + " |")
-    print("\nAgainst dense: times smaller SavedModel, times faster in LiteRT at batch 1 and 64")
-    for arm in ("count", "magnitude"):
+    print("\nAgainst dense, times smaller or faster:")
+    print("| arm | SavedModel | invoke, batch 1 | invoke, batch 64 | from arrays, 1 | from arrays, 64 |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for arm in ("count", "count_distilled", "magnitude"):
         seeds = [row["seed"] for row in rows if row["arm"] == arm]
         figures = np.array([_smaller_and_faster(folder, arm, seed) for seed in seeds])
         if seeds:
-            print(f"{arm}: " + ", ".join(interval(column) for column in figures.T))
+            print(f"| {arm} | " + " | ".join(interval(column) for column in figures.T) + " |")
 
 
 def _cells(pairs):
@@ -282,10 +313,25 @@ def _smaller_and_faster(folder, arm, seed):
         name: tfap.export(model, folder / f"{FLAGS.net}-{name}-{seed}.tflite", format="tflite")
         for name, model in models.items()
     }
-    report = tfap.report(files, "dense", seconds=FLAGS.seconds, threads=1)
     sizes = {name: exported_size(model).raw for name, model in models.items()}
-    times = [1 / report[arm].latency[batch].ratio.median for batch in (1, 64)]
-    return sizes["dense"] / sizes[arm], *times
+    report = tfap.report(files, "dense", seconds=FLAGS.seconds, threads=1)
+    whole = [1 / report[arm].latency[batch].ratio.median for batch in (1, 64)]
+    alone = [1 / _invocations(files, batch)[arm].ratio.median for batch in (1, 64)]
+    return sizes["dense"] / sizes[arm], *alone, *whole
+
+
+def _invocations(files, batch):
+    """Time of the interpreter's invoke() alone, without copying arrays in and out."""
+    calls = {}
+    for name, path in files.items():
+        interpreter = Interpreter(str(path), num_threads=1)
+        (entry,) = interpreter.get_input_details()
+        shape = (batch, *entry["shape"][1:])
+        interpreter.resize_tensor_input(entry["index"], shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(entry["index"], np.random.default_rng(0).random(shape, "float32"))
+        calls[name] = interpreter.invoke
+    return measure(calls, "dense", seconds=FLAGS.seconds)
 
 
 def main(_):

@@ -91,7 +91,8 @@ def _is_zero_when_silent(layer):
     """True for ReLU, as a layer or fused: other activations are not zero where they do not fire."""
     if keras_compat.kind_of(layer) == "ReLU":
         return not layer.negative_slope
-    return getattr(getattr(layer, "activation", None), "__name__", "") in ("relu", "relu6")
+    name = getattr(getattr(layer, "activation", None), "__name__", "")
+    return name in ("relu", "relu6") and channels.is_elementwise(layer)  # Keras's own, not one named alike
 
 
 # -- shapes that layers can have -------------------------------------------------------------------
