@@ -147,3 +147,50 @@ def test_fused_activations_of_either_keras(keras_module, activation):
     smaller = tfap.compact(model)
     np.testing.assert_allclose(smaller.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
     assert smaller.layers[0].units == 5
+
+
+def test_random_layers_that_stay_random_keep_their_neurons(keras_module):
+    """Monte-Carlo dropout: what is a constant in inference is not one there."""
+    layers = keras_module.layers
+    inputs = keras_module.Input((4,))
+    hidden = layers.Dense(8, activation="relu", name="a")(inputs)
+    outputs = layers.Dense(2)(layers.Dropout(0.5)(hidden, training=True))
+    model = keras_module.Model(inputs, outputs)
+    kernel, bias = model.get_layer("a").get_weights()
+    model.get_layer("a").set_weights([np.zeros_like(kernel), bias + 1])
+    smaller = tfap.compaction.smaller(model, tfap.liveness.Liveness(model)).model
+    assert smaller.get_layer("a").units == 8
+    assert np.std(smaller.predict(np.zeros((50, 4)), verbose=0), axis=0).min() > 0
+
+
+def test_what_the_config_of_a_model_does_not_tell_stays(keras_module):
+    layers = keras_module.layers
+    base = keras_module.Sequential([layers.Input((4,)), layers.Dense(5, name="a"), layers.Dense(3, name="b")])
+    base.trainable = False
+    base.layers[-1].trainable = True
+    model = keras_module.Sequential([layers.Input((4,)), base, layers.Dense(3)])
+    optimizer = keras_module.optimizers.AdamW(weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, "mse")
+    smaller = tfap.compact(model)
+    assert len(smaller.trainable_weights) == len(model.trainable_weights)
+    model.trainable = False
+    assert not tfap.compact(model).trainable
+    x, y = np.ones((8, 4)), np.ones((8, 3))
+    smaller.compile(smaller.optimizer, "mse")
+    before = smaller.layers[-1].get_weights()
+    smaller.fit(x, y, verbose=0)
+    assert not np.array_equal(before[0], smaller.layers[-1].get_weights()[0])
+    excluded = [name for name in vars(smaller.optimizer) if name.startswith("_exclude_from_weight_decay")]
+    assert any(getattr(smaller.optimizer, name) for name in excluded)
+
+
+@pytest.mark.parametrize("wrong", [None, "model.keras", 3])
+def test_what_is_no_model(wrong):
+    with pytest.raises(TypeError, match="tfap.compact takes a Keras model: received an object of type"):
+        tfap.compact(wrong)
+
+
+def test_counts_must_be_counts(keras_module):
+    with pytest.raises(TypeError, match="counts must be"):
+        tfap.compact(nets.mlp(keras_module), counts={"hidden_0": np.zeros(16)}, drop_silent=True)

@@ -85,3 +85,13 @@ def test_it_says_why_constants_stay(keras_module):
 def test_other_models_are_refused(keras_module):
     with pytest.raises(ValueError, match="is no compacted"):
         tfap.compaction_report(nets.mlp(keras_module), nets.cnn(keras_module))
+
+
+def test_labels_that_do_not_fit_are_refused(keras_module):
+    layers = keras_module.layers
+    model = keras_module.Sequential([layers.Input((4,)), layers.Dense(5), layers.Dense(1)])
+    with pytest.raises(ValueError, match="one output a sample"):
+        tfap.compaction_report(model, tfap.compact(model), (np.zeros((6, 4)), np.zeros(6)))
+    model = nets.mlp(keras_module)
+    with pytest.raises(ValueError, match="do not fit"):
+        tfap.compaction_report(model, tfap.compact(model), (np.zeros((6, 12)), np.zeros((6, 2))))

@@ -95,6 +95,8 @@ class ChannelMap:
     def _rule(self, kind, layer, call):
         if kind in AFFINE | DEPTHWISE and kernels.why_not_prunable(layer) is None:
             return self._depthwise if kind in DEPTHWISE else self._affine
+        if call.training and kind in DROPOUTS | NORMALIZATIONS:
+            return self._random
         if kind in _PER_CHANNEL:
             return self._per_channel
         if kind in MERGES and len(call.inputs) > 1 and (keras_compat.is_layer(layer) or kind != "Average"):
@@ -104,6 +106,9 @@ class ChannelMap:
         if kind in RESHAPES and keras_compat.is_layer(layer):
             return self._reshape
         return self._opaque
+
+    def _random(self, layer, call):
+        return f"'{call.path}' is always called with training=True"
 
     def _opaque(self, layer, call):
         if not keras_compat.is_layer(layer):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from tfap import certificates, channels, graph, keras_compat
+from tfap.activations import ActivationCounts
 from tfap.affine import Grouped
 from tfap.keras_compat import Replacement
 from tfap.liveness import Liveness
@@ -34,6 +35,7 @@ def compact(model, counts=None, drop_silent=False):
         A new model of the same Keras and graph, with fewer units, compiled alike (with a fresh optimizer).
 
     Raises:
+        TypeError: `model` is no model, or `counts` no such dict.
         ValueError: `model` still has pruning wrappers, or is subclassed or not built; `counts` without
             `drop_silent` or the other way round, or of other layers.
         RuntimeError: outputs on random inputs differ by more than rounding. Nothing is returned then.
@@ -48,7 +50,7 @@ def compact(model, counts=None, drop_silent=False):
     >>> compact(model).layers[0].units
     3
     """
-    _check(model)
+    keras_compat.check_plain(model, "tfap.compact")
     if drop_silent != (counts is not None):
         raise ValueError("counts and drop_silent=True go together: received only one of them.")
     if drop_silent:
@@ -58,15 +60,12 @@ def compact(model, counts=None, drop_silent=False):
     return compacted
 
 
-def _check(model):
-    if not (keras_compat.is_graph_model(model) and keras_compat.is_built(model)):
-        raise ValueError("tfap.compact takes a built Sequential or Functional model.")
-    if any(keras_compat.is_tfap_wrapper(layer) for layer in keras_compat.all_layers(model)):
-        raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
-
-
 def _silent(layers, counts):
     """`{path of the ReLU: which of its channels never fired}`."""
+    if not isinstance(counts, dict) or not all(isinstance(one, ActivationCounts) for one in counts.values()):
+        raise TypeError(
+            "counts must be {layer path: ActivationCounts}, as tfap.measure_activations gives it."
+        )
     channel_map, silent = channels.ChannelMap(layers), {}
     for path, counted in counts.items():
         if path not in layers.calls_of:

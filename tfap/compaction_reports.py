@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from tfap import certificates, compaction, flops, graph, keras_compat, tables
+from tfap import certificates, compaction, flops, graph, keras_compat, scores, tables
 from tfap.graph import Graph
 from tfap.liveness import Liveness
 
@@ -122,7 +122,8 @@ def compaction_report(model, compacted, data=None):
         A `CompactionReport`.
 
     Raises:
-        ValueError: `compacted` does not have the layers of `model`.
+        TypeError, ValueError: no plain models, `compacted` does not have the layers of `model`, or labels
+            that do not fit the outputs.
 
     >>> import keras, numpy
     >>> model = keras.Sequential(
@@ -133,6 +134,8 @@ def compaction_report(model, compacted, data=None):
     >>> report.layers[0].units, report.exact
     ((8, 4), True)
     """
+    for each in (model, compacted):
+        keras_compat.check_plain(each, "tfap.compaction_report")
     found = Liveness(model)
     before, after = Graph(model), Graph(compacted)
     if list(before.calls_of) != list(after.calls_of):
@@ -189,15 +192,14 @@ def _read(data):
         return None, None
     inputs, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     inputs = inputs if isinstance(inputs, list) else [inputs]
-    return [np.asarray(array) for array in inputs], labels
+    return [np.asarray(array) for array in inputs], None if labels is None else np.asarray(labels)
 
 
 def _accuracy(model, inputs, labels):
-    (outputs,) = certificates.outputs_of(model, inputs)
-    labels = np.asarray(labels)
-    if labels.shape == outputs.shape:
-        labels = labels.argmax(axis=-1)
-    return float(np.mean(outputs.argmax(axis=-1) == labels.reshape(len(outputs))))
+    outputs = certificates.outputs_of(model, inputs)
+    outputs = outputs[0] if len(outputs) == 1 else outputs
+    scores.check_labels(model.name, labels, outputs)
+    return float(scores.accuracy(labels, outputs))
 
 
 def _total(pairs):

@@ -91,8 +91,12 @@ def _check(model, path, format, quantize):
         raise ValueError(f"Unknown quantize={quantize!r}. Known: None, 'dynamic_range'.")
     if quantize and format != "tflite":
         raise ValueError(f"quantize={quantize!r} is for format='tflite' only: received format='{format}'.")
+    if not keras_compat.is_model(model):
+        raise TypeError(
+            f"tfap.export takes a Keras model: received an object of type {type(model).__name__}."
+        )
     _check_path(path, format)
-    if any(keras_compat.is_tfap_wrapper(layer) for layer in keras_compat.all_layers(model)):
+    if any(keras_compat.is_any_wrapper(layer) for layer in keras_compat.all_layers(model)):
         raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
 
 
@@ -100,9 +104,9 @@ def _check_path(path, format):
     ending = _ENDINGS.get(format)
     if ending and path.suffix != ending:
         raise ValueError(f"The path of format='{format}' must end in {ending}: received '{path}'.")
-    if format == "saved_model" and path.suffix in _ENDINGS.values():
+    if format == "saved_model" and path.suffix in (*_ENDINGS.values(), ".h5"):
         raise ValueError(
-            f"A SavedModel is a folder: received '{path}'. Pass format='{path.suffix[1:]}' for such a file."
+            f"A SavedModel is a folder: received '{path}'. Known formats of files: keras, tflite, onnx."
         )
     if path.is_dir() and (ending or not {entry.name for entry in path.iterdir()} <= _PARTS_OF_A_SAVED_MODEL):
         raise ValueError(f"'{path}' is a folder that holds other things than a SavedModel: choose another.")

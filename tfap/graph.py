@@ -32,12 +32,13 @@ class Value:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a layer; a shared layer has several."""
+    """One call of a layer; a shared layer has several. `training` is what the model gives it for good."""
 
     layer: object
     path: str
     inputs: list[Value]
     outputs: list[Value]
+    training: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +80,20 @@ class Graph:
         for call in self.calls:
             self.calls_of[call.path].append(call)
 
-    def _read(self, model, prefix, inputs):
+    def _read(self, model, prefix, inputs, inherited=None):
         values = dict(zip(map(id, model.inputs), inputs))
-        for layer, tensors, results in keras_compat.calls(model):
+        for layer, tensors, results, training in keras_compat.calls(model):
             if not tensors or any(id(tensor) not in values for tensor in tensors):
                 continue  # an input, or a part of the layer's other life outside this model
             read = [values[id(tensor)] for tensor in tensors]
+            training = inherited if training is None else training
             if keras_compat.is_graph_model(layer):
                 self.entries.append((layer, read))
-                written = self._read(layer, f"{prefix}{layer.name}/", read)
+                written = self._read(layer, f"{prefix}{layer.name}/", read, training)
             else:
                 written = [Value(result.shape) for result in results]
-                self._add(Call(layer, self._name(layer, prefix + layer.name), read, written))
+                path = self._name(layer, prefix + layer.name)
+                self._add(Call(layer, path, read, written, training))
             values.update(zip(map(id, results), written))
         return [values[id(tensor)] for tensor in model.outputs]
 

@@ -6,6 +6,7 @@ file and `tfap/layers/` name a Keras.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -82,6 +83,30 @@ def is_tfap_wrapper(layer):
     return getattr(layer, "is_tfap_wrapper", False)
 
 
+def is_any_wrapper(layer):
+    """True for tfap's wrappers and for tfmot's."""
+    return is_tfap_wrapper(layer) or isinstance(layer, PruneLowMagnitude)
+
+
+def check_plain(model, function):
+    """Checks the model that a function takes.
+
+    Raises:
+        TypeError: no Keras model. ValueError: it is subclassed, not built, or has pruning wrappers.
+    """
+    if not is_model(model):
+        raise TypeError(f"{function} takes a Keras model: received an object of type {type(model).__name__}.")
+    keras_of(model)
+    if not is_graph_model(model):
+        raise ValueError(f"{function} takes Sequential and Functional models: '{model.name}' is subclassed.")
+    if not is_built(model):
+        raise ValueError(
+            f"{function} takes a built model: give '{model.name}' an Input layer, or call it on data once."
+        )
+    if any(is_any_wrapper(layer) for layer in all_layers(model)):
+        raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
+
+
 def is_variable(thing):
     return isinstance(thing, keras.Variable | tf.Variable)
 
@@ -152,9 +177,10 @@ def _nodes_by_depth(model):
 
 
 def calls(model):
-    """Yields `(layer, input tensors, output tensors)` of every call in a built graph model.
+    """Yields `(layer, input tensors, output tensors, training)` of every call in a built graph model.
 
-    Inputs come before what reads them. A shared layer has several calls, a nested model one.
+    Inputs come before what reads them. A shared layer has several calls, a nested model one. `training` is
+    what the call was given: True, False or None.
     """
     nodes = _nodes_by_depth(model)
     for depth in sorted(nodes, reverse=True):
@@ -162,7 +188,10 @@ def calls(model):
             layer = getattr(node, "operation", None) or node.layer
             # tf_keras's `input_tensors` are those of the first argument only.
             inputs = getattr(node, "keras_inputs", None) or node.input_tensors
-            yield layer, [] if node.is_input else list(inputs), tf.nest.flatten(node.outputs)
+            arguments = getattr(node, "arguments", None)
+            given = node.call_kwargs if arguments is None else arguments.kwargs
+            tensors = [] if node.is_input else list(inputs)
+            yield layer, tensors, tf.nest.flatten(node.outputs), given.get("training")
 
 
 def all_layers(model):
@@ -316,6 +345,7 @@ def _rebuild_graph(model, replace, made, input_shapes):
         return done.layer if isinstance(done, Replacement) else done
 
     cloned = _clone_model(model, clone, input_shapes(model))
+    cloned._trainable = model._trainable  # tf_keras loses it; the property would set that of all layers
     if type(cloned).__name__ != type(model).__name__:
         logging.warning(
             "The new model is a plain %s: Keras cannot rebuild the class %s of '%s', so methods of its own, "
@@ -341,7 +371,7 @@ def _clone_model(model, clone, shapes):
 
 
 def _calls_a_layer_twice(model):
-    called = [id(layer) for layer, inputs, _ in calls(model) if inputs]
+    called = [id(layer) for layer, inputs, *_ in calls(model) if inputs]
     return len(called) > len(set(called))
 
 
@@ -387,6 +417,8 @@ def _compile_like(target, source):
     if settings is None:
         return
     arguments = {key: value for key, value in settings.config.items() if value is not None}
+    if is_keras3(source) and "LossScale" not in type(source.optimizer).__name__:
+        arguments["auto_scale_loss"] = False
     try:
         for key in ("optimizer", "metrics", "weighted_metrics"):
             if key in arguments:
@@ -408,7 +440,11 @@ def _fresh(thing):
     if isinstance(thing, list | tuple):
         return [_fresh(value) for value in thing]
     if hasattr(thing, "get_config") and hasattr(type(thing), "from_config"):
-        return type(thing).from_config(thing.get_config())
+        fresh = type(thing).from_config(thing.get_config())
+        for name in ("_exclude_from_weight_decay_pattern", "_exclude_from_weight_decay_names"):
+            if getattr(thing, name, None):  # what exclude_from_weight_decay() was told is in no config
+                setattr(fresh, name, getattr(thing, name))
+        return fresh
     return thing
 
 
@@ -469,7 +505,9 @@ def _input_structure(model):
 def inference(model):
     """The model's outputs as a `tf.function` of `call_signature(model)`."""
     autograph = not is_keras3(model)  # as each Keras does for its own exports
-    return tf.function(model.__call__, input_signature=[call_signature(model)], autograph=autograph)
+    # A partial, since TensorFlow warns of retracing where many functions have the same code.
+    function = functools.partial(model.__call__)
+    return tf.function(function, input_signature=[call_signature(model)], autograph=autograph)
 
 
 def write_saved_model(model, path):

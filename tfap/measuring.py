@@ -54,7 +54,7 @@ def measure_activations(model, data, batch_size=32, threshold=0.0, steps=None):
     >>> counted.counts, counted.seen
     (array([3, 1]), 3)
     """
-    _check_model(model)
+    keras_compat.check_plain(model, "tfap.measure_activations")
     _check_whole("batch_size", batch_size)
     if steps is not None:
         _check_whole("steps", steps)
@@ -69,26 +69,6 @@ def measure_activations(model, data, batch_size=32, threshold=0.0, steps=None):
         path: functools.reduce(operator.add, [taps[site.path, axis].counted(site) for site in sites])
         for path, (sites, axis) in fires.items()
     }
-
-
-def _check_model(model):
-    if not keras_compat.is_model(model):
-        raise TypeError(f"Expected a Keras model: received an object of type {type(model).__name__}.")
-    keras_compat.keras_of(model)
-    if not (keras_compat.is_graph_model(model) and keras_compat.is_built(model)):
-        raise ValueError(
-            f"tfap.measure_activations takes a built Sequential or Functional model; '{model.name}' is "
-            f"subclassed or not built."
-        )
-    if any(_is_wrapper(layer) for layer in keras_compat.all_layers(model)):
-        raise ValueError(
-            f"The model '{model.name}' still has pruning wrappers, which count by themselves in training: "
-            f"call strip_pruning() first."
-        )
-
-
-def _is_wrapper(layer):
-    return keras_compat.is_tfap_wrapper(layer) or isinstance(layer, keras_compat.PruneLowMagnitude)
 
 
 def _check_whole(name, value):

@@ -196,7 +196,7 @@ def _stripped(layer):
                 f"The layer '{layer.name}' cannot be rebuilt from its config: give its class a get_config()."
             )
         return Replacement(plain, layer.masked_weights())
-    return keras_compat.copied(layer.layer if _is_any_wrapper(layer) else layer)
+    return keras_compat.copied(layer.layer if keras_compat.is_any_wrapper(layer) else layer)
 
 
 def _prune_layer(layer, settings):
@@ -219,7 +219,7 @@ def _prune_list(given, settings):
 
 
 def _why_not_alone(layer, settings):
-    if _is_any_wrapper(layer):
+    if keras_compat.is_any_wrapper(layer):
         return "it is wrapped for pruning already"
     reason, side = kernels.why_not_prunable(layer), settings.criterion.counts
     if reason is None and not any(spec.countable(side) for spec in kernels.kernel_specs(layer)):
@@ -237,16 +237,12 @@ def _check_model(model):
         "Wrap its layers one by one where they are made: self.dense = "
         "tfap.prune(keras.layers.Dense(64, activation='relu'), pruning_schedule)",
     )
-    already = [path for path, layer in graph.Graph(model).layers() if _is_any_wrapper(layer)]
+    already = [path for path, layer in graph.Graph(model).layers() if keras_compat.is_any_wrapper(layer)]
     if already:
         raise ValueError(
             f"The model '{model.name}' is wrapped for pruning already (layers {', '.join(already)}): "
             "call strip_pruning() on it first."
         )
-
-
-def _is_any_wrapper(layer):
-    return keras_compat.is_tfap_wrapper(layer) or isinstance(layer, keras_compat.PruneLowMagnitude)
 
 
 def _check_graph_model(model, if_subclassed):

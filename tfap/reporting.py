@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tfap import artifacts, flops, keras_compat, latency, runtimes
+from tfap import artifacts, flops, keras_compat, latency, runtimes, scores
 from tfap import samples as made_up
 from tfap.reports import ModelReport, Report
 
@@ -151,7 +151,7 @@ class _Subject:
     def _runtime(self, threads):
         if self.model is None:
             return runtimes.load(self.path, threads)
-        if any(keras_compat.is_tfap_wrapper(layer) for layer in keras_compat.all_layers(self.model)):
+        if any(keras_compat.is_any_wrapper(layer) for layer in keras_compat.all_layers(self.model)):
             raise ValueError(f"'{self.name}' still has pruning wrappers: call strip_pruning() first.")
         return runtimes.of_model(self.model)
 
@@ -205,7 +205,7 @@ class _Samples:
     """Inputs for every subject, and their labels."""
 
     def __init__(self, inputs, labels=None, metric=None):
-        self._inputs, self._labels, self._metric = inputs, labels, metric or accuracy
+        self._inputs, self._labels, self._metric = inputs, labels, metric or scores.accuracy
 
     def _of(self, subject, rows):
         """The inputs at these indices in the types that a subject reads."""
@@ -230,8 +230,8 @@ class _Samples:
         sizes = [len(array) for array in self._inputs]
         if sizes[0] == 0 or set(sizes) != {len(self._labels)}:
             raise ValueError(f"data has {sizes} samples and {len(self._labels)} labels.")
-        if self._metric is accuracy:
-            _check_labels(subject.name, self._labels[:1], self._outputs(subject, np.arange(1)))
+        if self._metric is scores.accuracy:
+            scores.check_labels(subject.name, self._labels[:1], self._outputs(subject, np.arange(1)))
 
     def score(self, subject):
         """The metric of all samples, None without labels."""
@@ -245,22 +245,3 @@ class _Samples:
 def _fits(given, wanted):
     sizes = zip(given[1:], wanted[1:])
     return len(given) == len(wanted) and all(size in (None, have) for have, size in sizes)
-
-
-def accuracy(labels, outputs):
-    """The share of outputs whose largest entry is that of the label, an integer or one-hot."""
-    chosen = outputs.argmax(axis=-1)
-    expected = labels.argmax(axis=-1) if labels.shape == outputs.shape else labels.reshape(chosen.shape)
-    return np.mean(chosen == expected)
-
-
-def _check_labels(name, labels, outputs):
-    if isinstance(outputs, list):
-        raise ValueError(f"'{name}' has {len(outputs)} outputs: give a metric of (y, list of outputs).")
-    if outputs.shape[-1] == 1:
-        raise ValueError(f"'{name}' has one output a sample, which has no largest: give a metric.")
-    if labels.shape not in (outputs.shape, outputs.shape[:-1], (*outputs.shape[:-1], 1)):
-        raise ValueError(
-            f"Labels of shape {labels.shape} do not fit outputs of shape {outputs.shape} of '{name}': "
-            f"give integers or one-hot labels, or a metric."
-        )

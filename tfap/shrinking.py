@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import numpy as np
 from absl import logging
@@ -32,7 +33,7 @@ def fit_and_compact(
     model,
     pruning_schedule,
     *data,
-    stages=5,
+    stages=None,
     criterion="activation_count",
     scope="global",
     include=(),
@@ -53,13 +54,14 @@ def fit_and_compact(
         pruning_schedule: as in `tfap.prune`. Its sparsities are shares of the given model's weights, a
             neuron counting with its incoming ones; the outgoing ones go too, so the model ends smaller.
         *data: `x` and `y`, or what else `fit` takes first.
-        stages: how often to compact, at least 1; each time costs tracing the training step anew.
+        stages: how often to compact, at least 1; each time costs tracing the training step anew. None is 5,
+            or the number of epochs if that is less.
         criterion, scope, include, skip, min_weights_per_layer, sample_every, target: as in `tfap.prune`.
         **fit_arguments: everything else for `fit`, such as `epochs` and `callbacks`. Callbacks see a fit for
             each stage, with `epochs` and `initial_epoch` of that stage.
 
     Returns:
-        A `ShrunkFit`.
+        A `ShrunkFit`. Its model has a fresh optimizer.
 
     Raises:
         ValueError: fewer epochs than stages, a model that is not compiled, or an `UpdatePruningStep` among
@@ -77,6 +79,7 @@ def fit_and_compact(
     """
     epochs, first = fit_arguments.pop("epochs", 1), fit_arguments.pop("initial_epoch", 0)
     callbacks = _callbacks(fit_arguments.pop("callbacks", None))
+    stages = min(5, epochs - first) if stages is None else stages
     _check(model, stages, epochs - first)
     options = {
         "criterion": criterion,
@@ -89,6 +92,10 @@ def fit_and_compact(
         "target": target,
     }
     current = prune(model, pruning_schedule, **options)
+    if getattr(current, "optimizer", None) is None:
+        raise ValueError(
+            "The settings of compile() cannot be copied, as a warning above says: fit_and_compact needs them."
+        )
     whole, history = _cost(current), {}
     ends = first + np.round(np.arange(1, stages + 1) * (epochs - first) / stages).astype(int)
     for begin, end in zip([first, *ends], ends):
@@ -121,6 +128,13 @@ class _UpdateRescaled(UpdatePruningStep):
             schedule = schedules.over_fit(schedule, self._epochs * self.params["steps"])
         return schedules.Rescaled(schedule, self._times_smaller)
 
+    def _check_fit_length(self):
+        if not (self.params or {}).get("steps"):
+            raise ValueError(
+                "A float as the pruning schedule is spread over the fit, whose length is unknown here: pass "
+                "steps_per_epoch, or a schedule in steps such as tfap.PolynomialDecay(...)."
+            )
+
     def _warn_that_nothing_was_pruned(self):
         """A stage may well prune nothing."""
 
@@ -135,7 +149,7 @@ def _callbacks(given):
 def _check(model, stages, epochs):
     if getattr(model, "optimizer", None) is None:
         raise ValueError("fit_and_compact trains the model: call compile() on it first.")
-    if isinstance(stages, bool) or not isinstance(stages, int) or not 1 <= stages <= epochs:
+    if isinstance(stages, bool) or not isinstance(stages, numbers.Integral) or not 1 <= stages <= epochs:
         raise ValueError(
             f"stages must be a whole number from 1 to the number of epochs, {epochs}: received {stages!r}."
         )
