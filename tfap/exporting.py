@@ -105,8 +105,10 @@ def _check_path(path, format):
     if ending and path.suffix != ending:
         raise ValueError(f"The path of format='{format}' must end in {ending}: received '{path}'.")
     if format == "saved_model" and path.suffix in (*_ENDINGS.values(), ".h5"):
+        known = "keras" if path.suffix == ".h5" else path.suffix[1:]
         raise ValueError(
-            f"A SavedModel is a folder: received '{path}'. Known formats of files: keras, tflite, onnx."
+            f"A SavedModel is a folder: received '{path}'. Pass format='{known}' and a path that ends in "
+            f".{known} for a file."
         )
     if path.is_dir() and (ending or not {entry.name for entry in path.iterdir()} <= _PARTS_OF_A_SAVED_MODEL):
         raise ValueError(f"'{path}' is a folder that holds other things than a SavedModel: choose another.")
