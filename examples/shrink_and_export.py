@@ -96,6 +96,7 @@ def draw(points, path):
     for label, size, accuracy in points:
         axes.annotate(label, (size / 1000, 100 * accuracy), (4, -12), textcoords="offset points")
     axes.set(xscale="log", xlabel="size of the LiteRT file (kB)", ylabel="test accuracy (%)")
+    axes.margins(0.12)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
