@@ -37,7 +37,7 @@ def shrunk(model, schedule, stages=2, epochs=4, samples=SAMPLES, **arguments):
 
 
 def trained_without_compaction(model, schedule, epochs=4):
-    wrapped = tfap.prune(model, schedule, granularity="neuron")
+    wrapped = tfap.prune(model, schedule, granularity="neuron", scope="local")
     history = nets.fit(wrapped, epochs=epochs, batch_size=BATCH, samples=SAMPLES)
     return wrapped, history.history
 

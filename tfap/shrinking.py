@@ -35,7 +35,7 @@ def fit_and_compact(
     *data,
     stages=None,
     criterion="activation_count",
-    scope="global",
+    scope="local",
     include=(),
     skip=(),
     min_weights_per_layer=0,
@@ -56,7 +56,9 @@ def fit_and_compact(
         *data: `x` and `y`, or what else `fit` takes first.
         stages: how often to compact, at least 1; each time costs tracing the training step anew. None is 5,
             or the number of epochs if that is less.
-        criterion, scope, include, skip, min_weights_per_layer, sample_every, target: as in `tfap.prune`.
+        scope: as in `tfap.prune`, but "local" by itself: every layer loses the same share, which keeps narrow
+            layers from collapsing.
+        criterion, include, skip, min_weights_per_layer, sample_every, target: as in `tfap.prune`.
         **fit_arguments: everything else for `fit`, such as `epochs` and `callbacks`. Callbacks see a fit for
             each stage, with `epochs` and `initial_epoch` of that stage.
 
