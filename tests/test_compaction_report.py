@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import tfap
+from tfap import certificates
 
 
 def half_dead(keras):
@@ -47,6 +48,15 @@ def test_a_model_that_is_not_the_same_is_no_certificate(keras_module):
     report = tfap.compaction_report(model, smaller)
     assert not report.exact and report.difference.relative > 0.01
     assert "Not the same model" in report.certificate
+
+
+def test_outputs_that_are_no_numbers_are_no_certificate(keras_module):
+    model = half_dead(keras_module)
+    smaller = tfap.compact(model)
+    smaller.layers[-1].set_weights([np.nan * weight for weight in smaller.layers[-1].get_weights()])
+    assert tfap.compaction_report(model, smaller).difference.relative == np.inf
+    with pytest.raises(RuntimeError, match="outputs differ"):
+        certificates.check_equal(model, smaller)
 
 
 def test_silent_neurons_are_not_exact(keras_module):

@@ -37,13 +37,22 @@ def difference(model, other, arrays=None):
         arrays = samples.random_arrays(keras_compat.inputs_of(model), SAMPLES, _FREE_SIZE)
     absolute = relative = 0.0
     for mine, others in zip(outputs_of(model, arrays), outputs_of(other, arrays), strict=True):
-        with np.errstate(invalid="ignore"):
-            apart = np.abs(np.where((mine == others) | np.isnan(mine) & np.isnan(others), 0, mine - others))
         largest = np.abs(mine[np.isfinite(mine)]).max(initial=0)
-        farthest = float(apart.max(initial=0))
+        farthest = float(largest_difference(others, mine))
         absolute = max(absolute, farthest)
         relative = max(relative, farthest / largest if largest else farthest)
     return Difference(absolute, float(relative))
+
+
+def largest_difference(given, expected):
+    """Of two arrays of a shape; infinite where only one is NaN, and for strings that differ."""
+    if expected.dtype == object:  # strings
+        return 0 if np.array_equal(given, expected) else np.inf
+    given, expected = given.astype("float64"), expected.astype("float64")
+    same = (given == expected) | (np.isnan(given) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(np.where(same, 0, given - expected))
+    return np.where(np.isnan(apart), np.inf, apart).max(initial=0)
 
 
 def outputs_of(model, arrays):

@@ -275,7 +275,7 @@ class _Expected:
 
     def _compare_values(self, index, given, expected):
         tolerance = _tolerance(self.model, expected)
-        difference = _largest_difference(given, expected)
+        difference = certificates.largest_difference(given, expected)
         if not difference <= tolerance:
             self._fail(f"output {index} differs by {difference:.3g}; allowed is {tolerance:.3g}")
 
@@ -306,15 +306,6 @@ def _tolerance(model, expected):
     relative = certificates.rounding(model)
     finite = expected[np.isfinite(expected)].astype("float64")
     return _ABSOLUTE_TOLERANCE + relative * np.abs(finite).max(initial=0)
-
-
-def _largest_difference(given, expected):
-    if expected.dtype == object:  # strings
-        return 0 if np.array_equal(given, expected) else np.inf
-    given, expected = given.astype("float64"), expected.astype("float64")
-    same = (given == expected) | (np.isnan(given) & np.isnan(expected))
-    with np.errstate(invalid="ignore"):
-        return np.abs(np.where(same, 0, given - expected)).max(initial=0)
 
 
 # -- silence ---------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ def _names(model):
         if keras_compat.is_layer(layer)
         for at, weight in enumerate(unwrap(layer).weights)
     }
-    return [named.get(id(variable)) for variable in model.trainable_variables]
+    return [named.get(id(variable), ("", at)) for at, variable in enumerate(model.trainable_variables)]
 
 
 def _carry_seeds(trained, current):
