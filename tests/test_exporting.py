@@ -228,6 +228,7 @@ def test_nothing_is_printed_and_nothing_changed(keras_module, tmp_path, capfd, c
     x, y = nets.data(model)
     model.fit(x, y, verbose=0)
     config, weights, before = model.get_config(), model.get_weights(), global_state()
+    caplog.clear()  # after many tests TensorFlow warns that fit() is traced again
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for format, name in FILES.items():
