@@ -7,6 +7,7 @@ import tfap
 PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
+    *("AccuracyIntervals", "StopWhenPruned"),
     *(
         "compaction_report",
         "fit_and_compact",

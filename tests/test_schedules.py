@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from tfap import schedules
-from tfap.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, PruningSchedule, Timetable
+from tfap.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, PruningSchedule
+from tfap.timetables import Timetable
 
 
 class OneStepAtATime(PruningSchedule):

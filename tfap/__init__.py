@@ -1,7 +1,7 @@
 """tfap: prunes Keras networks by what their neurons do."""
 
 from tfap import layers
-from tfap.callbacks import UpdatePruningStep
+from tfap.callbacks import StopWhenPruned, UpdatePruningStep
 from tfap.compaction import compact
 from tfap.compaction_reports import compaction_report
 from tfap.criteria import ActivationCount, Criterion, Magnitude
@@ -10,13 +10,20 @@ from tfap.kernels import KernelSpec, register_prunable_layer
 from tfap.measuring import measure_activations
 from tfap.pruning import plan, prune, prune_scope, strip_pruning
 from tfap.reporting import report
-from tfap.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, PruningSchedule
+from tfap.schedules import (
+    AccuracyIntervals,
+    ConstantSparsity,
+    IterativeSparsity,
+    PolynomialDecay,
+    PruningSchedule,
+)
 from tfap.shrinking import fit_and_compact
 from tfap.updater import update_masks
 from tfap.version import __version__
 from tfap.wrapped import prunable_layers
 
 __all__ = [
+    "AccuracyIntervals",
     "ActivationCount",
     "ConstantSparsity",
     "Criterion",
@@ -25,6 +32,7 @@ __all__ = [
     "Magnitude",
     "PolynomialDecay",
     "PruningSchedule",
+    "StopWhenPruned",
     "UpdatePruningStep",
     "__version__",
     "compact",

@@ -5,6 +5,7 @@ import numbers
 from absl import logging
 
 from tfap import keras_compat, schedules, updater, wrapped
+from tfap.groups import group_of
 from tfap.keras_compat import Callback
 from tfap.layers.base import CALLBACK_MISSING
 
@@ -70,7 +71,7 @@ class UpdatePruningStep(Callback):
             passed = batch + 1
         self._batches = batch + 1
         if self._groups is None:
-            self._start(passed)
+            self._start(passed, logs)
         else:
             self._step += passed
         if any(self._step >= group.next_step for group in self._groups):
@@ -83,6 +84,7 @@ class UpdatePruningStep(Callback):
         if self._groups is not None:
             self._step = self._current_step()
             if logs is not None:
+                self._update_by_epoch(logs)
                 logs["sparsity"] = updater.sparsity_of(self._weights)
 
     def on_train_end(self, logs=None):
@@ -90,17 +92,30 @@ class UpdatePruningStep(Callback):
         if self._groups is not None:
             for weight in self._weights:
                 weight.zero_pruned()  # an optimizer's moving average has brought back old weights
-            if not any(group.has_pruned for group in self._groups) and not updater.sparsity_of(self._weights):
-                self._warn_that_nothing_was_pruned()
+            self._warn_of_missing_updates()
         _NeedsCallback.impose(self.model, self._wrappers[0].name)
 
-    def _warn_that_nothing_was_pruned(self):
-        logging.warning(
-            "Nothing was pruned: the schedule's first update comes after step %d, this fit's last.",
-            self._step,
-        )
+    # -- for subclasses ------------------------------------------------------------------------------
 
-    def _start(self, passed):
+    def before_update(self):
+        """Called when a mask update is due, before it; override it to look at `self.model`."""
+
+    def after_update(self):
+        """Called when it is done."""
+
+    # -- the fit -------------------------------------------------------------------------------------
+
+    def _warn_of_missing_updates(self):
+        missing = [text for text in (group.missing() for group in self._groups) if text]
+        if missing:
+            logging.warning("%s", missing[0])
+        elif not any(group.has_pruned for group in self._groups) and not updater.sparsity_of(self._weights):
+            logging.warning(
+                "Nothing was pruned: the schedule's first update comes after step %d, this fit's last.",
+                self._step,
+            )
+
+    def _start(self, passed, logs):
         """After the first batch, when everything is built and other callbacks have restored their state."""
         self._weights = [w for w in updater.pruned_weights(self.model) if w.wrapper.called_in_training]
         if not self._weights:
@@ -116,9 +131,12 @@ class UpdatePruningStep(Callback):
         self._step = self._current_step()
         before = self._step - passed
         self._groups = [
-            _Group(weights, self._schedule_of(weights[0].wrapper, before), before)
+            group_of(weights, self._schedule_of(weights[0].wrapper, before), before)
             for weights in updater.groups(self._weights)
         ]
+        if logs:
+            for group in self._groups:
+                group.check_logs(logs)
 
     def _keep_seed_states(self):
         states = keras_compat.SeedStates(self.model)
@@ -137,13 +155,25 @@ class UpdatePruningStep(Callback):
         for weights in updater.groups(trained):
             step = int(weights[0].wrapper.pruning_step.numpy())
             schedule = self._schedule_of(weights[0].wrapper, step)
-            _Group(weights, schedule, int(weights[0].wrapper.last_update_step.numpy())).update(step)
+            cut_off = group_of(weights, schedule, int(weights[0].wrapper.last_update_step.numpy()))
+            self._prune([cut_off], [cut_off.due_at_step(step)], step)
 
     def _update(self):
         # The steps counted here overshoot at a short last execution; those in the model do not.
         self._step = self._current_step()
-        for group in self._groups:
-            group.update(self._step)
+        self._prune(self._groups, [group.due_at_step(self._step) for group in self._groups], self._step)
+
+    def _update_by_epoch(self, logs):
+        self._prune(self._groups, [group.due_at_epoch_end(logs) for group in self._groups], self._step)
+
+    def _prune(self, groups, sparsities, step):
+        due = [(group, sparsity) for group, sparsity in zip(groups, sparsities) if sparsity is not None]
+        if not due:
+            return
+        self.before_update()
+        for group, sparsity in due:
+            group.prune(sparsity, step)
+        self.after_update()
 
     def _current_step(self):
         return int(self._clock.pruning_step.numpy())
@@ -184,27 +214,68 @@ class UpdatePruningStep(Callback):
             )
 
 
-class _Group:
-    """Weights with equal settings, and when they are due."""
+class StopWhenPruned(Callback):
+    """Stops `fit` when a metric is good enough, but not before the pruning is over.
 
-    def __init__(self, weights, schedule, step):
-        self._weights = weights
-        self._timetable = schedules.Timetable(schedule)
-        self.has_pruned = False
-        self._wait(step)
+    That is after the last prune of the schedule and one further epoch, in which the net can recover. On a
+    model without pruning wrappers, such as the dense net that one compares with, only the metric counts.
 
-    def update(self, step):
-        sparsity = self._timetable.sparsity_due(self._updated, step)
-        if sparsity is not None:
-            self.has_pruned = True
-            updater.update_group(self._weights, sparsity)
-            for weight in self._weights:
-                weight.wrapper.last_update_step.assign(step)
-        self._wait(step)
+    Args:
+        metric: name of a logged metric, such as "accuracy" or "val_loss".
+        value: where to stop.
+        mode: "max" if the metric rises, "min" if it falls; "auto" takes "min" for names with "loss" or
+            "error" in them.
 
-    def _wait(self, step):
-        self._updated = step
-        self.next_step = self._timetable.next_step(step)
+    Raises:
+        ValueError: an unknown mode; a schedule that does not tell its last step; a metric that is not logged.
+
+    >>> import keras, numpy, tfap
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
+    >>> model = tfap.prune(keras.Sequential(layers), tfap.ConstantSparsity(0.5, 8, end_step=8, frequency=1))
+    >>> model.compile("sgd", "mse")
+    >>> callbacks = [tfap.UpdatePruningStep(), tfap.StopWhenPruned("loss", 100.0)]
+    >>> data = {"x": numpy.ones((32, 4)), "y": numpy.ones((32, 1)), "batch_size": 8, "verbose": 0}
+    >>> len(model.fit(**data, epochs=9, callbacks=callbacks).epoch)  # 4 steps an epoch
+    3
+    """
+
+    def __init__(self, metric="accuracy", value=0.98, mode="auto"):
+        super().__init__()
+        if mode not in ("auto", "max", "min"):
+            raise ValueError(f'mode must be "auto", "max" or "min": received {mode!r}.')
+        if mode == "auto":
+            mode = "min" if "loss" in metric or "error" in metric else "max"
+        self.metric = metric
+        self.value = float(value)
+        self.mode = mode
+
+    def on_train_begin(self, logs=None):
+        self._wrappers = wrapped.prunable_layers(self.model)
+        self._is_over()  # a schedule that cannot tell should say so now
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._was_over = self._is_over()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.metric not in (logs or {}):
+            raise ValueError(
+                f"StopWhenPruned waits for the metric '{self.metric}', and fit logs "
+                f"{', '.join(sorted(logs or {})) or 'none'}."
+            )
+        value = logs[self.metric]
+        if self._was_over and (value <= self.value if self.mode == "min" else value >= self.value):
+            self.model.stop_training = True
+
+    def _is_over(self):
+        return all(_is_over(wrapper) for wrapper in self._wrappers)
+
+
+def _is_over(wrapper):
+    schedule = wrapper.schedule_in_use or wrapper.pruning_schedule
+    if isinstance(schedule, float) or not wrapper.built:
+        return False  # to be spread over this fit
+    step, updates = wrapper.pruning_step.numpy(), wrapper.updates_made.numpy()
+    return schedules.is_over(schedule, int(step), int(updates))
 
 
 class _NeedsCallback:

@@ -17,6 +17,7 @@ def prune(
     min_weights_per_layer=0,
     sample_every=1,
     target="weights",
+    remove_disconnected=False,
 ):
     """Wraps a model's layers so that `fit` prunes them.
 
@@ -30,7 +31,9 @@ def prune(
         pruning_schedule: a tfmot or tfap `PruningSchedule`; or a float in [0, 1), the final sparsity, which
             is reached by cubic decay between 10% and 70% of the fit.
         criterion: a `tfap.Criterion` or its name: "activation_count", "magnitude".
-        scope: "global" ranks the weights of all layers together, "local" those of each kernel by itself.
+        scope: "global" ranks the weights of all layers together, "local" those of each kernel by itself;
+            "layerwise" prunes one layer an update, in graph order and round again, and a sparsity is a share
+            of that layer.
         granularity: "weight" or "neuron" (whole neurons or channels, scored by the mean over their
             weights; channels tied by a residual Add or a depthwise convolution go together, so that
             `tfap.compact` can remove them, and every layer keeps one); None is the criterion's own:
@@ -41,6 +44,8 @@ def prune(
         sample_every: count activations in every n-th training step only.
         target: what a sparsity is a share of: "weights"; or, for whole neurons, "neurons" or "flops", the
             floating-point operations of the layers that are pruned.
+        remove_disconnected: every mask update also prunes what is left of the weights of neurons that
+            nothing flows into or nothing reads, on top of the number asked for; outputs do not change.
 
     Returns:
         A new model of the same Keras; or the wrapped layer, or a list with the prunable layers wrapped.
@@ -59,7 +64,14 @@ def prune(
     True
     """
     settings = PruningSettings(
-        pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every, target
+        pruning_schedule,
+        criterion,
+        scope,
+        granularity,
+        min_weights_per_layer,
+        sample_every,
+        target,
+        remove_disconnected,
     )
     if keras_compat.is_model(to_prune):
         _check_model(to_prune)
@@ -87,6 +99,7 @@ def plan(
     min_weights_per_layer=0,
     sample_every=1,
     target="weights",
+    remove_disconnected=False,
 ):
     """What `tfap.prune` would do with a model: each layer's decision and the reason.
 
@@ -104,7 +117,14 @@ def plan(
     [((8, 16), True), ((16, 3), False)]
     """
     settings = PruningSettings(
-        pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every, target
+        pruning_schedule,
+        criterion,
+        scope,
+        granularity,
+        min_weights_per_layer,
+        sample_every,
+        target,
+        remove_disconnected,
     )
     _check_model(model)
     return make_plan(model, settings, include, skip)

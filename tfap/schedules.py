@@ -1,4 +1,4 @@
-"""Pruning schedules: at which steps to prune, and to which sparsity.
+"""Pruning schedules: when to prune, and to which sparsity.
 
 They are subclasses of tfmot's `PruningSchedule`, so they also work in tfmot's `prune_low_magnitude`.
 Steps count from 1: step n is over when the n-th batch of the first fit has been trained on.
@@ -45,8 +45,7 @@ class IterativeSparsity(PruningSchedule):
         if not 0 < rate < 1:
             raise ValueError(f"rate must be in (0, 1): received {rate}.")
         for name in ("updates", "frequency", "begin_step"):
-            if not isinstance(getattr(self, name), numbers.Integral) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number >= 1: received {getattr(self, name)}.")
+            _check_count(name, getattr(self, name))
 
     @property
     def end_step(self):
@@ -70,6 +69,148 @@ class IterativeSparsity(PruningSchedule):
                 "begin_step": self.begin_step,
             },
         }
+
+
+@keras_compat.register
+class AccuracyIntervals(PruningSchedule):
+    """Prunes at the end of an epoch in which a metric has passed the next threshold.
+
+    The schedule of activation-based pruning (Ganguli and Chong, 2024, section 3): prune k of n, counted
+    from 0, waits for `begin + k * (end - begin) / n`; its share of the final sparsity is proportional to
+    `decay**k`, so the first is the largest. At most one prune an epoch. It needs `tfap.UpdatePruningStep`;
+    tfmot's callback knows nothing of metrics.
+
+    Args:
+        final_sparsity: share of the prunable weights that is pruned after the last prune, in (0, 1). (The
+            paper's percentage is of all kernels, the output layer's included, which it never prunes.)
+        prunes: how many, at least 1; 5 or 10 in the paper.
+        begin: threshold of the first prune.
+        end: where the thresholds would arrive after the last; below `begin` for a metric that falls.
+        decay: of the shares, in [0, 1]; 1 makes them equal, 0 asks for everything at once.
+        metric: name of the logged metric: the training accuracy, or any other that fit logs, such as "loss"
+            or "val_accuracy".
+
+    Raises:
+        ValueError: an argument outside its range; while training, a metric that is not logged.
+
+    >>> schedule = AccuracyIntervals(0.8, prunes=2, begin=0.5, end=1.0)
+    >>> schedule.thresholds, [round(sparsity, 4) for sparsity in schedule.sparsities]
+    ([0.5, 0.75], [0.4444, 0.8])
+    >>> schedule.on_epoch_end({"accuracy": 0.51}, updates=0) == schedule.sparsities[0]
+    True
+    """
+
+    def __init__(self, final_sparsity, prunes=5, begin=0.80, end=0.98, decay=0.8, metric="accuracy"):
+        if not 0 < final_sparsity < 1:
+            raise ValueError(f"final_sparsity must be in (0, 1): received {final_sparsity}.")
+        _check_count("prunes", prunes)
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must be in [0, 1]: received {decay}.")
+        self.final_sparsity = float(final_sparsity)
+        self.prunes = int(prunes)
+        self.begin = float(begin)
+        self.end = float(end)
+        self.decay = float(decay)
+        self.metric = str(metric)
+
+    @property
+    def thresholds(self):
+        """The metric's value for which each prune waits."""
+        step = (self.end - self.begin) / self.prunes
+        return [self.begin + k * step for k in range(self.prunes)]  # adding up would miss some by an ulp
+
+    @property
+    def sparsities(self):
+        """After each prune."""
+        shares = self.decay ** np.arange(self.prunes)
+        return [float(share) for share in self.final_sparsity * np.cumsum(shares) / shares.sum()]
+
+    def on_epoch_end(self, logs, updates):
+        """The sparsity to prune to now, or None.
+
+        Args:
+            logs: of the epoch.
+            updates: how many prunes there have been.
+        """
+        self.check_logs(logs)
+        if updates >= self.prunes or not self._passes(logs[self.metric], self.thresholds[updates]):
+            return None
+        return self.sparsities[updates]
+
+    def check_logs(self, logs):
+        """Raises ValueError if the metric is not among the logs."""
+        if self.metric not in logs:
+            raise ValueError(
+                f"AccuracyIntervals waits for the metric '{self.metric}', and fit logs "
+                f"{', '.join(sorted(logs)) or 'none'}: name one of those as metric=, or add it in "
+                'compile(metrics=["accuracy"]).'
+            )
+
+    def missing(self, updates, seen):
+        """What to tell a user whose fit has ended before the last prune; None if none is missing.
+
+        Args:
+            updates: how many prunes there have been.
+            seen: the metric in the epochs of the fit.
+        """
+        if updates >= self.prunes:
+            return None
+        best = (min if self.end < self.begin else max)(seen)
+        return (
+            f"{self.prunes - updates} of {self.prunes} prunes are missing: the next one waits for "
+            f"{self.metric} = {self.thresholds[updates]:.4g}, and this fit came to {best:.4g}. Train "
+            "for longer, or change `begin` and `end` of AccuracyIntervals."
+        )
+
+    def _passes(self, value, threshold):
+        return value <= threshold if self.end < self.begin else value >= threshold
+
+    def __call__(self, step):
+        raise NotImplementedError(
+            "AccuracyIntervals prunes by a metric at the end of an epoch, which only tfap's callback sees: "
+            "wrap the model with tfap.prune and pass callbacks=[tfap.UpdatePruningStep()] to fit()."
+        )
+
+    def get_config(self):
+        names = ("final_sparsity", "prunes", "begin", "end", "decay", "metric")
+        return {
+            "class_name": keras_compat.registered_name(type(self)),
+            "config": {name: getattr(self, name) for name in names},
+        }
+
+
+def by_epochs(schedule):
+    """True if the schedule decides at the ends of epochs, not by steps."""
+    return hasattr(schedule, "on_epoch_end")
+
+
+def is_over(schedule, step, updates):
+    """True if a schedule has asked for its last update.
+
+    Args:
+        schedule: a `PruningSchedule`.
+        step: training steps done.
+        updates: mask updates made.
+
+    Raises:
+        ValueError: a schedule that does not tell its last step.
+    """
+    if by_epochs(schedule):
+        return updates >= schedule.prunes
+    end = getattr(schedule, "end_step", None)
+    if end is not None and end < 0:  # for ever, at the same sparsity
+        end = schedule.begin_step
+    if end is None:
+        raise ValueError(
+            f"{type(schedule).__name__} does not tell when it is over: give it an attribute end_step, the "
+            "step of its last update."
+        )
+    return step >= end
+
+
+def _check_count(name, value):
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be a whole number >= 1: received {value}.")
 
 
 def get(schedule):
@@ -120,80 +261,3 @@ def over_fit(final_sparsity, steps, after=0):
     if begin == end:  # too short for a decay
         return ConstantSparsity(final_sparsity, after + begin, end_step=after + end, frequency=1)
     return PolynomialDecay(0.0, final_sparsity, after + begin, after + end, frequency=frequency)
-
-
-class Rescaled:
-    """A schedule for what is left of a model that has been made smaller.
-
-    Args:
-        schedule: callable from step to (due, sparsity), of the model as it was.
-        smaller: how many times smaller the model is now.
-
-    >>> halved = Rescaled(ConstantSparsity(0.75, 1), smaller=2.0)
-    >>> float(halved(1)[1])  # a quarter of the whole is half of the half
-    0.5
-    """
-
-    def __init__(self, schedule, smaller):
-        self._schedule = schedule
-        self._smaller = smaller
-
-    def __call__(self, step):
-        due, sparsity = self._schedule(step)
-        return due, tf.maximum(0.0, 1.0 - (1.0 - sparsity) * self._smaller)
-
-
-class Timetable:
-    """A schedule read on the host: which steps are due, and their sparsities.
-
-    The schedule is evaluated once for a block of steps, not once a step: one eager call of tfmot's
-    PolynomialDecay takes as long as a small net's training step.
-    """
-
-    _BLOCK = 4096
-
-    def __init__(self, schedule):
-        self._schedule = schedule
-        self._start = None
-        self._due = self._sparsity = None
-
-    def next_step(self, after):
-        """The first due step > `after`, or a later step from which to ask again."""
-        self._load(after + 1)
-        later = self._due[self._due > after]
-        return int(later[0]) if len(later) else self._start + self._BLOCK
-
-    def sparsity_due(self, after, until):
-        """Sparsity of the last step due in (after, until], or None. Several steps may have passed."""
-        step = until
-        while step > after:
-            self._load(step)
-            passed = np.flatnonzero((self._due > after) & (self._due <= until))
-            if len(passed):
-                return float(self._sparsity[passed[-1]])
-            step = self._start - 1
-        return None
-
-    def _load(self, step):
-        start = step - step % self._BLOCK
-        if start == self._start:
-            return
-        steps = np.arange(start, start + self._BLOCK)
-        due, sparsity = self._evaluate(steps)
-        due[steps < 1] = False
-        self._start, self._due, self._sparsity = start, steps[due], sparsity[due]
-        if not np.all((self._sparsity >= 0) & (self._sparsity < 1)):
-            raise ValueError(
-                f"{type(self._schedule).__name__} asks for a sparsity outside [0, 1): {self._sparsity}."
-            )
-
-    def _evaluate(self, steps):
-        try:
-            due, sparsity = (np.asarray(part) for part in self._schedule(tf.constant(steps, tf.int64)))
-            if due.shape in ((), steps.shape) and sparsity.shape in ((), steps.shape):
-                return np.broadcast_to(due, steps.shape).copy(), np.broadcast_to(sparsity, steps.shape)
-        except (ValueError, TypeError, tf.errors.OpError):
-            pass  # a schedule of the user's that takes one step at a time
-        each = [self._schedule(tf.constant(step, tf.int64)) for step in steps]
-        due, sparsity = zip(*[(bool(due), float(sparsity)) for due, sparsity in each])
-        return np.array(due), np.array(sparsity, np.float32)

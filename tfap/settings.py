@@ -24,17 +24,22 @@ class PruningSettings:
     min_weights_per_layer: int = 0
     sample_every: int = 1
     target: str = "weights"
+    remove_disconnected: bool = False
 
     def __post_init__(self):
         self._set("pruning_schedule", schedules.get(self.pruning_schedule))
         self._set("criterion", criteria.get(self.criterion))
         if self.granularity is None:
             self._set("granularity", self.criterion.granularity)
-        _check_choice("scope", self.scope, ("global", "local"))
+        _check_choice("scope", self.scope, ("global", "local", "layerwise"))
         _check_choice("granularity", self.granularity, ("weight", "neuron"))
         _check_whole("min_weights_per_layer", self.min_weights_per_layer, 0)
         _check_whole("sample_every", self.sample_every, 1)
         _check_choice("target", self.target, ("weights", "neurons", "flops"))
+        if not isinstance(self.remove_disconnected, bool):
+            raise TypeError(
+                f"remove_disconnected must be True or False: received {self.remove_disconnected!r}."
+            )
         if self.target != "weights" and self.granularity != "neuron":
             raise ValueError(
                 f"target='{self.target}' counts whole neurons: it needs granularity='neuron', received "
@@ -58,6 +63,7 @@ class PruningSettings:
             "min_weights_per_layer": self.min_weights_per_layer,
             "sample_every": self.sample_every,
             "target": self.target,
+            "remove_disconnected": self.remove_disconnected,
         }
 
     @property

@@ -7,7 +7,7 @@ import numbers
 import numpy as np
 from absl import logging
 
-from tfap import keras_compat, liveness, schedules, updater, wrapped
+from tfap import keras_compat, liveness, schedules, timetables, updater, wrapped
 from tfap.callbacks import UpdatePruningStep
 from tfap.compaction import compact, smaller
 from tfap.graph import Graph, unwrap
@@ -128,7 +128,8 @@ class _UpdateRescaled(UpdatePruningStep):
         schedule = wrapper.pruning_schedule
         if isinstance(schedule, float):
             schedule = schedules.over_fit(schedule, self._epochs * self.params["steps"])
-        return schedules.Rescaled(schedule, self._times_smaller)
+        kind = timetables.RescaledIntervals if schedules.by_epochs(schedule) else timetables.Rescaled
+        return kind(schedule, self._times_smaller)
 
     def _check_fit_length(self):
         if not (self.params or {}).get("steps"):
@@ -137,7 +138,7 @@ class _UpdateRescaled(UpdatePruningStep):
                 "steps_per_epoch, or a schedule in steps such as tfap.PolynomialDecay(...)."
             )
 
-    def _warn_that_nothing_was_pruned(self):
+    def _warn_of_missing_updates(self):
         """A stage may well prune nothing."""
 
 
@@ -198,6 +199,7 @@ def _carry_pruning(trained, current, cut):
             _carry_counts(old[path], layer, path, cut)
             if wrapped.is_pruning_wrapper(layer) and wrapped.is_pruning_wrapper(old[path]):
                 layer.last_update_step.assign(old[path].last_update_step.numpy())
+                layer.updates_made.assign(old[path].updates_made.numpy())
                 _carry_masks(old[path], layer, path, cut)
 
 

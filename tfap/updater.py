@@ -145,8 +145,8 @@ def update_group(weights, sparsity):
     """Prunes one group of `PrunedWeight`s to a sparsity. On an error no mask has changed."""
     settings = weights[0].wrapper.settings
     scored = [masks.score(settings.criterion, weight.gather()) for weight in weights]
-    made = [None] * len(scored)
-    for together in _ranked_together(settings, scored):
+    made = [item.kernel.mask for item in scored]
+    for together in _their_turn(settings, _ranked_together(settings, scored), weights):
         items = [scored[at] for at in together]
         for at, mask in zip(together, settings.new_masks(items, sparsity)):
             made[at] = mask
@@ -155,6 +155,15 @@ def update_group(weights, sparsity):
     for weight, item, mask in zip(weights, scored, made):
         if not np.array_equal(mask, item.kernel.mask):
             weight.write(mask, item.kernel.weights)
+    for wrapper in {id(weight.wrapper): weight.wrapper for weight in weights}.values():
+        wrapper.updates_made.assign(wrapper.updates_made.numpy() + 1)
+
+
+def _their_turn(settings, together, weights):
+    """All that are ranked together, or the one layer of a layer-wise update, in order and round again."""
+    if settings.scope != "layerwise":
+        return together
+    return [together[int(weights[0].wrapper.updates_made.numpy()) % len(together)]]
 
 
 def _ranked_together(settings, scored):

@@ -174,8 +174,8 @@ class PruneByActivationBase(CountingWrapper):
     """Masks a layer's kernels and, where its neurons fire in the layer itself, counts them.
 
     State besides the counts: `mask` (uint8, 1 where a weight is alive; a dict by weight name where the
-    layer has several kernels) and `last_update_step` (int64: the step after which the masks were last
-    updated, so that an update that a stop has cut off is made up for).
+    layer has several kernels), `last_update_step` (int64: the step after which the masks were last
+    updated, so that an update that a stop has cut off is made up for) and `updates_made` (int64).
     """
 
     prunes_in_graph = False  # only under tfmot's callback: see layers/tf_keras.py
@@ -188,6 +188,7 @@ class PruneByActivationBase(CountingWrapper):
         self.callback_missed = False  # a training step failed while it was traced
         self.called_in_training = False
         self.fan_in_scale = {}  # by weight: how many times more inputs it had before compaction
+        self.schedule_in_use = None  # a float spread over a fit, or the schedule itself
         self._linked = None
 
     @staticmethod
@@ -226,6 +227,7 @@ class PruneByActivationBase(CountingWrapper):
     def _build_state(self, input_shape):
         self._add_step()
         self.last_update_step = self._add_state("last_update_step", (), "int64")
+        self.updates_made = self._add_state("updates_made", (), "int64")
         self._masks = {}
         for spec in self.specs:
             kernel = spec.find(self.layer)
@@ -259,7 +261,8 @@ class PruneByActivationBase(CountingWrapper):
         return outputs
 
     def _own_state(self):
-        return {**super()._own_state(), "last_update_step": self.last_update_step}
+        own = {"last_update_step": self.last_update_step, "updates_made": self.updates_made}
+        return {**super()._own_state(), **own}
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

@@ -95,11 +95,19 @@ class PruneByActivation(PruneByActivationBase, _Wrapper):
         min_weights_per_layer=0,
         sample_every=1,
         target="weights",
+        remove_disconnected=False,
         **kwargs,
     ):
         super().__init__(layer, **kwargs)
         self._configure(
-            pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every, target
+            pruning_schedule,
+            criterion,
+            scope,
+            granularity,
+            min_weights_per_layer,
+            sample_every,
+            target,
+            remove_disconnected,
         )
 
     def _constrain(self, kernel, mask):

@@ -99,6 +99,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         min_weights_per_layer=0,
         sample_every=1,
         target="weights",
+        remove_disconnected=False,
         **kwargs,
     ):
         self._check_prunable(layer)
@@ -111,7 +112,14 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         self._name = name  # tfmot would call it prune_by_activation_...
         self._supports_masking = layer.supports_masking
         self._configure(
-            pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every, target
+            pruning_schedule,
+            criterion,
+            scope,
+            granularity,
+            min_weights_per_layer,
+            sample_every,
+            target,
+            remove_disconnected,
         )
 
     # tfmot's callback finds -1 in a fresh wrapper and sets 0; a step at 0 shows that nobody did.
