@@ -10,14 +10,16 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfap/version.py").read_tex
 
 TFLITE = ["ai-edge-litert>=2.0"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
+COMPARISON = ["joblib>=1.3", "cloudpickle>=3", "scipy>=1.10", "scikit-learn>=1.3", "matplotlib>=3.8"]
 EXTRAS = {
+    "comparison": COMPARISON,
     "tflite": TFLITE,
     "onnx": ONNX,
     "examples": ["scikit-learn>=1.3", "matplotlib>=3.8"],
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
-        *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scikit-learn>=1.3", "tensorboard>=2.16"),
-        "matplotlib>=3.8",
+        *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "tensorboard>=2.16"),
+        *COMPARISON,
         *TFLITE,
         *ONNX,
     ],

@@ -10,6 +10,7 @@ PUBLIC = [
     *("AccuracyIntervals", "StopWhenPruned"),
     *(
         "compaction_report",
+        "compare",
         "fit_and_compact",
         "layers",
         "measure_activations",

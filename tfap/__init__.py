@@ -4,6 +4,7 @@ from tfap import layers
 from tfap.callbacks import StopWhenPruned, UpdatePruningStep
 from tfap.compaction import compact
 from tfap.compaction_reports import compaction_report
+from tfap.comparison import compare
 from tfap.criteria import ActivationCount, Criterion, Magnitude
 from tfap.exporting import export
 from tfap.kernels import KernelSpec, register_prunable_layer
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "compact",
     "compaction_report",
+    "compare",
     "export",
     "fit_and_compact",
     "layers",

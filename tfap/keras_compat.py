@@ -7,6 +7,7 @@ file and `tfap/layers/` name a Keras.
 import contextlib
 import dataclasses
 import functools
+import gc
 import json
 import os
 import re
@@ -129,6 +130,23 @@ def keras_of(layer):
 
 def _is_sequential(model):
     return isinstance(model, keras.Sequential | tf_keras.Sequential)
+
+
+# -- from the beginning ------------------------------------------------------------------------------
+
+
+def start_afresh(seed):
+    """Forgets what both Kerases keep of earlier models, such as names and memory, and sets all seeds."""
+    for world in (keras, tf_keras):
+        world.backend.clear_session()
+    gc.collect()
+    set_seeds(seed)
+
+
+def set_seeds(seed):
+    """Sets the seeds of both Kerases, TensorFlow, NumPy and Python."""
+    for world in (keras, tf_keras):
+        world.utils.set_random_seed(seed)
 
 
 # -- names of the user's own classes ---------------------------------------------------------------
