@@ -164,6 +164,8 @@ class UpdatePruningStep(Callback):
         self._prune(self._groups, [group.due_at_step(self._step) for group in self._groups], self._step)
 
     def _update_by_epoch(self, logs):
+        for weight in self._weights:
+            weight.wrapper.weigh_epoch(logs)
         self._prune(self._groups, [group.due_at_epoch_end(logs) for group in self._groups], self._step)
 
     def _prune(self, groups, sparsities, step):

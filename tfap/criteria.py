@@ -11,6 +11,9 @@ class Criterion:
     Attributes:
         counts: "output" or "input": which neurons' activations it needs counted; None if none.
         threshold: an activation above it counts as firing.
+        statistic: "count" how often neurons fire, or "sum" their activations above the threshold.
+        decay: share of the counts so far that every mask update leaves; 1 never forgets.
+        metric: name of the logged metric by which an epoch's counts are multiplied, or None.
         granularity: what it prunes unless told otherwise, "weight" or "neuron".
 
     >>> class RandomScores(Criterion):
@@ -20,7 +23,15 @@ class Criterion:
 
     counts = None
     threshold = 0.0
+    statistic = "count"
+    decay = 1.0
+    metric = None
     granularity = "weight"
+
+    @property
+    def forgets(self):
+        """True if what it sees is not simply all that has been counted."""
+        return self.decay != 1.0 or self.metric is not None
 
     def scores(self, kernel):
         """Scores of one `tfap.kernels.Kernel`.
@@ -65,16 +76,33 @@ class ActivationCount(Criterion):
             data itself.
         threshold: an activation above it counts as firing. 0 suits ReLU and its kin. Activations that
             are never exactly 0 (GELU, SiLU, tanh) fire when positive; a sigmoid always does at 0.
+        statistic: "count" of the activations above the threshold, or their "sum", of which the rate is
+            then the mean.
+        decay: share of the counts so far that every mask update leaves, in [0, 1]: 1 never forgets, as in
+            the paper; 0 starts again after each prune; between them old counts fade exponentially.
+        metric: name of a logged metric, such as "accuracy": an epoch's counts are multiplied by its value
+            at the end of the epoch, so that late epochs weigh more. None: all epochs weigh the same.
     """
 
     granularity = "neuron"
 
-    def __init__(self, weighted=True, side="output", threshold=0.0):
-        if side not in ("output", "input"):
-            raise ValueError(f'side must be "output" or "input": received {side!r}.')
+    def __init__(
+        self, weighted=True, side="output", threshold=0.0, statistic="count", decay=1.0, metric=None
+    ):
+        for name, value, choices in (
+            ("side", side, ("output", "input")),
+            ("statistic", statistic, ("count", "sum")),
+        ):
+            if value not in choices:
+                raise ValueError(f'{name} must be "{choices[0]}" or "{choices[1]}": received {value!r}.')
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must be in [0, 1]: received {decay}.")
         self.weighted = bool(weighted)
         self.side = side
         self.threshold = float(threshold)
+        self.statistic = statistic
+        self.decay = float(decay)
+        self.metric = metric
 
     @property
     def counts(self):
@@ -88,7 +116,8 @@ class ActivationCount(Criterion):
         return np.broadcast_to(rates, kernel.weights.shape)
 
     def get_config(self):
-        return {"weighted": self.weighted, "side": self.side, "threshold": self.threshold}
+        names = ("weighted", "side", "threshold", "statistic", "decay", "metric")
+        return {name: getattr(self, name) for name in names}
 
 
 _BUILT_IN = {keras_compat.snake_case(cls.__name__): cls for cls in (ActivationCount, Magnitude)}

@@ -204,6 +204,7 @@ def _counted(replacement, settings, data_format):
         threshold=settings.criterion.threshold,
         sample_every=settings.sample_every,
         data_format=data_format,
+        statistic=settings.criterion.statistic,
     )
     return Replacement(counter, replacement.weights, holder=replacement.layer)
 

@@ -201,6 +201,7 @@ def _carry_pruning(trained, current, cut):
                 layer.last_update_step.assign(old[path].last_update_step.numpy())
                 layer.updates_made.assign(old[path].updates_made.numpy())
                 _carry_masks(old[path], layer, path, cut)
+                _carry_memory(old[path], layer, path, cut)
 
 
 def _carry_counts(old, new, path, cut):
@@ -208,8 +209,19 @@ def _carry_counts(old, new, path, cut):
     counts = old.own_counts()
     if counts is None:
         return
-    side = cut.inputs if getattr(new, "criterion", None) and new.criterion.counts == "input" else cut.channels
-    new.set_counts(counts[side[path]] if path in side else counts)
+    new.set_counts(counts[_counted_that_stay(new, path, cut, len(counts.counts))])
+
+
+def _carry_memory(old, new, path, cut):
+    if old.remembers:
+        new.carry_memory(old, _counted_that_stay(new, path, cut, len(old.counted().counts)))
+
+
+def _counted_that_stay(wrapper, path, cut, count):
+    """bool array: which of the neurons that are counted for a layer stay."""
+    by_input = getattr(wrapper, "criterion", None) and wrapper.criterion.counts == "input"
+    side = cut.inputs if by_input else cut.channels
+    return side.get(path, np.ones(count, bool))
 
 
 def _carry_masks(old, new, path, cut):

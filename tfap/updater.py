@@ -72,7 +72,7 @@ class PrunedWeight:
         )
 
     def _activations(self):
-        activations = self.wrapper.counted()
+        activations = self.wrapper.remembered()
         if activations is None:
             raise ValueError(
                 f"Nothing counts the activations of '{self.path}': give the layer an activation, or let "
@@ -80,8 +80,8 @@ class PrunedWeight:
             )
         if not activations.seen:
             raise ValueError(
-                f"No activations of '{self.path}' have been counted yet: train for a step before the "
-                "first mask update."
+                f"No activations of '{self.path}' have been counted yet, or since they were forgotten: train "
+                "for a step before the mask update."
             )
         return activations
 
@@ -157,6 +157,8 @@ def update_group(weights, sparsity):
             weight.write(mask, item.kernel.weights)
     for wrapper in {id(weight.wrapper): weight.wrapper for weight in weights}.values():
         wrapper.updates_made.assign(wrapper.updates_made.numpy() + 1)
+        if wrapper.remembers:
+            wrapper.forget(settings.criterion.decay)
 
 
 def _their_turn(settings, together, weights):

@@ -30,7 +30,8 @@ class PruneByActivation(metaclass=abc.ABCMeta):
     Attributes:
         layer: the wrapped layer.
         mask: uint8 variable, 1 where a weight is alive; a dict by weight name for several kernels.
-        activation_counts: int64, one a neuron: how often it fired in training.
+        activation_counts: int64, one a neuron: how often it fired in training; float64 for a criterion that
+            sums activations.
         activations_seen: int64: samples x positions x calls.
         pruning_step: int64: training steps so far.
 
@@ -56,6 +57,7 @@ class CountActivations(metaclass=abc.ABCMeta):
         threshold: an activation above it counts as firing.
         sample_every: count in every n-th training step only.
         data_format: "channels_first" if axis 1 numbers the channels; otherwise the last axis does.
+        statistic: "count", or "sum" to add up the activations instead.
         **kwargs: Keras layer arguments. The wrapper goes by its layer's name unless told otherwise.
 
     Attributes:

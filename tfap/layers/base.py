@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfap import graph, kernels
 from tfap.activations import ActivationCounts
+from tfap.layers.memory import CountMemory
 from tfap.settings import PruningSettings
 
 CALLBACK_MISSING = (
@@ -56,8 +57,9 @@ class CountingWrapper:
         self._stepped_in = {}  # replica -> weak reference to the graph in which it has stepped
         self.pruning_step = self._add_state("pruning_step", (), "int64", initializer)
 
-    def _add_counters(self, neurons):
-        self._counts = self._add_state("activation_counts", (neurons,), "int64")
+    def _add_counters(self, neurons, statistic):
+        dtype = _STATISTICS[statistic].dtype
+        self._counts = self._add_state("activation_counts", (neurons,), dtype)
         self._seen = self._add_state("activations_seen", (), "int64")
 
     @property
@@ -126,17 +128,18 @@ class CountingWrapper:
             self._stepped_in[replica] = weakref.ref(step_graph)
         self._add_to(self.pruning_step, tf.constant(1, tf.int64))
 
-    def _count(self, activations, axis, threshold, sample_every):
+    def _count(self, activations, axis, threshold, sample_every, statistic):
         """Counts one call in training, before the step's weight update, if the step is a sampled one."""
+        measure = _STATISTICS[statistic]
 
         def measured():
-            return firing(activations, axis, threshold)
+            return measure(activations, axis, threshold)
 
         if sample_every == 1:
             counts, seen = measured()
         else:  # only tensors leave the branches: replicas cannot talk to each other inside one
             steps_before = tf.convert_to_tensor(self.pruning_step) - 1
-            nothing = tf.zeros(activations.shape[axis], tf.int64), tf.zeros((), tf.int64)
+            nothing = tf.zeros(activations.shape[axis], measure.dtype), tf.zeros((), tf.int64)
             counts, seen = tf.cond(steps_before % sample_every == 0, measured, lambda: nothing)
         self._add_to(self._counts, _sum_over_replicas(counts))
         self._add_to(self._seen, _sum_over_replicas(seen))
@@ -145,21 +148,22 @@ class CountingWrapper:
 class CountActivationsBase(CountingWrapper):
     """Counts at an activation layer on behalf of the layers before it."""
 
-    def _configure(self, threshold, sample_every, data_format):
+    def _configure(self, threshold, sample_every, data_format, statistic):
         self.threshold = float(threshold)
+        self.statistic = statistic
         self.sample_every = int(sample_every)
         self.data_format = data_format
 
     def _build_state(self, input_shape):
         self._add_step()
         self._axis = graph.channel_axis(self)
-        self._add_counters(input_shape[self._axis])
+        self._add_counters(input_shape[self._axis], self.statistic)
 
     def _forward(self, training, inputs, *args, **kwargs):
         outputs = self.layer(inputs, *args, **kwargs)
         if training:
             self._step_once()
-            self._count(outputs, self._axis, self.threshold, self.sample_every)
+            self._count(outputs, self._axis, self.threshold, self.sample_every, self.statistic)
         return outputs
 
     def _own_config(self):
@@ -167,10 +171,11 @@ class CountActivationsBase(CountingWrapper):
             "threshold": self.threshold,
             "sample_every": self.sample_every,
             "data_format": self.data_format,
+            "statistic": self.statistic,
         }
 
 
-class PruneByActivationBase(CountingWrapper):
+class PruneByActivationBase(CountMemory, CountingWrapper):
     """Masks a layer's kernels and, where its neurons fire in the layer itself, counts them.
 
     State besides the counts: `mask` (uint8, 1 where a weight is alive; a dict by weight name where the
@@ -235,7 +240,9 @@ class PruneByActivationBase(CountingWrapper):
             self._masks[spec.name] = mask
             self._constrain(kernel, mask)
         if self.counts_here:
-            self._add_counters(self._neurons_counted(input_shape))
+            self._add_counters(self._neurons_counted(input_shape), self.criterion.statistic)
+        if self.criterion.counts and self.criterion.forgets:
+            self._add_memory(self._neurons_counted(input_shape))
 
     def _neurons_counted(self, input_shape):
         if self.criterion.counts == "input":
@@ -255,14 +262,16 @@ class PruneByActivationBase(CountingWrapper):
             if self.counts_here:
                 counted = inputs if self.criterion.counts == "input" else outputs
                 axis = graph.channel_axis(self.layer)
-                self._count(counted, axis, self.criterion.threshold, self.settings.sample_every)
+                criterion = self.criterion
+                every = self.settings.sample_every
+                self._count(counted, axis, criterion.threshold, every, criterion.statistic)
             if in_graph:
                 self._prune_in_graph()
         return outputs
 
     def _own_state(self):
         own = {"last_update_step": self.last_update_step, "updates_made": self.updates_made}
-        return {**super()._own_state(), **own}
+        return {**super()._own_state(), **own, **self._memory_state()}
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -330,10 +339,28 @@ class _LinkedCounters:
 
 def firing(activations, axis, threshold):
     """`(counts, seen)` of one batch: int64, how often each neuron is above the threshold, and of how many."""
-    neurons, rank = activations.shape[axis], activations.shape.rank
     fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int32)
-    counts = tf.reduce_sum(fired, [other for other in range(rank) if other != axis % rank])
-    return tf.cast(counts, tf.int64), tf.size(activations, tf.int64) // neurons
+    return tf.cast(_over_all_but(axis, fired), tf.int64), _seen(activations, axis)
+
+
+def summed(activations, axis, threshold):
+    """`(sums, seen)` of one batch: float64, the sum of each neuron's activations above the threshold."""
+    above = activations > tf.cast(threshold, activations.dtype)
+    sums = _over_all_but(axis, tf.where(above, tf.cast(activations, tf.float64), 0.0))
+    return sums, _seen(activations, axis)
+
+
+firing.dtype, summed.dtype = "int64", "float64"
+_STATISTICS = {"count": firing, "sum": summed}
+
+
+def _over_all_but(axis, values):
+    rank = values.shape.rank
+    return tf.reduce_sum(values, [other for other in range(rank) if other != axis % rank])
+
+
+def _seen(activations, axis):
+    return tf.size(activations, tf.int64) // activations.shape[axis]
 
 
 def _replica():

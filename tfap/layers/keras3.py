@@ -75,9 +75,9 @@ class _Wrapper(keras.layers.Wrapper):
 
 @keras.saving.register_keras_serializable(package="tfap")
 class CountActivations(CountActivationsBase, _Wrapper):
-    def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, **kwargs):
+    def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, statistic="count", **kwargs):
         super().__init__(layer, **kwargs)
-        self._configure(threshold, sample_every, data_format)
+        self._configure(threshold, sample_every, data_format, statistic)
 
     def get_config(self):
         return {**super().get_config(), **self._own_config()}

@@ -77,11 +77,11 @@ def _build_attention(layer):
 
 @tf_keras.saving.register_keras_serializable(package="tfap")
 class CountActivations(CountActivationsBase, _Wrapper):
-    def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, **kwargs):
+    def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, statistic="count", **kwargs):
         kwargs = {"name": layer.name, "dtype": layer._dtype_policy, **kwargs}
         super().__init__(layer, **kwargs)
         self._supports_masking = layer.supports_masking
-        self._configure(threshold, sample_every, data_format)
+        self._configure(threshold, sample_every, data_format, statistic)
 
     def get_config(self):
         return {**super().get_config(), **self._own_config()}
@@ -134,7 +134,8 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
     @property
     def prunes_in_graph(self):
         """True if tfmot's own callback suffices: every decision needs this layer alone and its step."""
-        counts = self.criterion.counts is None or self.counts_here
+        criterion = self.criterion
+        counts = criterion.counts is None or (self.counts_here and not criterion.forgets)
         return counts and self.settings.scope == "local" and not isinstance(self.pruning_schedule, float)
 
     def _build_state(self, input_shape):
