@@ -3,6 +3,8 @@
 from tfap import schedules, updater
 from tfap.timetables import Timetable
 
+_OF_TRAINING = ("accuracy", "acc", "loss")  # logged after the first batch, if ever
+
 
 def group_of(weights, schedule, step):
     """A group of `PrunedWeight`s with equal settings after some training steps."""
@@ -76,7 +78,7 @@ class EpochGroup(Group):
         return int(self._weights[0].wrapper.updates_made.numpy())
 
     def check_logs(self, logs):
-        if not self._schedule.metric.startswith("val_"):  # those come at the end of an epoch
+        if self._schedule.metric in _OF_TRAINING:  # others may come from callbacks at the end of an epoch
             self._schedule.check_logs(logs)
 
     def due_at_epoch_end(self, logs):
