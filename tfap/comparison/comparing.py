@@ -120,7 +120,7 @@ def _finished(task, missing, workers):
             raise RuntimeError(f"The run {run} failed: {error}") from error
 
     found = processes.results(task if workers > 1 else perform, missing, workers)
-    for row in processes.with_progress(found, len(missing), "Comparing"):
+    for row in processes.with_progress(found, len(missing)):
         if isinstance(row, processes.Failure):
             raise RuntimeError(f"The run {row.run} failed in its process:\n{row.text}")
         yield row

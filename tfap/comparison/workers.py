@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
-import time
 import traceback
 import warnings
 
@@ -12,7 +11,6 @@ import rich.console
 import rich.progress
 import tensorflow as tf
 
-_PATIENCE = 3  # seconds of work without a progress bar
 _INSTALL = "pip install 'tfap[comparison]'"
 
 
@@ -58,23 +56,11 @@ def results(perform, runs, workers):
         yield from done
 
 
-def with_progress(things, count, text):
-    """The things, with a progress bar once they have taken a while; none where nobody looks on."""
+def with_progress(things, count):
+    """The things, with a progress bar where somebody looks on."""
     console = rich.console.Console(stderr=True)
-    begin, bar, task = time.monotonic(), None, None
-    with contextlib.ExitStack() as stack:
-        for done, thing in enumerate(things, 1):
-            if bar is None and console.is_terminal and time.monotonic() - begin > _PATIENCE:
-                bar = stack.enter_context(_bar(console))
-                task = bar.add_task(text, total=count)
-            if bar is not None:
-                bar.update(task, completed=done)
-            yield thing
-
-
-def _bar(console):
-    columns = [*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn()]
-    return rich.progress.Progress(*columns, console=console, transient=True)
+    quiet = not (count and console.is_terminal)
+    return rich.progress.track(things, "Comparing", count, console=console, transient=True, disable=quiet)
 
 
 def _library(name):

@@ -1,0 +1,75 @@
+"""Compares pruning methods on digits or Fashion-MNIST: a small dense net, a table and two figures.
+
+    python -m tfap.comparison [--dataset fashion_mnist] [--keras tf_keras] [--methods magnitude,count]
+
+Methods: activation_count and magnitude_neurons prune whole neurons; the others single weights:
+count_x_weight (activation count times weight), count (the count alone), input_count_x_weight (of the
+neuron that the weight reads), magnitude, magnitude_local (each layer by itself), tfmot (tf_keras only). A
+second call with the same data, Keras and epochs does only what is missing. Needs the extra comparison.
+"""
+
+import pathlib
+
+from absl import app, flags, logging
+
+from tfap.comparison import compare
+from tfap.comparison.images import Images
+from tfap.criteria import ActivationCount
+
+METHODS = {
+    "activation_count": "activation_count",
+    "count_x_weight": {"criterion": ActivationCount(), "granularity": "weight"},
+    "count": {"criterion": ActivationCount(weighted=False), "granularity": "weight"},
+    "input_count_x_weight": {"criterion": ActivationCount(side="input"), "granularity": "weight"},
+    "magnitude": "magnitude",
+    "magnitude_local": {"criterion": "magnitude", "scope": "local"},
+    "magnitude_neurons": {"criterion": "magnitude", "granularity": "neuron"},
+    "tfmot": "tfmot",
+}
+EPOCHS = {"digits": 20, "fashion_mnist": 10}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("dataset", "digits", list(EPOCHS), "Images to train on.")
+flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras (Keras 2).")
+flags.DEFINE_list("methods", None, f"Which to compare, of {', '.join(METHODS)}; by default all.")
+flags.DEFINE_list("sparsities", ["0.5", "0.8", "0.9"], "Shares of the hidden layers' weights to prune.")
+flags.DEFINE_integer("seeds", 3, "Number of seeds; they also split digits.", 1)
+flags.DEFINE_integer("epochs", None, "Epochs of each training; by default what suits the data set.", 1)
+flags.DEFINE_string("directory", "build/comparison", "Folder for finished runs, rows.csv and figures.")
+flags.DEFINE_integer("workers", None, "Processes; by default one a core.", 1)
+
+
+def methods():
+    """Dict of those that the flags ask for."""
+    if FLAGS.methods is None:
+        return {name: way for name, way in METHODS.items() if FLAGS.keras == "tf_keras" or name != "tfmot"}
+    unknown = sorted(set(FLAGS.methods) - set(METHODS))
+    if unknown:
+        raise app.UsageError(f"Unknown methods: {', '.join(unknown)}. Known: {', '.join(METHODS)}.")
+    return {name: METHODS[name] for name in FLAGS.methods}
+
+
+def main(_):
+    logging.set_verbosity(logging.ERROR)
+    epochs = FLAGS.epochs or EPOCHS[FLAGS.dataset]
+    images = Images(FLAGS.dataset, FLAGS.keras, epochs)
+    folder = pathlib.Path(FLAGS.directory) / f"{FLAGS.dataset}-{FLAGS.keras}-{epochs}"
+    compared = compare(
+        images.build_model,
+        images.fit,
+        images.evaluate,
+        methods(),
+        [float(sparsity) for sparsity in FLAGS.sparsities],
+        FLAGS.seeds,
+        directory=folder,
+        workers=FLAGS.workers,
+    )
+    print(compared)
+    compared.to_csv(folder / "rows.csv")
+    compared.plot_sparsity().savefig(folder / "sparsity.png")
+    compared.plot_size().savefig(folder / "size.png")
+    print(f"rows.csv, sparsity.png and size.png are in {folder}")
+
+
+if __name__ == "__main__":
+    app.run(main)
