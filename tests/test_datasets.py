@@ -61,6 +61,18 @@ def test_the_error_names_all_three_places(nowhere):
         assert place in str(error.value)
 
 
-def test_unknown_name():
-    with pytest.raises(ValueError, match="Unknown data set 'mnist'. Known: digits, fashion_mnist"):
+def test_mnist_comes_from_keras_alone(nowhere, monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", keras.datasets.fashion_mnist.load_data)
+    with pytest.raises(FileNotFoundError, match=r"MNIST is not in the Keras cache .*mnist\.npz.*no route"):
         datasets.load("mnist")
+    arrays = [np.full((3, 28, 28), 255, "uint8"), np.arange(3)]
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (arrays, arrays))
+    data = datasets.load("mnist")
+    assert data.name == "mnist" and data.x_test[0, 0, 0] == 1.0 and data.y_train.tolist() == [0, 1, 2]
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="Unknown data set 'emnist'. Known: digits, fashion_mnist, mnist"):
+        datasets.load("emnist")

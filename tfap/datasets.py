@@ -32,19 +32,19 @@ class Dataset:
 
 
 def load(name, seed=0):
-    """Loads "digits" (8 x 8, with scikit-learn) or "fashion_mnist" (28 x 28).
+    """Loads "digits" (8 x 8, with scikit-learn), "fashion_mnist" or "mnist" (28 x 28).
 
     Fashion-MNIST is taken from the Keras cache, else from the Debian package dataset-fashion-mnist, else
-    downloaded by Keras.
+    downloaded by Keras; MNIST from the Keras cache, else downloaded.
 
     Args:
         name: of the data set.
         seed: of the split of digits, which has no test set of its own: 1,437 training, 360 test images.
 
     Raises:
-        ValueError: an unknown name. FileNotFoundError: Fashion-MNIST is in none of the three places.
+        ValueError: an unknown name. FileNotFoundError: the images are in none of these places.
     """
-    loaders = {"digits": lambda: _digits(seed), "fashion_mnist": _fashion_mnist}
+    loaders = {"digits": lambda: _digits(seed), "fashion_mnist": _fashion_mnist, "mnist": _mnist}
     if name not in loaders:
         raise ValueError(f"Unknown data set '{name}'. Known: {', '.join(loaders)}.")
     return loaders[name]()
@@ -67,17 +67,28 @@ def _fashion_mnist():
     for folder in (cache, DEBIAN_FOLDER):
         if all((folder / file).exists() for file in _FASHION_MNIST_FILES.values()):
             arrays = {part: _read_idx(folder / file) for part, file in _FASHION_MNIST_FILES.items()}
-            return _normalized(**arrays)
+            return _normalized("fashion_mnist", **arrays)
+    return _from_keras(
+        "fashion_mnist",
+        f"Fashion-MNIST is neither in the Keras cache ({cache}) nor in {DEBIAN_FOLDER} (Debian: "
+        "apt-get install dataset-fashion-mnist)",
+    )
+
+
+def _mnist():
+    cache = keras_cache().parent / "mnist.npz"
+    return _from_keras("mnist", f"MNIST is not in the Keras cache ({cache})")
+
+
+def _from_keras(name, not_here):
+    """From Keras, which looks into its cache and then downloads."""
     try:
         import keras
 
-        (x_train, y_train), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
+        (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
     except Exception as error:  # whatever the network says
-        raise FileNotFoundError(
-            f"Fashion-MNIST is neither in the Keras cache ({cache}) nor in {DEBIAN_FOLDER} (Debian: "
-            f"apt-get install dataset-fashion-mnist), and the download failed: {error}"
-        ) from error
-    return _normalized(x_train, y_train, x_test, y_test)
+        raise FileNotFoundError(f"{not_here}, and the download failed: {error}") from error
+    return _normalized(name, x_train, y_train, x_test, y_test)
 
 
 def keras_cache():
@@ -93,9 +104,9 @@ def _read_idx(path):
     return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
-def _normalized(x_train, y_train, x_test, y_test):
+def _normalized(name, x_train, y_train, x_test, y_test):
     return Dataset(
-        "fashion_mnist",
+        name,
         (x_train / 255).astype("float32"),
         y_train.astype("int64"),
         (x_test / 255).astype("float32"),
