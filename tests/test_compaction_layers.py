@@ -606,3 +606,20 @@ def test_normalization_over_several_axes(both_kerases):
     (kept,) = Liveness(model).kept()
     assert kept.reason == "'norm' works along several axes"
     assert compacted(model).get_layer("conv").filters == 4
+
+
+def test_dense_along_another_axis_than_the_channels(keras_module):
+    """As many columns as channels: what is known of channel 1 is nothing about column 1."""
+    layers = keras_module.layers
+
+    def build(x):
+        x = layers.Conv2D(4, 1, data_format="channels_first", name="conv")(x)
+        return layers.Flatten()(layers.Dense(3, name="dense")(x))
+
+    model = functional(keras_module, (2, 4, 4), build)
+    make_constant(model.get_layer("conv"), [1])
+    found = Liveness(model)
+    assert found.foldable_inputs("dense") is None
+    assert [(one.path, one.reason) for one in found.kept()] == [
+        ("conv", "'dense' reads it along another axis")
+    ]

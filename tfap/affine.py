@@ -1,8 +1,7 @@
 """Layers whose output channels are weighted sums over input channels, seen as matrices.
 
-Dense, convolutions of all kinds but depthwise, EinsumDense on the last axis and Embedding: which input
-channel reaches which output channel, what a constant input adds, and the weights that are left when
-channels go.
+Dense, convolutions of all kinds, EinsumDense on the last axis and Embedding: which input channel reaches
+which output channel, what a constant input adds, and the weights that are left when channels go.
 """
 
 import numpy as np
@@ -10,14 +9,22 @@ import numpy as np
 from tfap import kernels
 
 
-def read(layer):
-    """The `Affine` of a layer of one of the kinds in `channels.AFFINE`, built."""
+def read(layer, masks=None):
+    """The `Affine` of a layer of one of the kinds in `channels.AFFINE` or `DEPTHWISE`, built.
+
+    Args:
+        layer: the layer.
+        masks: `{weight name: mask}`, of a layer in training: a weight is zero only where it is masked, since
+            others may change. None goes by the weights' values.
+    """
     kind = type(layer).__name__
+    if kind.startswith("Depthwise"):
+        return Depthwise(layer, masks)
     if kind == "Embedding":
-        return Embedding(layer)
+        return Embedding(layer, masks)
     if kind.startswith("Separable"):
-        return Separable(layer)
-    return Grouped(layer) if getattr(layer, "groups", 1) > 1 else Affine(layer)
+        return Separable(layer, masks)
+    return Grouped(layer, masks) if getattr(layer, "groups", 1) > 1 else Affine(layer, masks)
 
 
 class Affine:
@@ -32,14 +39,14 @@ class Affine:
 
     groups = 1
 
-    def __init__(self, layer):
+    def __init__(self, layer, masks=None):
         self.layer = layer
         (self.spec,) = kernels.kernel_specs(layer)
-        self.kernel = np.array(self.spec.find(layer))
+        self.kernel, alive = _kernel(self.spec.find(layer), self.spec.name, masks)
         use_bias = getattr(layer, "use_bias", getattr(layer, "bias", None) is not None)
         self.bias = np.array(layer.bias) if use_bias else None
         self.takes_constants = same_everywhere(layer, self.kernel.shape[:-2])
-        self.nonzero = self._matrix(self.kernel != 0, np.any)
+        self.nonzero = self._matrix(alive, np.any)
 
     def _matrix(self, values, reduce):
         """Reduces an array of the kernel's shape to `(inputs, outputs)`."""
@@ -51,11 +58,20 @@ class Affine:
         """float64, `(inputs, outputs)`: what an input that is 1 everywhere adds to each output."""
         return self._matrix(self.kernel.astype(np.float64), np.sum)
 
+    @property
+    def kernels(self):
+        """The weights without the bias, in the order of the layer's `KernelSpec`s."""
+        return [self.kernel]
+
     def without(self, inputs, outputs):
         """Zeroes all weights of some inputs and outputs, given as boolean arrays."""
+        self.zero(self.kernels, inputs, outputs)
+
+    def zero(self, arrays, inputs, outputs):
+        """The same in other arrays that are shaped like `kernels`."""
         (inputs_at,), (outputs_at,) = self.spec.input_axes, self.spec.neuron_axes
-        _along(self.kernel, inputs_at)[inputs] = 0
-        _along(self.kernel, outputs_at)[outputs] = 0
+        _along(arrays[0], inputs_at)[inputs] = 0
+        _along(arrays[0], outputs_at)[outputs] = 0
 
     def kept(self, inputs, outputs):
         """Which entries of each of `weights()` stay, as flat indices in the shape that is left."""
@@ -70,7 +86,9 @@ class Affine:
 
     def fold(self, inputs, values, outputs):
         """Puts what constant inputs add into the bias of the outputs that are given as a boolean array."""
-        added = (values[inputs] @ self.sums()[inputs]) * outputs
+        self._add_to_bias((values[inputs] @ self.sums()[inputs]) * outputs)
+
+    def _add_to_bias(self, added):
         if added.any():
             bias = np.zeros(len(added), self._dtype) if self.bias is None else self.bias
             self.bias = (bias + added).astype(self._dtype)
@@ -105,9 +123,9 @@ class Grouped(Affine):
     The kernel is `(..., inputs of a group, outputs)`.
     """
 
-    def __init__(self, layer):
+    def __init__(self, layer, masks=None):
         self.groups = layer.groups
-        super().__init__(layer)
+        super().__init__(layer, masks)
 
     def _matrix(self, values, reduce):
         blocks = reduce(values, axis=tuple(range(values.ndim - 2)))
@@ -123,8 +141,8 @@ class Grouped(Affine):
         parts = [np.split(part, self.groups) for part in (inputs, outputs)]
         return zip(*parts, np.split(kernel, self.groups, axis=-1))
 
-    def without(self, inputs, outputs):
-        for some_inputs, some_outputs, kernel in self._blocks(inputs, outputs, self.kernel):
+    def zero(self, arrays, inputs, outputs):
+        for some_inputs, some_outputs, kernel in self._blocks(inputs, outputs, arrays[0]):
             kernel[..., some_inputs, :] = 0
             kernel[..., some_outputs] = 0
 
@@ -157,13 +175,14 @@ class Grouped(Affine):
 class Separable(Affine):
     """A depthwise and a pointwise convolution in one; its inputs are those of the depthwise one."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, masks=None):
         self.layer = layer
-        self.depthwise = np.array(layer.depthwise_kernel)  # (..., inputs, multiplier)
-        self.pointwise = np.array(layer.pointwise_kernel)  # (..., inputs * multiplier, outputs)
+        # (..., inputs, multiplier) and (..., inputs * multiplier, outputs)
+        self.depthwise, reads = _kernel(layer.depthwise_kernel, "depthwise_kernel", masks)
+        self.pointwise, mixes = _kernel(layer.pointwise_kernel, "pointwise_kernel", masks)
         self.bias = np.array(layer.bias) if layer.use_bias else None
         self.takes_constants = same_everywhere(layer, self.depthwise.shape[:-2])
-        self.nonzero = self._product(self.depthwise != 0, self.pointwise != 0, np.any) > 0
+        self.nonzero = self._product(reads, mixes, np.any) > 0
 
     def _product(self, depthwise, pointwise, reduce):
         spatial = tuple(range(depthwise.ndim - 2))
@@ -174,9 +193,15 @@ class Separable(Affine):
     def sums(self):
         return self._product(self.depthwise.astype(np.float64), self.pointwise.astype(np.float64), np.sum)
 
-    def without(self, inputs, outputs):
-        self.depthwise[..., inputs, :] = 0
-        self.pointwise[..., outputs] = 0
+    @property
+    def kernels(self):
+        return [self.depthwise, self.pointwise]
+
+    def zero(self, arrays, inputs, outputs):
+        depthwise, pointwise = arrays
+        depthwise[..., inputs, :] = 0
+        pointwise[..., np.repeat(inputs, depthwise.shape[-1]), :] = 0
+        pointwise[..., outputs] = 0
 
     def _take(self, arrays, inputs, outputs):
         depthwise, pointwise, *bias = arrays
@@ -195,22 +220,50 @@ class Separable(Affine):
 class Embedding(Affine):
     """A table of vectors: it reads indices, so it has outputs only."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, masks=None):
         self.layer, self.bias, self.takes_constants = layer, None, False
-        self.kernel = np.array(layer.embeddings)
-        self.nonzero = (self.kernel != 0).any(axis=0, keepdims=True)  # one input, never constant
+        self.kernel, alive = _kernel(layer.embeddings, "embeddings", masks)
+        self.nonzero = alive.any(axis=0, keepdims=True)  # one input, never constant
 
     def sums(self):
         return np.zeros(self.nonzero.shape)
 
-    def without(self, inputs, outputs):
-        self.kernel[:, outputs] = 0
+    def zero(self, arrays, inputs, outputs):
+        arrays[0][:, outputs] = 0
 
     def _take(self, arrays, inputs, outputs):
         return [arrays[0][:, outputs]]
 
     def config(self, inputs, outputs):
         return {"output_dim": int(outputs.sum())}
+
+
+class Depthwise(Affine):
+    """A depthwise convolution: output channel = input * multiplier + offset.
+
+    Nothing is between other channels, so `nonzero` and `sums()` have the shape `(inputs, multiplier)`.
+    """
+
+    def _matrix(self, values, reduce):
+        return reduce(values, axis=tuple(range(values.ndim - 2)))
+
+    def zero(self, arrays, inputs, outputs):
+        arrays[0][..., inputs, :] = 0
+        arrays[0][..., outputs.reshape(self.nonzero.shape)] = 0
+
+    def fold(self, inputs, values, outputs):
+        self._add_to_bias((self.sums() * np.where(inputs, values, 0)[:, None]).ravel() * outputs)
+
+
+def _kernel(variable, name, masks):
+    """`(values, which of them are alive)` of a weight, masked ones zero."""
+    values = np.array(variable)
+    if masks is None:
+        return values, values != 0
+    if name not in masks:
+        return values, np.ones(values.shape, bool)
+    alive = masks[name] != 0
+    return np.where(alive, values, values.dtype.type(0)), alive
 
 
 def _along(array, axis):

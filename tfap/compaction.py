@@ -203,7 +203,8 @@ def _kept(layer, path, found, stay):
     if made is None or not keras_compat.is_layer(layer):
         return None
     if path in found.affines:
-        matrix = _folded(path, found)
+        dead = ~_marks(found.alive, read, found.affines[path], 0)
+        matrix = found.folded(path, dead)  # what fills up a shape is zero
         sides = _marks(stay, read, matrix, 0), stay[made]
         return _Kept(matrix.kept(*sides), matrix.config(*sides))
     if keras_compat.kind_of(layer) == "Reshape":
@@ -213,18 +214,6 @@ def _kept(layer, path, found, stay):
         return None
     axis = found.channels.of(found.layers.calls_of[path][0].outputs[0]).axis
     return _Kept(_kept_per_channel(layer, stay[made], axis), {})
-
-
-def _folded(path, found):
-    """The `Affine` of a layer with the constants that go in its bias, and dead weights zero."""
-    matrix = found.affines[path]
-    read, made = found.groups(path)
-    foldable = found.foldable_inputs(path)
-    inputs, outputs = _marks(found.alive, read, matrix, 0), found.alive[made]
-    if read is not None and foldable is not None:
-        matrix.fold(foldable.known & (foldable.values != 0) & ~inputs, foldable.values, outputs)
-    matrix.without(~inputs, ~outputs)
-    return matrix
 
 
 def _without_arrays(layer):

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfap import affine, channels, graph, keras_compat
+from tfap import channels, graph, keras_compat
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,12 +48,13 @@ class ConstantMap:
     Args:
         layers: `graph.Graph`.
         channel_map: its `channels.ChannelMap`.
-        affines: `affine.Affine` by layer path.
+        affines: `affine.Affine` by layer path, depthwise ones too.
         silent: `{path: bool array}`: channels that are taken to be zero after the layer at this path.
+        training: True if weights may change, so that a scale of zero is none for good.
     """
 
-    def __init__(self, layers, channel_map, affines, silent=None):
-        self._channels, self._affines = channel_map, affines
+    def __init__(self, layers, channel_map, affines, silent=None, training=False):
+        self._channels, self._affines, self._training = channel_map, affines, training
         self._shared = {path for path, calls in layers.calls_of.items() if len(calls) > 1}
         self._of = {}
         for call in layers.calls:
@@ -72,14 +73,14 @@ class ConstantMap:
         if out is None:
             return None
         layer, count = graph.unwrap(call.layer), len(out.groups)
+        kind = keras_compat.kind_of(layer)
+        if kind in channels.DEPTHWISE:
+            return _through_depthwise(self._affines[call.path], self._read_by(call))
         if call.path in self._affines:
             return self._through_affine(call, self._affines[call.path])
         read = [self._along(value, out.axis) for value in call.inputs]
-        kind = keras_compat.kind_of(layer)
-        if kind in channels.DEPTHWISE:
-            return _through_depthwise(layer, read[0])
         if kind in channels.NORMALIZATIONS:
-            return _through_normalization(layer, read[0])
+            return _through_normalization(layer, read[0], self._training)
         if kind in channels.MERGES:
             return _through_merge(layer, kind, read, count)
         if kind == "Concatenate":
@@ -97,7 +98,7 @@ class ConstantMap:
 
     def inputs_of(self, calls):
         """What is known of an affine layer's inputs in all of its calls."""
-        read = [self._of.get(call.inputs[0]) for call in calls]
+        read = [self._read_by(call) for call in calls]
         if any(part is None for part in read):
             return None
         known, values = read[0].known.copy(), read[0].values
@@ -105,9 +106,14 @@ class ConstantMap:
             known &= part.known & (part.values == values)
         return Constants.of(known, values)
 
+    def _read_by(self, call):
+        """What is known of an affine layer's input; None if it reads along another axis than the channels."""
+        read, made = (self._channels.of(value) for value in (call.inputs[0], call.outputs[0]))
+        return None if read is None or read.axis != made.axis else self._of.get(call.inputs[0])
+
     def _through_affine(self, call, layer):
         bias = np.zeros(layer.nonzero.shape[1]) if layer.bias is None else layer.bias.astype(np.float64)
-        read = None if call.path in self._shared else self._of.get(call.inputs[0])
+        read = None if call.path in self._shared else self._read_by(call)
         if read is None:
             known = ~layer.nonzero.any(axis=0)
         else:
@@ -116,29 +122,32 @@ class ConstantMap:
             used = foldable & (read.values != 0)
             if used.any():
                 bias = bias + read.values[used] @ layer.sums()[used]
-        if not channels.is_elementwise(layer.layer):
-            return Constants.none(len(known))
-        return Constants.of(known, _activated(getattr(layer.layer, "activation", None), bias))
+        return _known_after(layer.layer, known, bias)
 
 
 def _through_depthwise(layer, read):
-    kernel = np.array(layer.get_weights()[0], np.float64)  # (..., inputs, multiplier)
-    window = tuple(range(kernel.ndim - 2))
-    bias = np.array(layer.bias, np.float64) if layer.use_bias else np.zeros(kernel[(0,) * len(window)].size)
-    foldable = read.known if affine.same_everywhere(layer, kernel.shape[:-2]) else read.zero
-    known = (kernel == 0).all(axis=window) | foldable[:, None]
-    values = kernel.sum(axis=window) * np.where(foldable, read.values, 0)[:, None]
-    return Constants.of(known.ravel(), _activated(layer.activation, values.ravel() + bias))
+    read = Constants.none(len(layer.nonzero)) if read is None else read
+    foldable = read.foldable_into(layer)
+    known = ~layer.nonzero | foldable[:, None]
+    values = (layer.sums() * np.where(foldable, read.values, 0)[:, None]).ravel()
+    return _known_after(layer.layer, known.ravel(), values + (0 if layer.bias is None else layer.bias))
 
 
-def _through_normalization(layer, read):
+def _known_after(layer, known, values):
+    """The `Constants` past a layer's own activation."""
+    if not channels.is_elementwise(layer):
+        return Constants.none(len(known))
+    return Constants.of(known, _activated(getattr(layer, "activation", None), values))
+
+
+def _through_normalization(layer, read, training):
     weights = {name: _weight(layer, name) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
     scale = 1 / np.sqrt(weights["moving_variance"] + layer.epsilon)
     if weights["gamma"] is not None:
         scale = scale * weights["gamma"]
     shift = 0 if weights["beta"] is None else weights["beta"]
     values = (read.values - weights["moving_mean"]) * np.where(read.known, scale, 0) + shift
-    return Constants.of(read.known | (scale == 0), values)
+    return Constants.of(read.known if training else read.known | (scale == 0), values)
 
 
 def _weight(layer, name):

@@ -63,6 +63,10 @@ class Graph:
 
     A layer goes by one path, such as `inner/dense`: the first, where it is shared between nested models.
 
+    Args:
+        model: the model.
+        plain: have the calls name the layers inside tfap's wrappers; their paths are those of the wrappers.
+
     Attributes:
         calls: every `Call`.
         calls_of: path -> the calls of that layer.
@@ -70,7 +74,8 @@ class Graph:
         entries: `(nested model, the Values that one call of it reads)`.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, plain=False):
+        self._plain = plain
         self.calls = []
         self.entries = []
         self._paths = {}
@@ -93,7 +98,7 @@ class Graph:
             else:
                 written = [Value(result.shape) for result in results]
                 path = self._name(layer, prefix + layer.name)
-                self._add(Call(layer, path, read, written, training))
+                self._add(Call(unwrap(layer) if self._plain else layer, path, read, written, training))
             values.update(zip(map(id, results), written))
         return [values[id(tensor)] for tensor in model.outputs]
 
