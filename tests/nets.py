@@ -1,5 +1,7 @@
 """Small nets for either Keras, and data for them; a `keras` module is always the first argument."""
 
+import itertools
+
 import numpy as np
 
 import tfap
@@ -97,6 +99,21 @@ def set_counts(wrapper, counts, seen):
 def masks(model):
     """Mask arrays by layer path."""
     return {path: wrapper.mask.numpy() for path, wrapper in wrapped.with_paths(model)}
+
+
+def connected(masks):
+    """Boolean masks of hidden Dense layers without neurons that lack inputs or readers, to the fixed point.
+
+    The simplest thing that can be right, to compare with. An output layer that is not pruned follows.
+    """
+    masks = [mask.copy() for mask in masks]
+    while True:
+        before = [mask.copy() for mask in masks]
+        for fed, read in itertools.pairwise(masks):
+            read[~fed.any(axis=0)] = False
+            fed[:, ~read.any(axis=1)] = False
+        if all(np.array_equal(now, then) for now, then in zip(masks, before)):
+            return masks
 
 
 def pruned_weights(model):

@@ -4,7 +4,7 @@ import numbers
 
 from absl import logging
 
-from tfap import keras_compat, schedules, updater, wrapped
+from tfap import disconnected, keras_compat, schedules, updater, wrapped
 from tfap.groups import group_of
 from tfap.keras_compat import Callback
 from tfap.layers.base import CALLBACK_MISSING
@@ -22,8 +22,8 @@ class UpdatePruningStep(Callback):
             fit cannot tell the length, as with a generator without `steps_per_epoch`.
 
     Raises:
-        ValueError: at the begin of the fit, if the model has no pruning wrappers or the length of the fit
-            is needed and unknown.
+        ValueError: at the begin of the fit, if the model has no pruning wrappers, the length of the fit
+            is needed and unknown, or `remove_disconnected` is asked for in a subclassed model.
 
     >>> import keras, numpy, tfap
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
@@ -49,6 +49,7 @@ class UpdatePruningStep(Callback):
                 f"The model '{self.model.name}' has no pruning wrappers: call tfap.prune(model, schedule) "
                 "and fit its result."
             )
+        disconnected.check(self.model, self._wrappers)
         if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
             self._check_fit_length()
         self._counting_layers = wrapped.counting_layers(self.model)
@@ -152,29 +153,36 @@ class UpdatePruningStep(Callback):
         if not all(wrapper.built for wrapper in self._wrappers):
             return  # never trained
         trained = [w for w in updater.pruned_weights(self.model) if int(w.wrapper.pruning_step.numpy()) > 0]
+        due = []
         for weights in updater.groups(trained):
             step = int(weights[0].wrapper.pruning_step.numpy())
             schedule = self._schedule_of(weights[0].wrapper, step)
             cut_off = group_of(weights, schedule, int(weights[0].wrapper.last_update_step.numpy()))
-            self._prune([cut_off], [cut_off.due_at_step(step)], step)
+            due.append((cut_off, cut_off.due_at_step(step), step))
+        self._prune(due, trained)
 
     def _update(self):
         # The steps counted here overshoot at a short last execution; those in the model do not.
         self._step = self._current_step()
-        self._prune(self._groups, [group.due_at_step(self._step) for group in self._groups], self._step)
+        due = [(group, group.due_at_step(self._step), self._step) for group in self._groups]
+        self._prune(due, self._weights)
 
     def _update_by_epoch(self, logs):
         for weight in self._weights:
             weight.wrapper.weigh_epoch(logs)
-        self._prune(self._groups, [group.due_at_epoch_end(logs) for group in self._groups], self._step)
+        due = [(group, group.due_at_epoch_end(logs), self._step) for group in self._groups]
+        self._prune(due, self._weights)
 
-    def _prune(self, groups, sparsities, step):
-        due = [(group, sparsity) for group, sparsity in zip(groups, sparsities) if sparsity is not None]
+    def _prune(self, due, weights):
+        """Prunes the groups of `(group, sparsity, step)`; `weights` are those of all groups."""
+        due = [entry for entry in due if entry[1] is not None]
         if not due:
             return
         self.before_update()
-        for group, sparsity in due:
+        for group, sparsity, step in due:
             group.prune(sparsity, step)
+        # After all groups: what one group prunes may disconnect weights of another.
+        disconnected.remove(self.model, [weight.wrapper for weight in weights])
         self.after_update()
 
     def _current_step(self):
@@ -252,11 +260,10 @@ class StopWhenPruned(Callback):
         self.mode = mode
 
     def on_train_begin(self, logs=None):
-        self._wrappers = wrapped.prunable_layers(self.model)
-        self._is_over()  # a schedule that cannot tell should say so now
+        pruning_is_over(self.model)  # a schedule that cannot tell should say so now
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._was_over = self._is_over()
+        self._was_over = pruning_is_over(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         if self.metric not in (logs or {}):
@@ -268,8 +275,14 @@ class StopWhenPruned(Callback):
         if self._was_over and (value <= self.value if self.mode == "min" else value >= self.value):
             self.model.stop_training = True
 
-    def _is_over(self):
-        return all(_is_over(wrapper) for wrapper in self._wrappers)
+
+def pruning_is_over(model):
+    """True if the schedules of all pruning wrappers have asked for their last update; see `StopWhenPruned`.
+
+    Raises:
+        ValueError: a schedule that does not tell its last step.
+    """
+    return all(_is_over(wrapper) for wrapper in wrapped.prunable_layers(model))
 
 
 def _is_over(wrapper):

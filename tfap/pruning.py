@@ -45,7 +45,9 @@ def prune(
         target: what a sparsity is a share of: "weights"; or, for whole neurons, "neurons" or "flops", the
             floating-point operations of the layers that are pruned.
         remove_disconnected: every mask update also prunes what is left of the weights of neurons that
-            nothing flows into or nothing reads, on top of the number asked for; outputs do not change.
+            nothing flows into or nothing reads, on top of the number asked for. Outputs in inference mode do
+            not change: constants move into biases, and where they cannot, weights stay. Needs a Sequential
+            or Functional model.
 
     Returns:
         A new model of the same Keras; or the wrapped layer, or a list with the prunable layers wrapped.

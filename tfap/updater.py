@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tfap import flops, masks, neurons, wrapped
+from tfap import disconnected, flops, masks, neurons, wrapped
 from tfap.kernels import Kernel, neuron_count
 from tfap.ties import Ties
 
@@ -193,8 +193,9 @@ def update_masks(model, sparsity):
             weights stay pruned, so a lower sparsity than before changes nothing.
 
     Raises:
-        ValueError: a sparsity outside [0, 1), no wrapper in the model, no activations counted yet, or a
-            weight or score that is not finite. The masks are then as before.
+        ValueError: a sparsity outside [0, 1), no wrapper in the model, no activations counted yet, a
+            weight or score that is not finite, or `remove_disconnected` in a subclassed model. The masks are
+            then as before.
 
     >>> import keras, tfap
     >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
@@ -208,8 +209,11 @@ def update_masks(model, sparsity):
     weights = pruned_weights(model)
     if not weights:
         raise ValueError(f"The model '{model.name}' has no pruning wrappers: call tfap.prune first.")
+    wrappers = [weight.wrapper for weight in weights]
+    disconnected.check(model, wrappers)
     for group in groups(weights):
         update_group(group, sparsity)
+    disconnected.remove(model, wrappers)
 
 
 def sparsity_of(weights):

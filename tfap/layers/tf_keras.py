@@ -136,7 +136,8 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         """True if tfmot's own callback suffices: every decision needs this layer alone and its step."""
         criterion = self.criterion
         counts = criterion.counts is None or (self.counts_here and not criterion.forgets)
-        return counts and self.settings.scope == "local" and not isinstance(self.pruning_schedule, float)
+        alone = self.settings.scope == "local" and not self.settings.remove_disconnected
+        return counts and alone and not isinstance(self.pruning_schedule, float)
 
     def _build_state(self, input_shape):
         super()._build_state(input_shape)
