@@ -48,6 +48,10 @@ class Callback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
     _supports_tf_logs = True
 
 
+class Regularizer(keras.regularizers.Regularizer, tf_keras.regularizers.Regularizer):
+    """Base of regularizers that layers of either Keras take."""
+
+
 # -- whose is it? ----------------------------------------------------------------------------------
 
 
@@ -94,6 +98,13 @@ def check_plain(model, function):
     Raises:
         TypeError: no Keras model. ValueError: it is subclassed, not built, or has pruning wrappers.
     """
+    check_readable(model, function)
+    if any(is_any_wrapper(layer) for layer in all_layers(model)):
+        raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
+
+
+def check_readable(model, function):
+    """Like `check_plain`, for a function that takes models with pruning wrappers too."""
     if not is_model(model):
         raise TypeError(f"{function} takes a Keras model: received an object of type {type(model).__name__}.")
     keras_of(model)
@@ -103,8 +114,6 @@ def check_plain(model, function):
         raise ValueError(
             f"{function} takes a built model: give '{model.name}' an Input layer, or call it on data once."
         )
-    if any(is_any_wrapper(layer) for layer in all_layers(model)):
-        raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
 
 
 def is_variable(thing):
@@ -278,11 +287,21 @@ class Replacement:
         layer: the layer to put there.
         weights: NumPy arrays for `holder.set_weights` once the model is built; None leaves them.
         holder: the layer that receives `weights`; None means `layer` itself.
+        before: the Replacement of a second new layer, which reads what the old layer read; `layer` then
+            reads its output. None if `layer` is alone.
     """
 
     layer: object
     weights: list[np.ndarray] | None = None
     holder: object = None
+    before: "Replacement | None" = None
+
+    def set_weights(self):
+        """Writes the weights into the layers, which the model has built."""
+        if self.before is not None:
+            self.before.set_weights()
+        if self.weights:
+            (self.holder or self.layer).set_weights(self.weights)
 
 
 def copy_of(layer):
@@ -340,8 +359,9 @@ def rebuild(model, replace, input_shapes=None):
     made = {}
     rebuilt = _rebuild_graph(model, replace, made, input_shapes or _own_input_shapes)
     for replacement in made.values():
-        if isinstance(replacement, Replacement) and replacement.weights:
-            (replacement.holder or replacement.layer).set_weights(replacement.weights)
+        if isinstance(replacement, Replacement):
+            _unchain(replacement.layer)
+            replacement.set_weights()
     _compile_like(rebuilt, model)
     return rebuilt
 
@@ -357,6 +377,7 @@ def _rebuild_graph(model, replace, made, input_shapes):
                 made[id(layer)] = _rebuild_graph(layer, replace, made, input_shapes)
             else:
                 made[id(layer)] = replace(layer)
+                _chain(made[id(layer)])
         done = made[id(layer)]
         return done.layer if isinstance(done, Replacement) else done
 
@@ -379,11 +400,53 @@ def _clone_model(model, clone, shapes):
         if _is_sequential(model) and _calls_a_layer_twice(model):  # it would be there once in the clone
             model = world.Model(model.inputs, model.outputs, name=model.name)
         same = all(tuple(a) == tuple(b) for a, b in zip(shapes, _own_input_shapes(model)))
+        if _is_sequential(model) and any(_chained(clone(layer)) is not None for layer in model.layers):
+            return _longer_sequential(model, clone, *_tf_keras_inputs(model, shapes))
         inputs = None if same else _tf_keras_inputs(model, shapes)
         return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
     inputs = _keras3_inputs(model, shapes)
+    if _is_sequential(model) and any(_chained(clone(layer)) is not None for layer in model.layers):
+        return _longer_sequential(model, clone, inputs)
     with _hidden_compile(model):
         return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
+
+
+def _longer_sequential(model, clone, inputs):
+    """A Sequential model with the layers before the new layers in its list."""
+    layers = [clone(layer) for layer in model.layers]
+    steps = [step for layer in layers for step in (_chained(layer), layer) if step is not None]
+    chained = [(layer, type(layer)) for layer in layers if _chained(layer) is not None]
+    for layer, _ in chained:
+        _unchain(layer)
+    longer = keras_of(model).Sequential([inputs, *steps], name=model.name)
+    for layer, cls in chained:  # the rest of the graph may call it too
+        layer.__class__ = cls
+    return longer
+
+
+def _chain(replacement):
+    """Lets a new layer call the one before it, so that either Keras's clone_model makes both calls."""
+    if replacement.before is None:
+        return
+    own, before = type(replacement.layer), replacement.before.layer
+    backend = keras_of(replacement.layer).backend
+
+    def call(self, inputs, *args, **kwargs):
+        if backend.is_keras_tensor(inputs):  # or a nested model, already made, is run inside another
+            inputs = before(inputs)
+        return own.__call__(self, inputs, *args, **kwargs)
+
+    replacement.layer.__class__ = type(own.__name__, (own,), {"__call__": call, "called_before": before})
+
+
+def _chained(layer):
+    """The layer that a chained layer calls first; None for others."""
+    return getattr(type(layer), "called_before", None)
+
+
+def _unchain(layer):
+    if _chained(layer) is not None:
+        layer.__class__ = type(layer).__base__
 
 
 def _calls_a_layer_twice(model):
