@@ -46,6 +46,23 @@ def test_shrink_and_export(tmp_path, keras, net):
     assert ("accuracy_against_size.png" in made) == (net == "mlp")
 
 
+def test_activation_based_pruning(tmp_path):
+    """And what reads the nets that it leaves."""
+    printed = run([ROOT / "examples/activation_based_pruning.py", "--quick", "--workers=1"], tmp_path)
+    assert re.search(r"neuron x weight +0\.8038 +1 ", printed)
+    made = {path.name for path in (tmp_path / "build/abp").iterdir()}
+    assert made >= {"rows.csv", "firing_rates.png", "singular_values.png", "accuracy_against_size.png"}
+    same = ["--dataset=digits", "--prunes=2", "--epochs=6", "--percent=80", "--seeds=1"]
+    same += ["--methods=neuron x weight"]
+    printed = run([ROOT / "benchmarks/rank_controls.py", *same], tmp_path)
+    assert len(re.findall(r"neuron x weight +(?:pca|svd|random|pruned)", printed)) == 6
+    printed = run(
+        [ROOT / "benchmarks/singular_value_loss.py", *same, "--losses=plain 0.01", "--from_accuracy=0.01"],
+        tmp_path,
+    )
+    assert "hidden 4" in printed
+
+
 def test_from_tfmot(tmp_path):
     printed = run([ROOT / "examples/from_tfmot.py", "--epochs=3", "--tensorboard=logs"], tmp_path)
     assert printed.count("sparsity 80.0%") == 2

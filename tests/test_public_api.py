@@ -7,7 +7,7 @@ import tfap
 PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
-    *("AccuracyIntervals", "StopWhenPruned"),
+    *("AccuracyIntervals", "StopWhenPruned", "low_rank"),
     *(
         "compaction_report",
         "compare",
@@ -27,6 +27,7 @@ PUBLIC = [
 OURS = [name for name in PUBLIC if getattr(getattr(tfap, name), "__module__", "tfmot").startswith("tfap")] + [
     "layers.PruneByActivation",
     "layers.CountActivations",
+    *(f"low_rank.{name}" for name in tfap.low_rank.__all__),
 ]
 
 

@@ -1,6 +1,6 @@
 """tfap: prunes Keras networks by what their neurons do."""
 
-from tfap import layers
+from tfap import layers, low_rank
 from tfap.callbacks import StopWhenPruned, UpdatePruningStep
 from tfap.compaction import compact
 from tfap.compaction_reports import compaction_report
@@ -42,6 +42,7 @@ __all__ = [
     "export",
     "fit_and_compact",
     "layers",
+    "low_rank",
     "measure_activations",
     "plan",
     "prunable_layers",

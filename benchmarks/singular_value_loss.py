@@ -1,0 +1,139 @@
+"""Does a prune take from the singular values what a loss on their sum would take?
+
+    python examples/activation_based_pruning.py        # first: it keeps the spectra around every prune
+    python benchmarks/singular_value_loss.py --percent 90 --seeds 3
+
+Ganguli and Chong (2024, abstract) say so. Their code adds the loss to all kernels, the output's included, on
+every other epoch once the training accuracy has reached 0.70, with a strength of 1, and multiplies each
+value by its place (`weighted`); the abstract has the plain sum. Here the dense net of the experiment is
+trained so for `--loss_epochs` epochs; from the beginning of each epoch with the loss the same epoch is also
+trained without it, and the difference is what the loss took. That is set beside what the prunes of the
+pruned net of the same seed took, both summed over the training: for each hidden layer the ratio of the sums
+and Spearman's rank correlation over the places. Strengths at which the net survives are tried besides 1.
+
+Means over seeds with 95% intervals (Student's t). Spectra go to DIRECTORY/loss; a second call goes on.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import scipy.stats
+from absl import app, flags
+
+from tfap import low_rank, paired, tables
+from tfap.comparison import Run
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+import activation_based_pruning as experiment
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("loss_epochs", 5, "Epochs of a training with the loss.", 2)
+flags.DEFINE_float("from_accuracy", 0.70, "Training accuracy after which the loss is switched on.")
+flags.DEFINE_list(
+    "losses", ["plain 1", "plain 0.01", "weighted 1", "weighted 0.0001"], "Kinds and strengths of the loss."
+)
+
+
+class Training:
+    """The dense net with the loss switched on and off; SGD without momentum has no state to carry."""
+
+    def __init__(self, setting, loss, seed):
+        kind, strength = loss.split()
+        keras.utils.set_random_seed(seed)
+        self._plain = experiment.network(keras, setting.widths)
+        regularizer = low_rank.SingularValueRegularizer(float(strength), weighted=kind == "weighted")
+        self._with_loss = experiment.network(keras, setting.widths, kernel_regularizer=regularizer)
+        for model in (self._plain, self._with_loss):
+            model.compile(
+                keras.optimizers.SGD(0.01),
+                "sparse_categorical_crossentropy",
+                metrics=["accuracy"],
+                steps_per_execution=50,
+                jit_compile=False,
+            )
+        self._data = setting.data[0]
+        self.weights = self._plain.get_weights()
+
+    def epoch(self, number, with_loss):
+        """`(weights, training accuracy)` after one epoch from the present weights."""
+        keras.utils.set_random_seed(number)  # the same batches with and without the loss
+        model = self._with_loss if with_loss else self._plain
+        model.set_weights(self.weights)
+        history = model.fit(*self._data, batch_size=32, epochs=1, verbose=0).history
+        return model.get_weights(), history["accuracy"][0]
+
+
+def spectra(weights):
+    """Singular values of the hidden kernels."""
+    return [np.linalg.svd(kernel.astype("float64"), compute_uv=False) for kernel in weights[:-2:2]]
+
+
+def taken_by_loss(setting, loss, seed):
+    """`(what the loss takes from each hidden layer's singular values, accuracies after each epoch)`."""
+    training = Training(setting, loss, seed)
+    sizes = [len(values) for values in spectra(training.weights)]
+    taken, accuracies, last_had_loss = np.zeros(sum(sizes)), [0.0], True
+    for number in range(FLAGS.loss_epochs):
+        with_loss = accuracies[-1] >= FLAGS.from_accuracy and not last_had_loss
+        weights, accuracy = training.epoch(number, with_loss)
+        if with_loss:
+            without, _ = training.epoch(number, False)
+            taken = taken + np.concatenate(spectra(without)) - np.concatenate(spectra(weights))
+        last_had_loss = with_loss
+        training.weights = weights
+        accuracies.append(accuracy)
+    return np.split(taken, np.cumsum(sizes)[:-1]), accuracies[1:]
+
+
+def on_file(setting, loss, seed):
+    """The same, from the file if there is one."""
+    path = pathlib.Path(setting.directory) / "loss" / f"{loss}-{seed}.npz"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        taken, accuracies = taken_by_loss(setting, loss, seed)
+        np.savez(path, *taken, accuracies=accuracies)
+        print(loss, seed, accuracies, flush=True)
+    saved = np.load(path)
+    return [saved[f"arr_{number}"] for number in range(len(saved.files) - 1)], saved["accuracies"]
+
+
+def taken_by_prunes(setting, run):
+    """What all prunes of a run take from each hidden layer's singular values."""
+    saved = np.load(setting.file(run, "fit"))
+    found = {}
+    for name in saved.files:
+        if name.startswith("before/"):
+            path = name.split("/")[2]
+            found[path] = found.get(path, 0) + saved[name] - saved[name.replace("before", "after")]
+    return [found[path] for path in sorted(found)]
+
+
+def main(_):
+    setting = experiment.Setting(FLAGS.dataset, FLAGS.prunes, FLAGS.epochs, 0.80, FLAGS.directory)
+    share = setting.share(float(FLAGS.percent[-1]))
+    table = tables.table_of(
+        ["pruned by", "loss", "layer"],
+        ["taken by prunes / by loss", "rank correlation", "accuracy with loss"],
+    )
+    for loss in FLAGS.losses:
+        losses = [on_file(setting, loss, seed) for seed in range(FLAGS.seeds)]
+        for method in FLAGS.methods:
+            prunes = [taken_by_prunes(setting, Run(method, share, seed)) for seed in range(FLAGS.seeds)]
+            for layer in range(len(setting.widths) - 2):
+                pairs = [(pruned[layer], lost[layer]) for pruned, (lost, _) in zip(prunes, losses)]
+                ratio = paired.interval([pruned.sum() / lost.sum() for pruned, lost in pairs])
+                same_order = paired.interval([scipy.stats.spearmanr(*pair).statistic for pair in pairs])
+                last = np.mean([accuracies[-1] for _, accuracies in losses])
+                texts = (part.text("{:.2f}".format) for part in (ratio, same_order))
+                table.add_row(method, loss, f"hidden {layer + 1}", *texts, f"{last:.1%}")
+    print(tables.as_text(table))
+
+
+if __name__ == "__main__":
+    app.run(main)
