@@ -7,6 +7,7 @@ import tfap
 PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
+    *("LAMP", "Lookahead"),
     *("AccuracyIntervals", "StopWhenPruned", "low_rank"),
     *(
         "compaction_report",

@@ -5,7 +5,7 @@ from tfap.callbacks import StopWhenPruned, UpdatePruningStep
 from tfap.compaction import compact
 from tfap.compaction_reports import compaction_report
 from tfap.comparison import compare
-from tfap.criteria import ActivationCount, Criterion, Magnitude
+from tfap.criteria import LAMP, ActivationCount, Criterion, Lookahead, Magnitude
 from tfap.exporting import export
 from tfap.kernels import KernelSpec, register_prunable_layer
 from tfap.measuring import measure_activations
@@ -24,12 +24,14 @@ from tfap.version import __version__
 from tfap.wrapped import prunable_layers
 
 __all__ = [
+    "LAMP",
     "AccuracyIntervals",
     "ActivationCount",
     "ConstantSparsity",
     "Criterion",
     "IterativeSparsity",
     "KernelSpec",
+    "Lookahead",
     "Magnitude",
     "PolynomialDecay",
     "PruningSchedule",

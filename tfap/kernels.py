@@ -219,6 +219,12 @@ class Kernel:
             number; None if they stay.
         cost: of one weight, in the unit of the target: weights, neurons or floating-point operations.
         neuron_cost: what a neuron costs besides its weights.
+
+    Filled in for criteria that need them (see `Criterion.needs`), each broadcasting against the kernel:
+
+    Attributes:
+        input_norms: of the weights of other layers into each input; 1 where nothing feeds it.
+        neuron_norms: of the weights of other layers out of each neuron; 1 where nothing reads it.
     """
 
     path: str
@@ -230,6 +236,8 @@ class Kernel:
     input_groups: np.ndarray | None = None
     cost: float = 1
     neuron_cost: float = 0
+    input_norms: np.ndarray | float = 1.0
+    neuron_norms: np.ndarray | float = 1.0
 
     def per_neuron(self, values):
         """Shape `(neurons,)` -> one that broadcasts against the kernel."""
@@ -256,6 +264,11 @@ class Kernel:
         kept = {axis % ndim for axis in self.spec.neuron_axes}
         sums = values.sum(axis=tuple(set(range(ndim)) - kept))
         return sums.reshape(self.spec.gates, -1).sum(axis=0)
+
+    def input_sums(self, values, inputs):
+        """Sums an array of the kernel's shape over the weights of each of so many inputs -> `(inputs,)`."""
+        places = np.broadcast_to(self.per_input(np.arange(inputs)), values.shape)
+        return np.bincount(places.ravel(), values.ravel(), inputs)
 
     def pair_sums(self, values, inputs, neurons):
         """Sums an array of the kernel's shape over the weights between groups of inputs and of neurons.

@@ -9,14 +9,18 @@ import numpy as np
 
 from tfap import disconnected, flops, masks, neurons, wrapped
 from tfap.kernels import Kernel, neuron_count
+from tfap.neighbours import Neighbours
 from tfap.ties import Ties
+
+OF_NEIGHBOURS = {"input_norms", "neuron_norms"}  # what a criterion may need of other layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrunedWeight:
     """A prunable weight in a model: its path, its variable, its mask's and its wrapper.
 
-    `neuron_groups`, `input_groups`, `cost` and `neuron_cost` are those of its `Kernel`.
+    `neuron_groups`, `input_groups`, `cost` and `neuron_cost` are those of its `Kernel`; `neighbours` are all
+    kernels of the model, None if no criterion asks.
     """
 
     path: str
@@ -27,6 +31,7 @@ class PrunedWeight:
     neuron_groups: object = None
     input_groups: object = None
     cost: float = 1
+    neighbours: Neighbours | None = None
 
     @property
     def size(self):
@@ -101,6 +106,9 @@ def pruned_weights(model):
         for path, wrapper in wrapped.with_paths(model)
         for parts in wrapper.kernel_and_mask()
     ]
+    if any(weight.wrapper.criterion.needs & OF_NEIGHBOURS for weight in weights):
+        found = Neighbours(model)
+        weights = [dataclasses.replace(weight, neighbours=found) for weight in weights]
     if all(weight.wrapper.settings.granularity == "weight" for weight in weights):
         return weights
     ties, costs = Ties(model), _costs(model, weights)
@@ -144,7 +152,7 @@ def groups(weights):
 def update_group(weights, sparsity):
     """Prunes one group of `PrunedWeight`s to a sparsity. On an error no mask has changed."""
     settings = weights[0].wrapper.settings
-    scored = [masks.score(settings.criterion, weight.gather()) for weight in weights]
+    scored = [masks.score(settings.criterion, kernel) for kernel in gathered(weights)]
     made = [item.kernel.mask for item in scored]
     for together in _their_turn(settings, _ranked_together(settings, scored), weights):
         items = [scored[at] for at in together]
@@ -159,6 +167,16 @@ def update_group(weights, sparsity):
         wrapper.updates_made.assign(wrapper.updates_made.numpy() + 1)
         if wrapper.remembers:
             wrapper.forget(settings.criterion.decay)
+
+
+def gathered(weights):
+    """The `Kernel`s of a group of `PrunedWeight`s, with all that their criterion needs."""
+    kernels = [weight.gather() for weight in weights]
+    if weights[0].wrapper.criterion.needs & OF_NEIGHBOURS:
+        norms = weights[0].neighbours.norms()
+        at = [(weight.path, weight.spec.name) for weight in weights]
+        kernels = [dataclasses.replace(kernel, **norms.get(key, {})) for kernel, key in zip(kernels, at)]
+    return kernels
 
 
 def _their_turn(settings, together, weights):

@@ -1,0 +1,10 @@
+"""Saliency criteria: arrays in, scores out. The weights with the lowest scores are pruned first."""
+
+from tfap.criteria.base import Criterion
+from tfap.criteria.counts import ActivationCount
+from tfap.criteria.known import get
+from tfap.criteria.lamp import LAMP
+from tfap.criteria.lookahead import Lookahead
+from tfap.criteria.magnitude import Magnitude
+
+__all__ = ["LAMP", "ActivationCount", "Criterion", "Lookahead", "Magnitude", "get"]

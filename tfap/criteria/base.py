@@ -1,0 +1,53 @@
+"""What every criterion is: scores of a kernel's weights, and what they are computed from."""
+
+
+class Criterion:
+    """Base class: a criterion of your own overrides `scores` and, if it has settings, `get_config`.
+
+    Attributes:
+        counts: "output" or "input": which neurons' activations it needs counted; None if none.
+        threshold: an activation above it counts as firing.
+        statistic: "count" how often neurons fire, or "sum" their activations above the threshold.
+        decay: share of the counts so far that every mask update leaves; 1 never forgets.
+        metric: name of the logged metric by which an epoch's counts are multiplied, or None.
+        granularity: what it prunes unless told otherwise, "weight" or "neuron".
+        needs: names of the fields of `tfap.kernels.Kernel` that are filled in only for criteria that read
+            them: "gradients", "input_norms", "neuron_norms", "previous", "input_rates".
+
+    >>> class RandomScores(Criterion):
+    ...     def scores(self, kernel):
+    ...         return np.random.default_rng(0).random(kernel.weights.shape)
+    """
+
+    counts = None
+    threshold = 0.0
+    statistic = "count"
+    decay = 1.0
+    metric = None
+    granularity = "weight"
+    needs = frozenset()
+
+    @property
+    def forgets(self):
+        """True if what it sees is not simply all that has been counted."""
+        return self.decay != 1.0 or self.metric is not None
+
+    def scores(self, kernel):
+        """Scores of one `tfap.kernels.Kernel`.
+
+        Returns:
+            A finite array of the shape of `kernel.weights`; comparable between layers if it is to be
+            used with `scope="global"`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define scores(kernel).")
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __repr__(self):
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({settings})"
