@@ -47,13 +47,14 @@ def lines(lines, band, xlabel, ylabel, share=False, spread=1.0):
     """
     figure = _matplotlib().figure.Figure(figsize=(8.5, 4.8), dpi=120, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel=xlabel, ylabel=ylabel)
-    if band:
-        _draw_band(axes, band)
+    bands = [band] if band else []
+    for line in bands:
+        _draw_band(axes, line)
     for index, line in enumerate(lines):
         _draw_line(axes, line, index, moved=spread ** (index / max(1, len(lines) - 1) - 0.5))
-    shown = [one.mean for line in lines for one in line.intervals]
-    shown += [edge for one in (band.intervals if band else ()) for edge in (one.mean, one.low, one.high)]
-    _set_scales(axes, shown, share)
+    means = [one.mean for line in [*lines, *bands] for one in line.intervals]
+    edges = [edge for line in bands for one in line.intervals for edge in (one.low, one.high)]
+    _set_scales(axes, means, edges, share)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
@@ -78,22 +79,23 @@ def _draw_line(axes, line, index, moved):
     )
 
 
-def _set_scales(axes, shown, share):
-    """Scales and ticks; `shown` are the values of y that the axis holds."""
+def _set_scales(axes, means, edges, share):
+    """Scales and ticks; the y axis holds the means, and the edges where it can."""
     ticker = _matplotlib().ticker
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    shown = [value for value in shown if math.isfinite(value)]
-    if share and shown and min(shown) > 0 and max(shown) < 1:
+    means = [mean for mean in means if math.isfinite(mean)]
+    if share and means and min(means) > 0 and max(means) < 1:
+        shown = [value for value in (*means, *edges) if 0 < value < 1]
         low, high = _limits([math.log(value / (1 - value)) for value in shown])
         axes.set_yscale("logit")
         axes.set_ylim(1 / (1 + math.exp(-low)), 1 / (1 + math.exp(-high)))
         axes.yaxis.set_major_locator(ticker.FixedLocator(_SHARES))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
-    elif shown:
-        axes.set_ylim(*_limits(shown))
+    elif means:
+        axes.set_ylim(*_limits([*means, *filter(math.isfinite, edges)]))
 
 
 def _limits(shown):
