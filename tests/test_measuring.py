@@ -9,7 +9,7 @@ import rich.console
 import tensorflow as tf
 
 import tfap
-from tfap import measuring
+from tfap import batches
 
 SAMPLES, BATCH = 40, 16  # the last batch is smaller
 
@@ -341,8 +341,6 @@ def test_losses_of_layers_do_not_leak(keras_module):
 def test_bad_models(keras_module):
     model = nets.mlp(keras_module)
     x = inputs(model)
-    with pytest.raises(ValueError, match="strip_pruning"):
-        tfap.measure_activations(tfap.prune(model, 0.5), x)
     hidden = keras_module.layers.Dense(4, activation="relu")
     with pytest.raises(ValueError, match="is subclassed"):
         tfap.measure_activations(nets.subclassed(keras_module, hidden), x)
@@ -378,7 +376,7 @@ def test_bad_data(keras_module):
 def test_progress_on_terminals_and_long_work_only(monkeypatch, terminal, patience, shown):
     written = io.StringIO()
     console = rich.console.Console(file=written, force_terminal=terminal, width=80)
-    monkeypatch.setattr(measuring, "_PATIENCE", patience)
+    monkeypatch.setattr(batches, "_PATIENCE", patience)
     monkeypatch.setattr(rich.console, "Console", lambda **_: console)
-    assert list(measuring._with_progress(iter("abc"), 3, None)) == ["a", "b", "c"]
+    assert list(batches._with_progress(iter("abc"), 3, None)) == ["a", "b", "c"]
     assert ("Measuring activations" in written.getvalue()) == shown

@@ -8,10 +8,11 @@ PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
     *("LAMP", "Lookahead"),
-    *("AccuracyIntervals", "StopWhenPruned", "low_rank"),
+    *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "low_rank"),
     *(
         "compaction_report",
         "compare",
+        "dead_neuron_report",
         "fit_and_compact",
         "layers",
         "measure_activations",

@@ -6,9 +6,11 @@ from tfap.compaction import compact
 from tfap.compaction_reports import compaction_report
 from tfap.comparison import compare
 from tfap.criteria import LAMP, ActivationCount, Criterion, Lookahead, Magnitude
+from tfap.dead_neuron_reports import dead_neuron_report
 from tfap.exporting import export
 from tfap.kernels import KernelSpec, register_prunable_layer
 from tfap.measuring import measure_activations
+from tfap.monitors import DeadNeuronMonitor
 from tfap.pruning import plan, prune, prune_scope, strip_pruning
 from tfap.reporting import report
 from tfap.schedules import (
@@ -29,6 +31,7 @@ __all__ = [
     "ActivationCount",
     "ConstantSparsity",
     "Criterion",
+    "DeadNeuronMonitor",
     "IterativeSparsity",
     "KernelSpec",
     "Lookahead",
@@ -41,6 +44,7 @@ __all__ = [
     "compact",
     "compaction_report",
     "compare",
+    "dead_neuron_report",
     "export",
     "fit_and_compact",
     "layers",

@@ -12,10 +12,18 @@ class ActivationCounts:
     Attributes:
         counts: int64, shape `(neurons,)`: activations above the threshold.
         seen: int: activations looked at, a neuron: samples x positions x calls. A Dense layer on
-            `(batch, features)` has one position, a convolution one for every output pixel.
+            `(batch, features)` has one position, a convolution one for every output pixel. Where a channel
+            at each position is a neuron of its own, samples x calls.
 
-    >>> ActivationCounts(np.array([8, 2]), seen=8).firing_rate
-    array([1.  , 0.25])
+    The dead-neuron rates below are those of Liu et al. (AP, TMLR 2023): a ReLU neuron is dead on an input
+    if it gives out 0. They are rates of a net only if all was counted at the same weights: on data
+    (`tfap.measure_activations`), not over a training, in which a neuron that died late has fired before.
+
+    >>> counted = ActivationCounts(np.array([8, 2, 0, 0]), seen=8)
+    >>> counted.firing_rate
+    array([1.  , 0.25, 0.  , 0.  ])
+    >>> counted.dead_neuron_rate, counted.static_dead_neuron_rate, counted.dynamic_dead_neuron_rate
+    (0.6875, 0.5, 0.1875)
     """
 
     counts: np.ndarray
@@ -32,6 +40,31 @@ class ActivationCounts:
         if not self.seen:
             return np.full(len(self.counts), np.nan)
         return self.counts / self.seen
+
+    @property
+    def dead_neuron_rate(self):
+        """float in [0, 1]: the share of dead neurons, averaged over inputs; NaN if nothing was seen."""
+        return self._share(len(self.counts) * self.seen - int(self.counts.sum()))
+
+    @property
+    def static_dead_neuron_rate(self):
+        """float in [0, 1]: the share of neurons that were dead on every input; NaN if nothing was seen."""
+        return self._share(self._never_fired * self.seen)
+
+    @property
+    def dynamic_dead_neuron_rate(self):
+        """float in [0, 1]: the rest, of neurons dead on some inputs only; NaN if nothing was seen."""
+        alive = len(self.counts) - self._never_fired
+        return self._share(alive * self.seen - int(self.counts.sum()))
+
+    @property
+    def _never_fired(self):
+        return int(np.sum(self.counts == 0))
+
+    def _share(self, dead):
+        """`dead` pairs of a neuron and an activation, as a share of all that were seen."""
+        seen = len(self.counts) * self.seen
+        return dead / seen if seen else np.nan
 
     def __getitem__(self, neurons):
         """The counts of some of the neurons, as a slice or an index array."""

@@ -103,6 +103,15 @@ def check_plain(model, function):
         raise ValueError(f"The model '{model.name}' still has pruning wrappers: call strip_pruning() first.")
 
 
+def check_measurable(model, function):
+    """Like `check_plain`, but tfap's own wrappers are as good as the layers inside them."""
+    check_readable(model, function)
+    if any(is_any_wrapper(layer) and not is_tfap_wrapper(layer) for layer in all_layers(model)):
+        raise ValueError(
+            f"The model '{model.name}' has tfmot's pruning wrappers: call its strip_pruning() first."
+        )
+
+
 def check_readable(model, function):
     """Like `check_plain`, for a function that takes models with pruning wrappers too."""
     if not is_model(model):

@@ -1,50 +1,51 @@
-"""How often the neurons of a plain model fire on given data, at fixed weights."""
+"""How often the neurons of a model fire on given data, at fixed weights."""
 
 import contextlib
 import functools
-import itertools
-import numbers
+import math
 import operator
-import time
 
 import numpy as np
-import rich.console
-import rich.progress
 import tensorflow as tf
 
 from tfap import graph, keras_compat, kernels
 from tfap.activations import ActivationCounts
+from tfap.batches import EMPTY, Batches
 from tfap.layers.base import firing
 
-_PATIENCE = 3  # seconds of work without a progress bar
 
-
-def measure_activations(model, data, batch_size=32, threshold=0.0, steps=None):
-    """Counts how often each neuron of a plain model fires on data, in inference mode.
+def measure_activations(model, data, batch_size=32, threshold=0.0, steps=None, positions=False):
+    """Counts how often each neuron of a model fires on data, in inference mode.
 
     A neuron fires where `tfap.prune` would count it: at its true activation, past BatchNormalization, Add
     and the like. Layers whose neurons fire nowhere, such as the output layer before its softmax, are left
     out.
 
     Args:
-        model: a built Sequential or Functional model of either Keras, such as `strip_pruning` and `compact`
-            return. It is not changed.
+        model: a built Sequential or Functional model of either Keras, with tfap's pruning wrappers or
+            without. It is not changed, nor are the wrappers' own counts.
         data: an array, or a list or dict of arrays for several inputs; or batches of `x`, `(x, y)` or
             `(x, y, sample_weight)`: a `tf.data.Dataset`, a generator, a `keras.utils.PyDataset` or a
             `tf_keras.utils.Sequence`.
         batch_size: samples a batch, for arrays only.
         threshold: an activation above it counts as firing.
         steps: at most this many batches; None for all of them.
+        positions: False for one count a neuron or channel; True for one at each of its positions, such as
+            the pixels that a convolution gives out.
 
     Returns:
         `{layer path: ActivationCounts}` in graph order, with paths such as `inner/dense` for nested models:
-        exact int64 counts of shape `(neurons,)`, and `seen`, which is samples x positions x calls. The
-        places where a shared layer fires are added up.
+        exact int64 counts of shape `(neurons,)`, and `seen`, which is samples x positions x calls. With
+        `positions` the shape is `(positions * neurons,)`, in the order of a channels-last activation, so
+        that `counts.reshape(height, width, channels)` is a picture, and `seen` is samples x calls. The
+        places where a shared layer fires are added up. Layers that fire in the same place, such as two
+        convolutions that are added before their ReLU, have one `ActivationCounts` object together.
 
     Raises:
         TypeError: data of another kind.
-        ValueError: a model that is subclassed, not built or still wrapped; data that is empty or has no end,
-            or of another number of inputs than the model has.
+        ValueError: a model that is subclassed, not built or in tfmot's wrappers; data that is empty or has
+            no end, or of another number of inputs than the model has; with `positions` a layer whose number
+            of positions is open or differs between its calls.
 
     >>> import keras, numpy
     >>> model = keras.Sequential(
@@ -54,26 +55,80 @@ def measure_activations(model, data, batch_size=32, threshold=0.0, steps=None):
     >>> counted.counts, counted.seen
     (array([3, 1]), 3)
     """
-    keras_compat.check_plain(model, "tfap.measure_activations")
-    _check_whole("batch_size", batch_size)
-    if steps is not None:
-        _check_whole("steps", steps)
-    batches, count = _batches(model, data, batch_size)
-    if count == np.inf and steps is None:
-        raise ValueError("The dataset has no end: say with steps how many batches to measure.")
-    layers = graph.Graph(model)
-    fires = _where_neurons_fire(layers)
-    taps = _taps(layers, fires, float(threshold))
-    _run(model, taps.values(), _with_progress(itertools.islice(batches, steps), count, steps))
-    return {
-        path: functools.reduce(operator.add, [taps[site.path, axis].counted(site) for site in sites])
-        for path, (sites, axis) in fires.items()
-    }
+    meter = ActivationMeter(model, "tfap.measure_activations", threshold, positions)
+    return meter.measure(Batches(model, data, batch_size, steps))
 
 
-def _check_whole(name, value):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number >= 1: received {value!r}.")
+class ActivationMeter:
+    """Counts how often a model's neurons fire, as often as asked, with a forward pass that is traced once.
+
+    Args:
+        model: as for `measure_activations`; its layers must stay what they are.
+        user: who asks, for errors.
+        threshold, positions: as for `measure_activations`.
+
+    Raises:
+        ValueError: a model that cannot be measured.
+    """
+
+    def __init__(self, model, user, threshold=0.0, positions=False):
+        keras_compat.check_measurable(model, user)
+        self._model = model
+        layers = graph.Graph(model)
+        self._fires = _where_neurons_fire(layers)
+        if positions:
+            _check_positions(layers, self._fires)
+        self._taps = _taps(layers, self._fires, float(threshold), positions)
+        # A partial, since TensorFlow warns of retracing where many functions have the same code.
+        self._forward = tf.function(
+            functools.partial(model, training=False),
+            reduce_retracing=True,
+            autograph=not keras_compat.is_keras3(model),  # as each Keras compiles its own steps
+        )
+
+    @property
+    def paths(self):
+        """The layers whose neurons are counted, in graph order."""
+        return list(self._fires)
+
+    def measure(self, batches):
+        """`{layer path: ActivationCounts}` over batches of inputs; see `measure_activations`.
+
+        Raises:
+            ValueError: there are no batches.
+        """
+        for tap in self._taps.values():
+            tap.reset()
+        with _unchanged(self._model):
+            self._run(batches)
+        counted = {key: self._counted(*key) for key in set(self._fires.values())}
+        return {path: counted[fires] for path, fires in self._fires.items()}
+
+    def _run(self, batches):
+        empty = True
+        for batch in batches:  # outside the taps: a generator may call the model itself
+            with contextlib.ExitStack() as stack:
+                for tap in self._taps.values():
+                    stack.enter_context(tap.open())
+                self._forward(batch)
+            empty = False
+        if empty:
+            raise ValueError(EMPTY)
+
+    def _counted(self, sites, axis):
+        return functools.reduce(operator.add, [self._taps[site.path, axis].counted(site) for site in sites])
+
+
+@contextlib.contextmanager
+def _unchanged(model):
+    """Puts back what layers write in inference too: some are called with training=True for good."""
+    before = [(variable, variable.numpy()) for variable in model.non_trainable_variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            if not np.array_equal(variable.numpy(), value):
+                variable.assign(value)
 
 
 # -- counting in the model's own layers ------------------------------------------------------------
@@ -83,6 +138,7 @@ def _where_neurons_fire(layers):
     """`{path: (sites, channel axis)}` of every layer with a kernel whose firing is known."""
     found = {}
     for path, layer in layers.layers():
+        layer = graph.unwrap(layer)
         if any(spec.feeds_output for spec in kernels.kernel_specs(layer)):
             sites = layers.firing(path).sites
             if sites:
@@ -90,26 +146,55 @@ def _where_neurons_fire(layers):
     return found
 
 
-def _taps(layers, fires, threshold):
+def _check_positions(layers, fires):
+    for path, (sites, axis) in fires.items():
+        calls = [call for site in sites for call in layers.calls_of[site.path]]
+        shapes = {_positions(call.outputs[0].shape, axis) for call in calls}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"The layer '{path}' fires at different positions in its calls, {sorted(shapes, key=str)}: "
+                "they cannot be added up with positions=True."
+            )
+        if None in shapes.pop():
+            raise ValueError(
+                f"The layer '{path}' has an open number of positions: positions=True needs input shapes "
+                "without None."
+            )
+
+
+def _positions(shape, axis):
+    """The sizes of all axes but those of samples and of neurons."""
+    return tuple(size for at, size in enumerate(shape) if at not in (0, axis % len(shape)))
+
+
+def _taps(layers, fires, threshold, positions):
     """`{(path of a site, channel axis): _Tap}`: layers that fire in one place are counted once."""
     taps = {}
     for sites, axis in fires.values():
         for site in sites:
             if (site.path, axis) not in taps:
-                taps[site.path, axis] = _Tap(layers.calls_of[site.path][0], axis, threshold)
+                taps[site.path, axis] = _Tap(layers.calls_of[site.path][0], axis, threshold, positions)
     return taps
 
 
 class _Tap:
     """Counts what a layer gives out while it is `open`."""
 
-    def __init__(self, call, axis, threshold):
+    def __init__(self, call, axis, threshold, positions):
         self._layer, self._axis, self._threshold = call.layer, axis, threshold
-        self._counts = tf.Variable(tf.zeros(call.outputs[0].shape[axis], tf.int64), trainable=False)
+        self._count = _firing_by_position if positions else firing
+        shape = call.outputs[0].shape
+        rows = (math.prod(_positions(shape, axis)),) if positions else ()
+        self._counts = tf.Variable(tf.zeros((*rows, shape[axis]), tf.int64), trainable=False)
         self._seen = tf.Variable(tf.zeros((), tf.int64), trainable=False)
 
+    def reset(self):
+        for variable in (self._counts, self._seen):
+            variable.assign(tf.zeros_like(variable))
+
     def counted(self, site):
-        return ActivationCounts(self._counts.numpy(), int(self._seen.numpy()))[site.start : site.stop]
+        counts = self._counts.numpy()[..., site.start : site.stop]
+        return ActivationCounts(counts.ravel(), int(self._seen.numpy()))
 
     @contextlib.contextmanager
     def open(self):
@@ -120,7 +205,7 @@ class _Tap:
 
         def tapped(*args, **kwargs):
             outputs = call(*args, **kwargs)
-            counts, seen = firing(outputs, self._axis, self._threshold)
+            counts, seen = self._count(outputs, self._axis, self._threshold)
             self._counts.assign_add(counts)
             self._seen.assign_add(seen)
             return outputs
@@ -133,82 +218,10 @@ class _Tap:
             attributes.update(before)
 
 
-def _run(model, taps, batches):
-    # A partial, since TensorFlow warns of retracing where many functions have the same code.
-    forward = tf.function(
-        functools.partial(model, training=False),
-        reduce_retracing=True,
-        autograph=not keras_compat.is_keras3(model),  # as each Keras compiles its own steps
-    )
-    empty = True
-    for batch in batches:  # outside the taps: a generator may call the model itself
-        with contextlib.ExitStack() as stack:
-            for tap in taps:
-                stack.enter_context(tap.open())
-            forward(batch)
-        empty = False
-    if empty:
-        raise ValueError("The data is empty: there is nothing to measure.")
-
-
-# -- data ------------------------------------------------------------------------------------------
-
-
-def _batches(model, data, batch_size):
-    """`(iterable of inputs, number of batches)`: None where it is not known, inf where there is no end."""
-    if isinstance(data, tf.data.Dataset):
-        size = int(data.cardinality())
-        count = np.inf if size == tf.data.INFINITE_CARDINALITY else size if size >= 0 else None
-        return map(_inputs_of, data), count
-    if isinstance(data, dict | list | tuple) or hasattr(data, "__array__"):
-        return _slices(model, data, batch_size)
-    if hasattr(data, "__getitem__"):  # a PyDataset, whose num_batches may be None, or a Sequence
-        count = data.num_batches if hasattr(data, "num_batches") else len(data)
-        positions = itertools.count() if count is None else range(count)
-        return (_inputs_of(data[at]) for at in positions), np.inf if count is None else count
-    if hasattr(data, "__iter__"):
-        return map(_inputs_of, data), None
-    raise TypeError(
-        "data must be an array, a list or dict of arrays, a tf.data.Dataset, a generator or a PyDataset: "
-        f"received {type(data).__name__}."
-    )
-
-
-def _inputs_of(batch):
-    """`x` of `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
-    return batch[0] if isinstance(batch, list | tuple) else batch
-
-
-def _slices(model, data, batch_size):
-    named = isinstance(data, dict)
-    arrays = list(data.values() if named else [data] if hasattr(data, "__array__") else data)
-    if len(arrays) != len(model.inputs):
-        raise ValueError(
-            f"data has {len(arrays)} arrays; the model '{model.name}' has {len(model.inputs)} inputs."
-        )
-    arrays = [np.asarray(array) for array in arrays]
-    sizes = {len(array) for array in arrays}
-    if len(sizes) > 1:
-        raise ValueError(f"The arrays in data have different numbers of samples: {sorted(sizes)}.")
-
-    def batch(start):
-        parts = [array[start : start + batch_size] for array in arrays]
-        return dict(zip(data, parts)) if named else keras_compat.packed_inputs(model, parts)
-
-    starts = range(0, sizes.pop(), batch_size)
-    return map(batch, starts), len(starts)
-
-
-def _with_progress(batches, count, steps):
-    """The batches, with a progress bar once they have taken a while; none where nobody looks on."""
-    console = rich.console.Console(stderr=True)
-    known = [number for number in (count, steps) if number is not None]
-    begin, bar, task = time.monotonic(), None, None
-    with contextlib.ExitStack() as stack:
-        for done, batch in enumerate(batches):
-            if bar is None and console.is_terminal and time.monotonic() - begin > _PATIENCE:
-                bar = stack.enter_context(rich.progress.Progress(console=console, transient=True))
-                task = bar.add_task("Measuring activations", total=min(known, default=None))
-            if bar is not None:
-                bar.update(task, completed=done)
-            yield batch
+def _firing_by_position(activations, axis, threshold):
+    """Like `firing`, but counts of shape `(positions, neurons)`; seen is the number of samples."""
+    fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int64)
+    if axis == 1:
+        fired = tf.transpose(fired, [0, *range(2, fired.shape.rank), 1])
+    by_position = tf.reduce_sum(fired, axis=0)
+    return tf.reshape(by_position, (-1, fired.shape[-1])), tf.shape(activations, tf.int64)[0]
