@@ -3,7 +3,7 @@ import pytest
 
 from tfap import criteria, serialization
 from tfap.activations import ActivationCounts
-from tfap.criteria import LAMP, ActivationCount, Criterion, Lookahead, Magnitude
+from tfap.criteria import LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
 from tfap.kernels import Kernel, KernelSpec
 
 WEIGHTS = np.array([[1.0, -2.0], [3.0, 4.0]], "float32")
@@ -33,7 +33,7 @@ def test_activation_count(weighted, side, expected):
 
 @pytest.mark.parametrize(
     "criterion",
-    [Magnitude(), ActivationCount(), ActivationCount(False, "input", 0.5), LAMP(), Lookahead()],
+    [Magnitude(), ActivationCount(), ActivationCount(False, "input", 0.5), LAMP(), Lookahead(), Gradient()],
     ids=repr,
 )
 def test_saved_criteria_come_back(criterion):
@@ -44,6 +44,7 @@ def test_saved_criteria_come_back(criterion):
 def test_names():
     assert isinstance(criteria.get("magnitude"), Magnitude)
     assert isinstance(criteria.get("activation_count"), ActivationCount)
+    assert isinstance(criteria.get("gradient"), Gradient)
     assert isinstance(criteria.get("lamp"), LAMP) and isinstance(criteria.get("lookahead"), Lookahead)
     mine = ActivationCount(side="input")
     assert criteria.get(mine) is mine

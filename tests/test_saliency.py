@@ -3,18 +3,20 @@
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfap
 from tfap import updater
 from tfap.criteria import LAMP
+from tfap.gradients import MeanGradients
 from tfap.kernels import Kernel, KernelSpec
 from tfap.neighbours import Neighbours
 
 
-def scores_of(model):
+def scores_of(model, gradients=None):
     """`{path: scores}` as a mask update would see them."""
     weights = updater.pruned_weights(model)
-    kernels = updater.gathered(weights)
+    kernels = updater.gathered(weights, gradients)
     return {kernel.path: weights[0].wrapper.criterion.scores(kernel) for kernel in kernels}
 
 
@@ -117,6 +119,115 @@ def test_lookahead_without_a_graph_is_magnitude(keras_module):
     model = nets.subclassed(keras_module, hidden)
     model(np.zeros((1, 4)))
     np.testing.assert_array_equal(*scores_of(model).values(), abs(hidden.layer.get_weights()[0]))
+
+
+# -- Gradient --------------------------------------------------------------------------------------
+
+
+def logistic(keras, **options):
+    """One unit with a sigmoid: its gradient can be written down."""
+    dense = keras.layers.Dense(1, activation="sigmoid", name="dense", **options)
+    model = keras.Sequential([keras.layers.Input((3,)), dense])
+    model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", metrics=["accuracy"])
+    return tfap.prune(model, 0.5, "gradient", include=["dense"])
+
+
+X = np.random.default_rng(0).normal(size=(10, 3)).astype("float32")
+Y = np.array([0, 1] * 5, "float32")[:, None]
+
+
+def test_gradient_by_hand(keras_module):
+    """Batches of unequal sizes: 10 samples as 7 and 3. The regularizer is a part of the loss."""
+    wrapped = logistic(keras_module, kernel_regularizer=keras_module.regularizers.L2(0.1))
+    kernel, bias = tfap.prunable_layers(wrapped)[0].layer.get_weights()
+    expected = X.T @ (1 / (1 + np.exp(-X @ kernel - bias)) - Y) / 10 + 0.2 * kernel
+    sets = tf.data.Dataset.from_tensor_slices((X, Y)).batch(7), [(X[:7], Y[:7]), (X[7:], Y[7:])], (X, Y)
+    for data in sets:
+        scores = scores_of(wrapped, MeanGradients(wrapped, data))["dense"]
+        np.testing.assert_allclose(scores, abs(kernel * expected), rtol=1e-4, atol=1e-7)
+    first = scores_of(wrapped, MeanGradients(wrapped, sets[0], steps=1))["dense"]
+    of_first = X[:7].T @ (1 / (1 + np.exp(-X[:7] @ kernel - bias)) - Y[:7]) / 7 + 0.2 * kernel
+    np.testing.assert_allclose(first, abs(kernel * of_first), rtol=1e-4, atol=1e-7)
+
+
+def test_gradient_is_what_the_loss_changes_by(keras_module):
+    """Finite differences of `evaluate`, past BatchNormalization, pooling and an Add."""
+    wrapped = tfap.prune(nets.cnn(keras_module), 0.5, "gradient")
+    x, y = nets.data(wrapped, 32)
+    scores = scores_of(wrapped, MeanGradients(wrapped, (x, y)))
+    for wrapper in tfap.prunable_layers(wrapped):
+        kernel = wrapper.layer.get_weights()[0]
+        at = np.unravel_index(np.argmax(scores[wrapper.name]), kernel.shape)
+        losses = []
+        for step in (-2e-3, 2e-3):
+            moved = kernel.copy()
+            moved[at] += step
+            wrapper.layer.set_weights([moved, *wrapper.layer.get_weights()[1:]])
+            losses.append(wrapped.evaluate(x, y, verbose=0))
+        wrapper.layer.set_weights([kernel, *wrapper.layer.get_weights()[1:]])
+        slope = (losses[1] - losses[0]) / 4e-3
+        assert scores[wrapper.name][at] == pytest.approx(abs(kernel[at] * slope), rel=0.05)
+
+
+def test_gradients_leave_no_trace(keras_module):
+    """Two fits, one of which takes gradients after every step that do not matter."""
+    histories, models = [], []
+    for criterion, options in (
+        ("magnitude", {}),
+        ("gradient", {"gradient_data": (np.ones((9, 8, 8, 3)), np.ones(9))}),
+    ):
+        keras_module.utils.set_random_seed(0)
+        schedule = tfap.ConstantSparsity(0.0, 1, frequency=1)
+        wrapped = tfap.prune(nets.cnn(keras_module), schedule, criterion)
+        histories.append(nets.fit(wrapped, 2, [tfap.UpdatePruningStep(**options)]).history)
+        models.append(wrapped)
+    assert histories[0] == histories[1]
+    for plain, with_gradients in zip(models[0].get_weights(), models[1].get_weights()):
+        np.testing.assert_array_equal(plain, with_gradients)
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_gradient_in_fit(keras_module, scope):
+    wrapped = tfap.prune(nets.cnn(keras_module), 0.6, "gradient", scope)
+    callback = tfap.UpdatePruningStep(gradient_data=nets.data(wrapped), gradient_steps=1)
+    nets.fit(wrapped, epochs=4, callbacks=[callback])
+    assert nets.pruned_weights(wrapped) == pytest.approx(0.6 * nets.prunable_weights(wrapped), abs=3)
+
+
+def test_both_kerases_give_the_same_gradients(both_kerases):
+    scores = []
+    for keras in both_kerases:
+        wrapped = logistic(keras)
+        tfap.prunable_layers(wrapped)[0].layer.set_weights([np.array([[1.0], [-2.0], [0.5]]), np.zeros(1)])
+        scores.append(scores_of(wrapped, MeanGradients(wrapped, (X, Y)))["dense"])
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+
+
+def test_gradients_that_cannot_be_taken(keras_module):
+    wrapped = logistic(keras_module)
+    with pytest.raises(ValueError, match="needs gradients: pass tfap.UpdatePruningStep"):
+        wrapped.fit(X, Y, verbose=0, callbacks=[tfap.UpdatePruningStep()])
+    with pytest.raises(ValueError, match="needs gradients"):
+        tfap.update_masks(wrapped, 0.5)
+    with pytest.raises(TypeError, match="gone through only once"):
+        tfap.update_masks(wrapped, 0.5, gradient_data=iter([(X, Y)]))
+    with pytest.raises(TypeError, match="received int"):
+        tfap.update_masks(wrapped, 0.5, gradient_data=3)
+    with pytest.raises(ValueError, match="no end"):
+        tfap.update_masks(wrapped, 0.5, tf.data.Dataset.from_tensors((X, Y)).repeat())
+    with pytest.raises(ValueError, match="gradient_steps must be a whole number"):
+        tfap.update_masks(wrapped, 0.5, (X, Y), gradient_steps=0)
+    with pytest.raises(ValueError, match="is empty"):
+        tfap.update_masks(wrapped, 0.5, gradient_data=[])
+    bare = tfap.prune(keras_module.Sequential([keras_module.layers.Input((3,)), keras_module.layers.Dense(2),
+                                               keras_module.layers.Dense(1)]), 0.5, "gradient")  # fmt: skip
+    with pytest.raises(ValueError, match="is not compiled"):
+        tfap.update_masks(bare, 0.5, gradient_data=(X, Y))
+    tfap.update_masks(wrapped, 0.34, gradient_data=(X, Y))
+    assert nets.pruned_weights(wrapped) == 1
+
+
+# -- all -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("criterion", ["lamp", "lookahead"])

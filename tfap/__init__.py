@@ -5,7 +5,7 @@ from tfap.callbacks import StopWhenPruned, UpdatePruningStep
 from tfap.compaction import compact
 from tfap.compaction_reports import compaction_report
 from tfap.comparison import compare
-from tfap.criteria import LAMP, ActivationCount, Criterion, Lookahead, Magnitude
+from tfap.criteria import LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
 from tfap.dead_neuron_reports import dead_neuron_report
 from tfap.exporting import export
 from tfap.kernels import KernelSpec, register_prunable_layer
@@ -32,6 +32,7 @@ __all__ = [
     "ConstantSparsity",
     "Criterion",
     "DeadNeuronMonitor",
+    "Gradient",
     "IterativeSparsity",
     "KernelSpec",
     "Lookahead",

@@ -20,10 +20,16 @@ class UpdatePruningStep(Callback):
     Args:
         total_steps: training steps of the fit, needed only where a float was given as the schedule and
             fit cannot tell the length, as with a generator without `steps_per_epoch`.
+        gradient_data: what a criterion such as `tfap.Gradient` takes gradients on at every mask update: a
+            tuple of arrays `(x, y)` or `(x, y, sample_weight)`; or batches of these that can be gone through
+            again, such as a list or a `tf.data.Dataset`. None for criteria that need none.
+        gradient_steps: at most this many batches of it, of 128 samples where arrays are given; None for all.
 
     Raises:
+        TypeError: gradients are needed, and the data can be gone through only once or not at all.
         ValueError: at the begin of the fit, if the model has no pruning wrappers, the length of the fit
-            is needed and unknown, or `remove_disconnected` is asked for in a subclassed model.
+            is needed and unknown, `remove_disconnected` is asked for in a subclassed model, or gradients
+            are needed and there is no data or no compiled loss for them.
 
     >>> import keras, numpy, tfap
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
@@ -35,12 +41,13 @@ class UpdatePruningStep(Callback):
     0.5
     """
 
-    def __init__(self, total_steps=None):
+    def __init__(self, total_steps=None, gradient_data=None, gradient_steps=None):
         super().__init__()
         whole = isinstance(total_steps, numbers.Integral) and not isinstance(total_steps, bool)
         if total_steps is not None and (not whole or total_steps < 1):
             raise ValueError(f"total_steps must be a whole number >= 1: received {total_steps!r}.")
         self._total_steps = total_steps
+        self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
 
     def on_train_begin(self, logs=None):
         self._wrappers = wrapped.prunable_layers(self.model)
@@ -50,6 +57,9 @@ class UpdatePruningStep(Callback):
                 "and fit its result."
             )
         disconnected.check(self.model, self._wrappers)
+        self._gradients = updater.gradients_for(
+            self.model, self._wrappers, self._gradient_data, self._gradient_steps
+        )
         if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
             self._check_fit_length()
         self._counting_layers = wrapped.counting_layers(self.model)
@@ -180,7 +190,7 @@ class UpdatePruningStep(Callback):
             return
         self.before_update()
         for group, sparsity, step in due:
-            group.prune(sparsity, step)
+            group.prune(sparsity, step, self._gradients)
         # After all groups: what one group prunes may disconnect weights of another.
         disconnected.remove(self.model, [weight.wrapper for weight in weights])
         self.after_update()

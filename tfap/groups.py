@@ -38,10 +38,10 @@ class Group:
     def missing(self):
         """What to tell a user whose fit ends before the last prune, or None."""
 
-    def prune(self, sparsity, step):
-        """One mask update after some training steps."""
+    def prune(self, sparsity, step, gradients):
+        """One mask update after some training steps; `gradients` as in `updater.update_group`."""
         self.has_pruned = True
-        updater.update_group(self._weights, sparsity)
+        updater.update_group(self._weights, sparsity, gradients)
         for weight in self._weights:
             weight.wrapper.last_update_step.assign(step)
 

@@ -129,6 +129,22 @@ def is_variable(thing):
     return isinstance(thing, keras.Variable | tf.Variable)
 
 
+def tensorflow_variable(variable):
+    """The variable that a tf.GradientTape watches."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def is_compiled(model):
+    """True once `compile` has been called."""
+    return model.compiled if is_keras3(model) else model._is_compiled
+
+
+def untrained_variables(model):
+    """All of a model's variables but its trainable weights, those of its metrics too, each once."""
+    of_metrics = [variable for metric in model.metrics for variable in metric.variables]
+    return list({id(variable): variable for variable in [*model.non_trainable_variables, *of_metrics]}.values())
+
+
 def keras_of(layer):
     """The module, `keras` or `tf_keras`, that owns a layer or model.
 

@@ -223,6 +223,7 @@ class Kernel:
     Filled in for criteria that need them (see `Criterion.needs`), each broadcasting against the kernel:
 
     Attributes:
+        gradients: of the mean loss with respect to the weights.
         input_norms: of the weights of other layers into each input; 1 where nothing feeds it.
         neuron_norms: of the weights of other layers out of each neuron; 1 where nothing reads it.
     """
@@ -236,6 +237,7 @@ class Kernel:
     input_groups: np.ndarray | None = None
     cost: float = 1
     neuron_cost: float = 0
+    gradients: np.ndarray | None = None
     input_norms: np.ndarray | float = 1.0
     neuron_norms: np.ndarray | float = 1.0
 

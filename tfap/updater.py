@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from tfap import disconnected, flops, masks, neurons, wrapped
+from tfap.gradients import MISSING, MeanGradients
 from tfap.kernels import Kernel, neuron_count
 from tfap.neighbours import Neighbours
 from tfap.ties import Ties
@@ -149,10 +150,16 @@ def groups(weights):
     return [list(group) for _, group in itertools.groupby(sorted(weights, key=key), key)]
 
 
-def update_group(weights, sparsity):
-    """Prunes one group of `PrunedWeight`s to a sparsity. On an error no mask has changed."""
+def update_group(weights, sparsity, gradients=None):
+    """Prunes one group of `PrunedWeight`s to a sparsity. On an error no mask has changed.
+
+    Args:
+        weights: `PrunedWeight`s of one group.
+        sparsity: what it is pruned to.
+        gradients: `MeanGradients` for a criterion that needs them, else None.
+    """
     settings = weights[0].wrapper.settings
-    scored = [masks.score(settings.criterion, kernel) for kernel in gathered(weights)]
+    scored = [masks.score(settings.criterion, kernel) for kernel in gathered(weights, gradients)]
     made = [item.kernel.mask for item in scored]
     for together in _their_turn(settings, _ranked_together(settings, scored), weights):
         items = [scored[at] for at in together]
@@ -169,13 +176,18 @@ def update_group(weights, sparsity):
             wrapper.forget(settings.criterion.decay)
 
 
-def gathered(weights):
-    """The `Kernel`s of a group of `PrunedWeight`s, with all that their criterion needs."""
-    kernels = [weight.gather() for weight in weights]
-    if weights[0].wrapper.criterion.needs & OF_NEIGHBOURS:
+def gathered(weights, gradients=None):
+    """The `Kernel`s of a group with all that its criterion needs; arguments as in `update_group`."""
+    kernels, criterion = [weight.gather() for weight in weights], weights[0].wrapper.criterion
+    if criterion.needs & OF_NEIGHBOURS:
         norms = weights[0].neighbours.norms()
         at = [(weight.path, weight.spec.name) for weight in weights]
         kernels = [dataclasses.replace(kernel, **norms.get(key, {})) for kernel, key in zip(kernels, at)]
+    if "gradients" in criterion.needs:
+        if gradients is None:
+            raise ValueError(MISSING.format(criterion=criterion))
+        found = gradients.of([weight.variable for weight in weights])
+        kernels = [dataclasses.replace(kernel, gradients=its) for kernel, its in zip(kernels, found)]
     return kernels
 
 
@@ -201,7 +213,7 @@ def _ranked_together(settings, scored):
     return [positions for _, positions in members]
 
 
-def update_masks(model, sparsity):
+def update_masks(model, sparsity, gradient_data=None, gradient_steps=None):
     """Updates the masks of a wrapped model once, now: for custom training loops and tests.
 
     Args:
@@ -209,11 +221,12 @@ def update_masks(model, sparsity):
         sparsity: share of the prunable weights that is pruned afterwards, in [0, 1). Exactly
             round(sparsity x weights) are, or as many whole neurons as do not exceed that. Pruned
             weights stay pruned, so a lower sparsity than before changes nothing.
+        gradient_data, gradient_steps: for criteria that need gradients, as in `tfap.UpdatePruningStep`.
 
     Raises:
         ValueError: a sparsity outside [0, 1), no wrapper in the model, no activations counted yet, a
-            weight or score that is not finite, or `remove_disconnected` in a subclassed model. The masks are
-            then as before.
+            weight or score that is not finite, `remove_disconnected` in a subclassed model, or gradients that
+            are needed without data or in a model that is not compiled. The masks are then as before.
 
     >>> import keras, tfap
     >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
@@ -229,9 +242,24 @@ def update_masks(model, sparsity):
         raise ValueError(f"The model '{model.name}' has no pruning wrappers: call tfap.prune first.")
     wrappers = [weight.wrapper for weight in weights]
     disconnected.check(model, wrappers)
+    gradients = gradients_for(model, wrappers, gradient_data, gradient_steps)
     for group in groups(weights):
-        update_group(group, sparsity)
+        update_group(group, sparsity, gradients)
     disconnected.remove(model, wrappers)
+
+
+def gradients_for(model, wrappers, data, steps):
+    """`MeanGradients` if the criterion of a wrapper needs them, else None.
+
+    Raises:
+        TypeError, ValueError: they are needed, and there is no data or no loss.
+    """
+    needing = [wrapper.criterion for wrapper in wrappers if "gradients" in wrapper.criterion.needs]
+    if not needing:
+        return None
+    if data is None:
+        raise ValueError(MISSING.format(criterion=needing[0]))
+    return MeanGradients(model, data, steps)
 
 
 def sparsity_of(weights):

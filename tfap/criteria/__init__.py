@@ -2,9 +2,10 @@
 
 from tfap.criteria.base import Criterion
 from tfap.criteria.counts import ActivationCount
+from tfap.criteria.gradient import Gradient
 from tfap.criteria.known import get
 from tfap.criteria.lamp import LAMP
 from tfap.criteria.lookahead import Lookahead
 from tfap.criteria.magnitude import Magnitude
 
-__all__ = ["LAMP", "ActivationCount", "Criterion", "Lookahead", "Magnitude", "get"]
+__all__ = ["LAMP", "ActivationCount", "Criterion", "Gradient", "Lookahead", "Magnitude", "get"]
