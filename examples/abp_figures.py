@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from tfap.comparison import Run
 
@@ -63,7 +64,8 @@ def singular_values(setting, runs):
             values = values[values > 1e-6 * values[0]]
             axis.plot(np.arange(1, len(values) + 1), values, label=_name(run))
     for number, axis in enumerate(axes, start=1):
-        axis.set(title=f"hidden {number}", xlabel="place", yscale="log")
+        axis.set(title=f"hidden {number}", xlabel="place", yscale="log", ylim=(0.05, 4), yticks=[0.1, 1.0])
+        axis.yaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("singular value")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
@@ -90,7 +92,7 @@ def prunes(setting, run):
 
 
 def firing_rates(setting, runs):
-    """How often the neurons fire on the training images: all hidden layers, neurons that never do in red."""
+    """How often the neurons fire on the training images; in red those without inputs, which are constant."""
     figure, axes = _axes(len(runs), "Firing rates of the hidden neurons after training", height=2.8)
     for axis, run in zip(axes, runs):
         saved = np.load(setting.file(run, "weights"))
@@ -99,8 +101,7 @@ def firing_rates(setting, runs):
         alive = np.concatenate([kernel.any(axis=0) for kernel in kernels])
         rates = np.concatenate(rates)
         axis.hist([rates[alive], rates[~alive]], bins=20, range=(0, 1), stacked=True, color=["C0", "C3"])
-        axis.set(title=_name(run), xlabel="firing rate")
-        axis.text(0.97, 0.95, f"{alive.sum()} of {alive.size}\nwith inputs", ha="right", va="top", fontsize=8,
-                  transform=axis.transAxes)  # fmt: skip
+        axis.set_title(f"{_name(run)}\n{alive.sum()} of {alive.size} have inputs", fontsize=9)
+        axis.set_xlabel("firing rate")
     axes[0].set_ylabel("neurons")
     return figure

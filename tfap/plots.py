@@ -9,6 +9,7 @@ _MARKERS = "osD^vP*X"
 _BAND = "#666666"
 # Where the axis of an accuracy may have its ticks.
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999)
+_FEWEST_TICKS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,8 @@ def lines(lines, band, xlabel, ylabel, share=False, spread=1.0):
         band: the `Line` of one point that the others are compared with: drawn over the whole width. None
             draws none.
         xlabel, ylabel: of the axes.
-        share: y is an accuracy: the axis is a logit one, on which 98% and 99% are as far apart as 50% and
-            67%, and written in percent; linear where that cannot be.
+        share: y is an accuracy: it is written in percent, and the axis is a logit one, on which 98% and 99%
+            are as far apart as 50% and 67%; linear where that cannot be or all are near each other.
         spread: where lines share their x: how many times larger that of the last line is drawn than that
             of the first, so that their bars do not hide each other.
 
@@ -86,16 +87,23 @@ def _set_scales(axes, means, edges, share):
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     means = [mean for mean in means if math.isfinite(mean)]
-    if share and means and min(means) > 0 and max(means) < 1:
-        shown = [value for value in (*means, *edges) if 0 < value < 1]
-        low, high = _limits([math.log(value / (1 - value)) for value in shown])
-        axes.set_yscale("logit")
-        axes.set_ylim(1 / (1 + math.exp(-low)), 1 / (1 + math.exp(-high)))
-        axes.yaxis.set_major_locator(ticker.FixedLocator(_SHARES))
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
-    elif means:
+    if means:
         axes.set_ylim(*_limits([*means, *filter(math.isfinite, edges)]))
+    if share and means and min(means) > 0 and max(means) < 1:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+        shown = [value for value in (*means, *edges) if 0 < value < 1]
+        low, high = (1 / (1 + math.exp(-end)) for end in _limits([_logit(value) for value in shown]))
+        if sum(low < tick < high for tick in _SHARES) < _FEWEST_TICKS:
+            return  # so near each other that a linear axis does
+        axes.set_yscale("logit")
+        axes.set_ylim(low, high)
+        axes.yaxis.set_major_locator(ticker.FixedLocator(_SHARES))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _logit(share):
+    return math.log(share / (1 - share))
 
 
 def _limits(shown):
