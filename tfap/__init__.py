@@ -5,7 +5,7 @@ from tfap.callbacks import StopWhenPruned, UpdatePruningStep
 from tfap.compaction import compact
 from tfap.compaction_reports import compaction_report
 from tfap.comparison import compare
-from tfap.criteria import LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
+from tfap.criteria import AP, LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
 from tfap.dead_neuron_reports import dead_neuron_report
 from tfap.exporting import export
 from tfap.kernels import KernelSpec, register_prunable_layer
@@ -26,6 +26,7 @@ from tfap.version import __version__
 from tfap.wrapped import prunable_layers
 
 __all__ = [
+    "AP",
     "LAMP",
     "AccuracyIntervals",
     "ActivationCount",

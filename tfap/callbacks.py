@@ -69,6 +69,7 @@ class UpdatePruningStep(Callback):
         self._keep_seed_states()
         self._repair_train_function()
         self._set_active(True)
+        self._note_first_weights()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._batches = 0
@@ -138,6 +139,7 @@ class UpdatePruningStep(Callback):
         for wrapper in self._wrappers:
             if not wrapper.called_in_training:
                 logging.warning("'%s' is not pruned: it is called with training=False.", wrapper.name)
+        self._note_first_weights()  # those of a subclassed model have just been made
         self._clock = self._weights[0].wrapper
         self._step = self._current_step()
         before = self._step - passed
@@ -148,6 +150,11 @@ class UpdatePruningStep(Callback):
         if logs:
             for group in self._groups:
                 group.check_logs(logs)
+
+    def _note_first_weights(self):
+        for wrapper in self._wrappers:
+            if wrapper.built and wrapper.previous_unknown:
+                wrapper.note_weights()
 
     def _keep_seed_states(self):
         states = keras_compat.SeedStates(self.model)

@@ -142,7 +142,9 @@ def is_compiled(model):
 def untrained_variables(model):
     """All of a model's variables but its trainable weights, those of its metrics too, each once."""
     of_metrics = [variable for metric in model.metrics for variable in metric.variables]
-    return list({id(variable): variable for variable in [*model.non_trainable_variables, *of_metrics]}.values())
+    return list(
+        {id(variable): variable for variable in [*model.non_trainable_variables, *of_metrics]}.values()
+    )
 
 
 def keras_of(layer):

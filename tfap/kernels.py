@@ -219,11 +219,14 @@ class Kernel:
             number; None if they stay.
         cost: of one weight, in the unit of the target: weights, neurons or floating-point operations.
         neuron_cost: what a neuron costs besides its weights.
+        updates: how many mask updates there have been.
 
     Filled in for criteria that need them (see `Criterion.needs`), each broadcasting against the kernel:
 
     Attributes:
         gradients: of the mean loss with respect to the weights.
+        previous: the weights at the last update, at `prune()` or after a rewind, whichever was last.
+        input_rates: how often each input fires, by the counts of the neurons that feed it; 1 if not known.
         input_norms: of the weights of other layers into each input; 1 where nothing feeds it.
         neuron_norms: of the weights of other layers out of each neuron; 1 where nothing reads it.
     """
@@ -237,7 +240,10 @@ class Kernel:
     input_groups: np.ndarray | None = None
     cost: float = 1
     neuron_cost: float = 0
+    updates: int = 0
     gradients: np.ndarray | None = None
+    previous: np.ndarray | None = None
+    input_rates: np.ndarray | float = 1.0
     input_norms: np.ndarray | float = 1.0
     neuron_norms: np.ndarray | float = 1.0
 

@@ -30,7 +30,8 @@ def prune(
             are all pruned, the last one too, and fire at their own activation.
         pruning_schedule: a tfmot or tfap `PruningSchedule`; or a float in [0, 1), the final sparsity, which
             is reached by cubic decay between 10% and 70% of the fit.
-        criterion: a `tfap.Criterion` or its name: "activation_count", "magnitude".
+        criterion: a `tfap.Criterion` or its name: "activation_count", "magnitude", "lamp", "lookahead",
+            "gradient", "ap".
         scope: "global" ranks the weights of all layers together, "local" those of each kernel by itself;
             "layerwise" prunes one layer an update, in graph order and round again, and a sparsity is a share
             of that layer.
@@ -191,7 +192,8 @@ def _prune_model(model, settings, plan):
         return replacement
 
     pruned = keras_compat.rebuild(model, replace)
-    wrapped.prunable_layers(pruned)  # links every wrapper to the layer that counts for it
+    for wrapper in wrapped.prunable_layers(pruned):  # links every wrapper to the layer that counts for it
+        wrapper.note_weights()
     return pruned
 
 

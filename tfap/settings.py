@@ -46,11 +46,19 @@ class PruningSettings:
                 f"'{self.granularity}'."
             )
 
+        if self.criterion.share and self.granularity != "weight":
+            raise ValueError(
+                f"{self.criterion} chooses single weights: it needs granularity='weight', received "
+                f"'{self.granularity}'."
+            )
+
     def _set(self, name, value):
         object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def new_masks(self, scored, sparsity):
         """Masks of `masks.Scored` kernels that are ranked together, one each."""
+        if self.criterion.share:
+            return masks.prune_in_two_ways(scored, sparsity, self.criterion.share, self.min_weights_per_layer)
         prune = neurons.prune_neurons if self.granularity == "neuron" else masks.prune_weights
         return prune(scored, sparsity, self.min_weights_per_layer)
 

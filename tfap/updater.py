@@ -13,7 +13,7 @@ from tfap.kernels import Kernel, neuron_count
 from tfap.neighbours import Neighbours
 from tfap.ties import Ties
 
-OF_NEIGHBOURS = {"input_norms", "neuron_norms"}  # what a criterion may need of other layers
+OF_NEIGHBOURS = {"input_norms", "neuron_norms", "input_rates"}  # what a criterion may need of other layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +75,8 @@ class PrunedWeight:
             self.input_groups,
             self.cost,
             self.neuron_cost,
+            updates=int(self.wrapper.updates_made.numpy()),
+            previous=self.wrapper.previous(self.spec) if self.wrapper.keeps_previous else None,
         )
 
     def _activations(self):
@@ -174,21 +176,29 @@ def update_group(weights, sparsity, gradients=None):
         wrapper.updates_made.assign(wrapper.updates_made.numpy() + 1)
         if wrapper.remembers:
             wrapper.forget(settings.criterion.decay)
+        wrapper.note_weights()
 
 
 def gathered(weights, gradients=None):
     """The `Kernel`s of a group with all that its criterion needs; arguments as in `update_group`."""
     kernels, criterion = [weight.gather() for weight in weights], weights[0].wrapper.criterion
-    if criterion.needs & OF_NEIGHBOURS:
-        norms = weights[0].neighbours.norms()
-        at = [(weight.path, weight.spec.name) for weight in weights]
-        kernels = [dataclasses.replace(kernel, **norms.get(key, {})) for kernel, key in zip(kernels, at)]
+    if criterion.needs & {"input_norms", "neuron_norms"}:
+        kernels = _with(weights[0].neighbours.norms(), kernels)
+    if "input_rates" in criterion.needs:
+        kernels = _with(weights[0].neighbours.rates(kernels), kernels)
     if "gradients" in criterion.needs:
         if gradients is None:
             raise ValueError(MISSING.format(criterion=criterion))
         found = gradients.of([weight.variable for weight in weights])
         kernels = [dataclasses.replace(kernel, gradients=its) for kernel, its in zip(kernels, found)]
     return kernels
+
+
+def _with(fields, kernels):
+    """The `Kernel`s with more fields, by path and weight; those of unknown places stay as they are."""
+    return [
+        dataclasses.replace(kernel, **fields.get((kernel.path, kernel.spec.name), {})) for kernel in kernels
+    ]
 
 
 def _their_turn(settings, together, weights):

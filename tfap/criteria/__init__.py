@@ -1,5 +1,6 @@
 """Saliency criteria: arrays in, scores out. The weights with the lowest scores are pruned first."""
 
+from tfap.criteria.ap import AP
 from tfap.criteria.base import Criterion
 from tfap.criteria.counts import ActivationCount
 from tfap.criteria.gradient import Gradient
@@ -8,4 +9,4 @@ from tfap.criteria.lamp import LAMP
 from tfap.criteria.lookahead import Lookahead
 from tfap.criteria.magnitude import Magnitude
 
-__all__ = ["LAMP", "ActivationCount", "Criterion", "Gradient", "Lookahead", "Magnitude", "get"]
+__all__ = ["AP", "LAMP", "ActivationCount", "Criterion", "Gradient", "Lookahead", "Magnitude", "get"]

@@ -13,6 +13,7 @@ class Criterion:
         granularity: what it prunes unless told otherwise, "weight" or "neuron".
         needs: names of the fields of `tfap.kernels.Kernel` that are filled in only for criteria that read
             them: "gradients", "input_norms", "neuron_norms", "previous", "input_rates".
+        share: of each update's removals that go by `second_scores`, as in `tfap.AP`.
 
     >>> class RandomScores(Criterion):
     ...     def scores(self, kernel):
@@ -26,6 +27,7 @@ class Criterion:
     metric = None
     granularity = "weight"
     needs = frozenset()
+    share = 0.0
 
     @property
     def forgets(self):
@@ -40,6 +42,10 @@ class Criterion:
             used with `scope="global"`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define scores(kernel).")
+
+    def second_scores(self, kernel):
+        """Like `scores`, for the `share`; infinity where a weight is not to go."""
+        raise NotImplementedError(f"{type(self).__name__} has a share: it must define second_scores(kernel).")
 
     def get_config(self):
         return {}

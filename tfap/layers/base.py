@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfap import graph, kernels
 from tfap.activations import ActivationCounts
 from tfap.layers.memory import CountMemory
+from tfap.layers.previous import PreviousWeights
 from tfap.settings import PruningSettings
 
 CALLBACK_MISSING = (
@@ -175,7 +176,7 @@ class CountActivationsBase(CountingWrapper):
         }
 
 
-class PruneByActivationBase(CountMemory, CountingWrapper):
+class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     """Masks a layer's kernels and, where its neurons fire in the layer itself, counts them.
 
     State besides the counts: `mask` (uint8, 1 where a weight is alive; a dict by weight name where the
@@ -239,6 +240,8 @@ class PruneByActivationBase(CountMemory, CountingWrapper):
             mask = self._add_state(f"{spec.name.replace('.', '_')}_mask", kernel.shape, "uint8", "ones")
             self._masks[spec.name] = mask
             self._constrain(kernel, mask)
+        if "previous" in self.criterion.needs:
+            self._add_previous()
         if self.counts_here:
             self._add_counters(self._neurons_counted(input_shape), self.criterion.statistic)
         if self.criterion.counts and self.criterion.forgets:
@@ -271,7 +274,7 @@ class PruneByActivationBase(CountMemory, CountingWrapper):
 
     def _own_state(self):
         own = {"last_update_step": self.last_update_step, "updates_made": self.updates_made}
-        return {**super()._own_state(), **own, **self._memory_state()}
+        return {**super()._own_state(), **own, **self._memory_state(), **self._previous_state()}
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

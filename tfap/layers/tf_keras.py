@@ -137,7 +137,8 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         criterion = self.criterion
         counts = criterion.counts is None or (self.counts_here and not criterion.forgets)
         alone = self.settings.scope == "local" and not self.settings.remove_disconnected
-        return counts and alone and not criterion.needs and not isinstance(self.pruning_schedule, float)
+        alone = alone and not criterion.needs and not criterion.share
+        return counts and alone and not isinstance(self.pruning_schedule, float)
 
     def _build_state(self, input_shape):
         super()._build_state(input_shape)

@@ -1,0 +1,112 @@
+"""AP: weights whose removal lets dead neurons fire again, beside those that another criterion prunes."""
+
+import numbers
+import zlib
+
+import numpy as np
+
+from tfap import serialization
+from tfap.criteria.base import Criterion
+from tfap.criteria.known import built_in, get
+
+_CHOICES = {"which": ("least_moved", "random", "counts"), "sign": ("negative", "positive")}
+_NEEDS = {"least_moved": {"previous"}, "random": set(), "counts": {"input_rates"}}  # of a Kernel
+
+
+@built_in
+class AP(Criterion):
+    """Activate while pruning: an add-on to any criterion (Liu et al., TMLR 2023, section 4).
+
+    Of the n weights that an update prunes, `n - floor(share * n)` go by the base criterion, and then
+    `floor(share * n)` of the alive negative weights that have moved least since the last update, or since
+    `prune()` or a rewind. Without a negative weight its neuron's pre-activation is higher, so a neuron that
+    is dead on some inputs may wake up. Where fewer weights of that sign are left, those that are left go, and
+    the update prunes that many fewer.
+
+    Args:
+        base: the criterion that chooses the others, or its name.
+        share: of each update's removals, in [0, 1]. 0 is the base alone, 1 AP alone.
+        which: "least_moved" as in the paper; "random"; or "counts", our own variant: first the weight from
+            the most often firing input into the most often dead neuron, `input rate * (1 - rate)`, whose
+            removal wakes most. An input's rate is that of the neurons that feed it, 1 where these are not
+            counted, as for the data itself; behind a residual Add it is the mean over the branches.
+        sign: "negative"; or "positive", to see that the sign matters.
+        seed: of which="random": the choice depends on it, on the number of updates so far and on the layer.
+
+    Raises:
+        TypeError, ValueError: which argument cannot be used. "counts" needs a base that counts firing at
+            the output side, or nothing.
+
+    It prunes single weights only; with scope="global" AP too ranks all layers together, with "local" each
+    kernel by itself. Ties: the smallest absolute weight, then layer order, then index.
+
+    >>> import numpy, tfap
+    >>> from tfap.kernels import Kernel
+    >>> weights, before = numpy.array([[1.0, -2.0, -3.0]]), numpy.array([[1.0, -1.0, -2.5]])
+    >>> kernel = Kernel("a", tfap.KernelSpec(), weights, numpy.ones((1, 3), "uint8"), previous=before)
+    >>> AP().second_scores(kernel)  # the last one has moved least
+    array([[inf, 1. , 0.5]])
+    """
+
+    granularity = "weight"
+
+    def __init__(self, base="magnitude", share=0.1, which="least_moved", sign="negative", seed=0):
+        _check(share, seed, which=which, sign=sign)
+        self.base = get(base)
+        if self.base.share:
+            raise ValueError(f"The base of AP must not itself choose in two ways: received {self.base}.")
+        self.share = float(share)
+        self.which = which
+        self.sign = sign
+        self.seed = int(seed)
+        for name in ("threshold", "statistic", "decay", "metric"):
+            setattr(self, name, getattr(self.base, name))
+        if which == "counts" and (self.counts != "output" or self.statistic != "count"):
+            raise ValueError(
+                f'which="counts" needs how often the neurons that a weight feeds fire: {self.base} counts '
+                "something else."
+            )
+
+    @property
+    def counts(self):
+        return self.base.counts or ("output" if self.which == "counts" else None)
+
+    @property
+    def needs(self):
+        return self.base.needs | _NEEDS[self.which]
+
+    def scores(self, kernel):
+        return self.base.scores(kernel)
+
+    def second_scores(self, kernel):
+        negative = self.sign == "negative"
+        eligible = kernel.weights < 0 if negative else kernel.weights > 0
+        return np.where(eligible, getattr(self, f"_{self.which}")(kernel), np.inf)
+
+    def _least_moved(self, kernel):
+        return np.abs(kernel.weights - kernel.previous)
+
+    def _random(self, kernel):
+        where = zlib.crc32(f"{kernel.path} {kernel.spec.name}".encode())
+        return np.random.default_rng([self.seed, kernel.updates, where]).random(kernel.weights.shape)
+
+    def _counts(self, kernel):
+        dead_rates = 1 - kernel.activations.firing_rate
+        return -np.broadcast_to(kernel.input_rates * kernel.per_neuron(dead_rates), kernel.weights.shape)
+
+    def get_config(self):
+        names = ("share", "which", "sign", "seed")
+        return {"base": serialization.serialize(self.base), **{name: getattr(self, name) for name in names}}
+
+    def __repr__(self):
+        return super().__repr__().replace(repr(serialization.serialize(self.base)), repr(self.base))
+
+
+def _check(share, seed, **chosen):
+    if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+        raise ValueError(f"share must be a number in [0, 1]: received {share!r}.")
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed must be a whole number >= 0: received {seed!r}.")
+    for name, value in chosen.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(f"{name} must be one of {_CHOICES[name]}: received {value!r}.")
