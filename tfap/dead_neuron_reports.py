@@ -71,12 +71,8 @@ def dead_neuron_report(counts):
         TypeError: counts of another form.
         ValueError: no layers, or a layer of which no activations were seen.
 
-    >>> print(dead_neuron_report({"hidden": ActivationCounts(np.array([8, 2, 0, 0]), seen=8)}))
-      layer    units    dead   static   dynamic
-     ───────────────────────────────────────────
-      hidden       4   68.8%    50.0%     18.8%
-     ───────────────────────────────────────────
-      all          4   68.8%    50.0%     18.8%
+    >>> dead_neuron_report({"hidden": ActivationCounts(np.array([8, 2, 0, 0]), seen=8)}).net
+    DeadNeurons(units=4, rate=0.6875, static=0.5, dynamic=0.1875)
     """
     _check(counts)
     layers = {path: _dead(counted) for path, counted in counts.items()}
