@@ -225,7 +225,7 @@ class Kernel:
 
     Attributes:
         gradients: of the mean loss with respect to the weights.
-        previous: the weights at the last update, at `prune()` or after a rewind, whichever was last.
+        previous: the weights when masks last changed, at `prune()` or after a rewind, whichever was last.
         input_rates: how often each input fires, by the counts of the neurons that feed it; 1 if not known.
         input_norms: of the weights of other layers into each input; 1 where nothing feeds it.
         neuron_norms: of the weights of other layers out of each neuron; 1 where nothing reads it.

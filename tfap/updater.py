@@ -169,14 +169,17 @@ def update_group(weights, sparsity, gradients=None):
             made[at] = mask
     if settings.granularity == "neuron":
         made = neurons.without_dead_inputs([item.kernel for item in scored], made)
+    changed = False
     for weight, item, mask in zip(weights, scored, made):
         if not np.array_equal(mask, item.kernel.mask):
             weight.write(mask, item.kernel.weights)
+            changed = True
     for wrapper in {id(weight.wrapper): weight.wrapper for weight in weights}.values():
         wrapper.updates_made.assign(wrapper.updates_made.numpy() + 1)
         if wrapper.remembers:
             wrapper.forget(settings.criterion.decay)
-        wrapper.note_weights()
+        if changed:
+            wrapper.note_weights()
 
 
 def gathered(weights, gradients=None):

@@ -15,13 +15,13 @@ _NEEDS = {"least_moved": {"previous"}, "random": set(), "counts": {"input_rates"
 
 @built_in
 class AP(Criterion):
-    """Activate while pruning: an add-on to any criterion (Liu et al., TMLR 2023, section 4).
+    """Activate while pruning: an add-on to any criterion (S. Liu et al., *AP*, TMLR 2023, arXiv 2212.06145).
 
     Of the n weights that an update prunes, `n - floor(share * n)` go by the base criterion, and then
-    `floor(share * n)` of the alive negative weights that have moved least since the last update, or since
-    `prune()` or a rewind. Without a negative weight its neuron's pre-activation is higher, so a neuron that
-    is dead on some inputs may wake up. Where fewer weights of that sign are left, those that are left go, and
-    the update prunes that many fewer.
+    `floor(share * n)` of the alive negative weights that have moved least since the last update that pruned
+    any, or since `prune()` or a rewind. Without a negative weight its neuron's pre-activation is higher, so a
+    neuron that is dead on some inputs may wake up. Where fewer weights of that sign are left, those that are
+    left go, and the update prunes that many fewer.
 
     Args:
         base: the criterion that chooses the others, or its name.

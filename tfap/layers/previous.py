@@ -6,7 +6,7 @@ import tensorflow as tf
 class PreviousWeights:
     """A mixin for wrappers that have `kernel_and_mask()` and `_add_state`.
 
-    State: `previous`, each kernel as it was at the last mask update; NaN until `note_weights` is called.
+    State: `previous`, each kernel as it was when masks last changed; NaN until `note_weights` is called.
     """
 
     keeps_previous = False
