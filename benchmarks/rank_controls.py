@@ -10,8 +10,8 @@ for each seed and each pruned net (`--methods`):
 - pca, svd: the dense net's hidden kernels reconstructed at the pruned net's ranks, as in the paper; no
   training;
 - pca trained, svd trained: then trained at that rank, as products of two thin matrices, for as many epochs
-  as the pruned net after its first prune (a layer where two thin layers have more weights is set back to
-  its rank after every epoch);
+  as the pruned net from that of its first prune on (a layer where two thin layers have more weights is set
+  back to its rank after every epoch);
 - random neurons: the dense net without random neurons, of the pruned net's widths, trained for as many
   epochs;
 - pruned: the net itself.
@@ -193,15 +193,16 @@ def table(rows):
 
 
 def main(_):
-    setting = experiment.Setting(FLAGS.dataset, FLAGS.prunes, FLAGS.epochs, 0.80, FLAGS.directory)
+    setting = experiment.setting_of_flags()
     keys = [
         (method, float(percent), seed, control)
         for percent in FLAGS.percent
         for method in FLAGS.methods
+        if method != "tfmot"  # whose fit keeps no sparsities
         for seed in range(FLAGS.seeds)
         for control in FLAGS.controls.split(",")
     ]
-    print(table(measured(pathlib.Path(FLAGS.directory) / "rank_controls.csv", setting, keys)))
+    print(table(measured(pathlib.Path(setting.directory) / "rank_controls.csv", setting, keys)))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def taken_by_prunes(setting, run):
 
 
 def main(_):
-    setting = experiment.Setting(FLAGS.dataset, FLAGS.prunes, FLAGS.epochs, 0.80, FLAGS.directory)
+    setting = experiment.setting_of_flags()
     share = setting.share(float(FLAGS.percent[-1]))
     table = tables.table_of(
         ["pruned by", "loss", "layer"],
@@ -124,6 +124,8 @@ def main(_):
     for loss in FLAGS.losses:
         losses = [on_file(setting, loss, seed) for seed in range(FLAGS.seeds)]
         for method in FLAGS.methods:
+            if method == "tfmot":
+                continue  # its fit keeps no spectra
             prunes = [taken_by_prunes(setting, Run(method, share, seed)) for seed in range(FLAGS.seeds)]
             for layer in range(len(setting.widths) - 2):
                 pairs = [(pruned[layer], lost[layer]) for pruned, (lost, _) in zip(prunes, losses)]

@@ -14,8 +14,8 @@ Methods: "neuron" ranks by the count of a weight's neuron, "neuron x weight" mul
 "magnitude" is the same schedule with absolute weights, "tfmot" tensorflow-model-optimization's magnitude
 pruning, layer by layer, with its PolynomialDecay over 30 epochs (in tf_keras, from the same initial
 weights), "input x weight" counts the neurons that a weight reads, "whole neurons" prunes neurons with all
-of their weights. Runs are kept in --directory, so a second call goes on; then come the table, rows.csv and
-the figures. Needs the extras examples and comparison.
+of their weights. Runs are kept in a folder in --directory, so a second call goes on; then come the table,
+rows.csv and the figures. Needs the extras examples and comparison.
 """
 
 import os
@@ -226,12 +226,21 @@ def _tfmots(schedule):
     return Method(magnitude.prune, magnitude.callbacks, magnitude.strip)
 
 
+def setting_of_flags():
+    """The `Setting` that the flags ask for; each has a folder of its own."""
+    folder = f"{FLAGS.directory}/{FLAGS.dataset}-{FLAGS.prunes}-{FLAGS.epochs}"
+    folder += "-impatient" if FLAGS.impatient else ""
+    begin = 0.2 if FLAGS.dataset == "digits" else 0.80
+    return Setting(FLAGS.dataset, FLAGS.prunes, FLAGS.epochs, begin, folder, FLAGS.impatient)
+
+
 def main(_):
     if FLAGS.quick:
-        setting = Setting("digits", prunes=2, epochs=6, begin=0.2, directory=FLAGS.directory)
+        FLAGS.dataset, FLAGS.prunes, FLAGS.epochs = "digits", 2, 6
+    setting = setting_of_flags()
+    if FLAGS.quick:
         names, percents, seeds = ["neuron x weight", "magnitude"], [80], 1
     else:
-        setting = Setting(FLAGS.dataset, FLAGS.prunes, FLAGS.epochs, 0.80, FLAGS.directory, FLAGS.impatient)
         names, percents, seeds = FLAGS.methods, [float(percent) for percent in FLAGS.percent], FLAGS.seeds
     tfap.compare(
         setting.build_model,
@@ -241,12 +250,12 @@ def main(_):
         [setting.share(percent) for percent in percents],
         seeds,
         setting.schedule,
-        FLAGS.directory,
+        setting.directory,
         FLAGS.workers,
     )
-    compared = Comparison.from_directory(FLAGS.directory)
+    compared = Comparison.from_directory(setting.directory)
     print(compared)
-    compared.to_csv(f"{FLAGS.directory}/rows.csv")
+    compared.to_csv(f"{setting.directory}/rows.csv")
     abp_figures.draw(compared, setting)
 
 

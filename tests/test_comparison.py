@@ -227,7 +227,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while len(list(tmp_path.glob("*.json"))) < 2 and time.monotonic() < until and process.poll() is None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
@@ -263,6 +263,9 @@ def test_a_second_call_does_only_what_is_missing(experiment, tmp_path):
     ]
     assert set(map(str, first.rows)) <= set(map(str, second.rows))
     assert {row.run: row for row in Comparison.from_directory(folder).rows} == {r.run: r for r in second.rows}
+    experiment.trained.clear()
+    third = experiment.compare(["magnitude"], [0.5], [1, 0], directory=folder, workers=2)
+    assert str(third) == str(second) and not experiment.trained
 
 
 def test_other_settings_under_the_same_name(experiment, tmp_path):
@@ -499,9 +502,16 @@ def test_figures(metric, tmp_path):
 
 
 def test_figures_of_accuracies_and_of_one_seed():
-    rows = [dataclasses.replace(row, metrics={"accuracy": row.metrics["score"] / 40}) for row in made().rows]
+    rows = [dataclasses.replace(row, metrics={"accuracy": row.metrics["score"] / 22}) for row in made().rows]
     assert Comparison(rows).plot_size().axes[0].get_yscale() == "logit"
     assert made().plot_size().axes[0].get_yscale() == "linear"
+    near = [
+        dataclasses.replace(row, metrics={"accuracy": 0.9 + row.metrics["score"] / 1e4})
+        for row in made().rows
+    ]
+    near = Comparison(near).plot_size()
+    near.canvas.draw()
+    assert near.axes[0].get_yscale() == "linear" and len(near.axes[0].get_yticklabels()) > 2
     one = Comparison(row for row in rows if row.seed == 0)
     one.plot_sparsity().canvas.draw()
     without = Comparison(row for row in rows if row.method != "dense")

@@ -50,7 +50,7 @@ def test_activation_based_pruning(tmp_path):
     """And what reads the nets that it leaves."""
     printed = run([ROOT / "examples/activation_based_pruning.py", "--quick", "--workers=1"], tmp_path)
     assert re.search(r"neuron x weight +0\.8038 +1 ", printed)
-    made = {path.name for path in (tmp_path / "build/abp").iterdir()}
+    made = {path.name for path in (tmp_path / "build/abp/digits-2-6").iterdir()}
     assert made >= {"rows.csv", "firing_rates.png", "singular_values.png", "accuracy_against_size.png"}
     same = ["--dataset=digits", "--prunes=2", "--epochs=6", "--percent=80", "--seeds=1"]
     same += ["--methods=neuron x weight"]

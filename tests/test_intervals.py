@@ -159,6 +159,35 @@ def test_fit_and_compact_with_intervals(keras_module):
     assert fitted.history["sparsity"][0] > 0.2
 
 
+def test_stopping_in_fit_and_compact(keras_module):
+    model = nets.mlp(keras_module)
+    x, y = nets.data(model)
+    stop = tfap.StopWhenPruned("loss", 0.0)
+    for schedule in (0.5, tfap.PolynomialDecay(0.0, 0.5, 1, 3, frequency=1)):
+        fitted = tfap.fit_and_compact(model, schedule, x, y, stages=1, epochs=3, verbose=0, callbacks=[stop])
+        assert len(fitted.history["loss"]) == 3 and fitted.history["sparsity"][-1] > 0.2
+
+
+def test_epochs_without_validation_are_passed_over(keras_module):
+    model = pruned_mlp(keras_module, tfap.AccuracyIntervals(0.5, 2, 1e9, 0, metric="val_loss"))
+    x, y = nets.data(model)
+    fit = {"validation_data": (x, y), "validation_freq": 2, "callbacks": [tfap.UpdatePruningStep()]}
+    history = model.fit(x, y, epochs=4, verbose=0, **fit).history["sparsity"]
+    assert history[0] == 0 and history[1] == history[2] > 0 and history[3] == 0.5
+
+
+def test_a_loop_of_ones_own_must_tell_the_logs(keras_module):
+    model = pruned_mlp(keras_module, tfap.AccuracyIntervals(0.5))
+    callback = tfap.UpdatePruningStep()
+    callback.set_model(model)
+    callback.set_params({})
+    callback.on_train_begin()
+    model.train_on_batch(*nets.data(model))
+    callback.on_train_batch_end(0)
+    with pytest.raises(ValueError, match="waits for the metric 'accuracy', and fit logs none"):
+        callback.on_epoch_end(0)
+
+
 # -- other callbacks -------------------------------------------------------------------------------
 
 
@@ -186,13 +215,15 @@ def test_our_wrapper_under_tfmots_callback_names_ours():
 def test_stops_one_epoch_after_the_last_prune(keras_module):
     model = pruned_mlp(keras_module, intervals(prunes=2, begin=0.5, end=0.7))
     told = [0.99, 0.99, 0.99, 0.99]  # good enough all the time; pruned in epochs 0 and 1
-    found = fit(keras_module, model, told, callbacks=[tfap.StopWhenPruned("told", 0.9)])
+    found = fit(keras_module, model, told, callbacks=[tfap.StopWhenPruned("told", 0.9, "max")])
     assert len(found) == 3
 
 
 def test_does_not_stop_below_its_value(keras_module):
     model = pruned_mlp(keras_module, intervals(prunes=1, begin=0.5, end=0.7))
-    found = fit(keras_module, model, [0.9, 0.5, 0.8, 0.95], callbacks=[tfap.StopWhenPruned("told", 0.8)])
+    found = fit(
+        keras_module, model, [0.9, 0.5, 0.8, 0.95], callbacks=[tfap.StopWhenPruned("told", 0.8, "max")]
+    )
     assert len(found) == 3
 
 
@@ -208,9 +239,12 @@ def test_the_direction_of_a_metric(keras_module, mode, stops):
 def test_bad_stopping(keras_module):
     with pytest.raises(ValueError, match='mode must be "auto", "max" or "min"'):
         tfap.StopWhenPruned("loss", 0.1, mode="down")
+    with pytest.raises(ValueError, match="Whether 'told' rises or falls is not known: give mode="):
+        tfap.StopWhenPruned("told", 0.1)
+    assert tfap.StopWhenPruned("val_mae", 0.1).mode == "min"
     model = pruned_mlp(keras_module, 0.5)
     with pytest.raises(ValueError, match="waits for the metric 'told', and fit logs loss, sparsity"):
-        nets.fit(model, callbacks=[tfap.UpdatePruningStep(), tfap.StopWhenPruned("told", 1.0)])
+        nets.fit(model, callbacks=[tfap.UpdatePruningStep(), tfap.StopWhenPruned("told", 1.0, "max")])
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,9 @@ class UpdatePruningStep(Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self._groups is not None:
             self._step = self._current_step()
-            if logs is not None:
-                self._update_by_epoch(logs)
-                logs["sparsity"] = updater.sparsity_of(self._weights)
+            logs = {} if logs is None else logs
+            self._update_by_epoch(logs)
+            logs["sparsity"] = updater.sparsity_of(self._weights)
 
     def on_train_end(self, logs=None):
         self._set_active(False)
@@ -250,11 +250,12 @@ class StopWhenPruned(Callback):
     Args:
         metric: name of a logged metric, such as "accuracy" or "val_loss".
         value: where to stop.
-        mode: "max" if the metric rises, "min" if it falls; "auto" takes "min" for names with "loss" or
-            "error" in them.
+        mode: "max" if the metric rises, "min" if it falls; "auto" knows losses, errors, accuracies, AUC,
+            precision and recall by their names.
 
     Raises:
-        ValueError: an unknown mode; a schedule that does not tell its last step; a metric that is not logged.
+        ValueError: an unknown mode, or a metric that "auto" does not know; a schedule that does not tell its
+            last step; a metric that is not logged.
 
     >>> import keras, numpy, tfap
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
@@ -270,11 +271,9 @@ class StopWhenPruned(Callback):
         super().__init__()
         if mode not in ("auto", "max", "min"):
             raise ValueError(f'mode must be "auto", "max" or "min": received {mode!r}.')
-        if mode == "auto":
-            mode = "min" if "loss" in metric or "error" in metric else "max"
         self.metric = metric
         self.value = float(value)
-        self.mode = mode
+        self.mode = _direction(metric) if mode == "auto" else mode
 
     def on_train_begin(self, logs=None):
         pruning_is_over(self.model)  # a schedule that cannot tell should say so now
@@ -283,6 +282,8 @@ class StopWhenPruned(Callback):
         self._was_over = pruning_is_over(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.metric.startswith("val_") and self.metric not in (logs or {}):
+            return  # not validated in this epoch
         if self.metric not in (logs or {}):
             raise ValueError(
                 f"StopWhenPruned waits for the metric '{self.metric}', and fit logs "
@@ -291,6 +292,17 @@ class StopWhenPruned(Callback):
         value = logs[self.metric]
         if self._was_over and (value <= self.value if self.mode == "min" else value >= self.value):
             self.model.stop_training = True
+
+
+_RISING = ("acc", "auc", "precision", "recall", "f1", "iou")
+_FALLING = ("loss", "error", "mae", "mse", "mape", "msle", "rmse")
+
+
+def _direction(metric):
+    found = {mode for mode, names in (("min", _FALLING), ("max", _RISING)) for n in names if n in metric}
+    if len(found) != 1:
+        raise ValueError(f'Whether \'{metric}\' rises or falls is not known: give mode="max" or mode="min".')
+    return found.pop()
 
 
 def pruning_is_over(model):

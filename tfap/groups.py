@@ -82,9 +82,11 @@ class EpochGroup(Group):
             self._schedule.check_logs(logs)
 
     def due_at_epoch_end(self, logs):
+        if self._schedule.metric.startswith("val_") and self._schedule.metric not in logs:
+            return None  # not validated in this epoch
         sparsity = self._schedule.on_epoch_end(logs, self._updates)
         self._seen.append(logs[self._schedule.metric])
         return sparsity
 
     def missing(self):
-        return self._schedule.missing(self._updates, self._seen) if self._seen else None
+        return self._schedule.missing(self._updates, self._seen)

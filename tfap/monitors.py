@@ -31,7 +31,8 @@ class DeadNeuronMonitor(Callback):
         every: measures after this many epochs each; the logs of the others hold NaN.
 
     Attributes:
-        reports: `{epoch, from 0: tfap.dead_neuron_reports.DeadNeuronReport}` of all fits.
+        reports: `{epoch, from 0: tfap.dead_neuron_reports.DeadNeuronReport}`; a later fit that
+            begins at epoch 0 again writes over those before.
 
     Raises:
         ValueError: data that can be gone through only once; and at the begin of the fit, or of a model that

@@ -155,10 +155,10 @@ class AccuracyIntervals(PruningSchedule):
         """
         if updates >= self.prunes:
             return None
-        best = (min if self.end < self.begin else max)(seen)
+        came_to = f"{(min if self.end < self.begin else max)(seen):.4g}" if seen else "no such metric"
         return (
             f"{self.prunes - updates} of {self.prunes} prunes are missing: the next one waits for "
-            f"{self.metric} = {self.thresholds[updates]:.4g}, and this fit came to {best:.4g}. Train "
+            f"{self.metric} = {self.thresholds[updates]:.4g}, and this fit came to {came_to}. Train "
             "for longer, or change `begin` and `end` of AccuracyIntervals."
         )
 

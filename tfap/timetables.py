@@ -5,7 +5,7 @@ import tensorflow as tf
 
 
 class Rescaled:
-    """A schedule for what is left of a model that has been made smaller.
+    """A schedule for what is left of a model that has been made smaller; all else is the schedule's own.
 
     Args:
         schedule: callable from step to (due, sparsity), of the model as it was.
@@ -28,16 +28,16 @@ class Rescaled:
     def _of_what_is_left(self, sparsity):
         return 1.0 - (1.0 - sparsity) * self._smaller
 
+    def __getattr__(self, name):
+        return getattr(self._schedule, name)
+
 
 class RescaledIntervals(Rescaled):
-    """The same for a schedule that prunes at the ends of epochs; all else is the schedule's own."""
+    """The same for a schedule that prunes at the ends of epochs."""
 
     def on_epoch_end(self, logs, updates):
         sparsity = self._schedule.on_epoch_end(logs, updates)
         return None if sparsity is None else max(0.0, self._of_what_is_left(sparsity))
-
-    def __getattr__(self, name):
-        return getattr(self._schedule, name)
 
 
 class Timetable:

@@ -1,5 +1,6 @@
 """The entry: trains by every method, at every sparsity, from every seed."""
 
+import contextlib
 import numbers
 
 from tfap.comparison import methods as ways
@@ -112,6 +113,8 @@ class _Task:
 
 def _finished(task, missing, workers):
     """Yields rows as they are done."""
+    if not missing:
+        return
 
     def perform(run):
         try:
@@ -120,10 +123,11 @@ def _finished(task, missing, workers):
             raise RuntimeError(f"The run {run} failed: {error}") from error
 
     found = processes.results(task if workers > 1 else perform, missing, workers)
-    for row in processes.with_progress(found, len(missing)):
-        if isinstance(row, processes.Failure):
-            raise RuntimeError(f"The run {row.run} failed in its process:\n{row.text}")
-        yield row
+    with contextlib.closing(found):  # ends the other processes, also while somebody holds the exception
+        for row in processes.with_progress(found, len(missing)):
+            if isinstance(row, processes.Failure):
+                raise RuntimeError(f"The run {row.run} failed in its process:\n{row.text}")
+            yield row
 
 
 def _sparsities(sparsities):

@@ -1,6 +1,7 @@
 """The figures of a comparison, from its rows: `{(method, sparsity): rows}`."""
 
 import itertools
+import operator
 import statistics
 
 from tfap import paired, plots
@@ -49,7 +50,8 @@ def _lines(cells, metric, place):
     for (method, _), rows in cells.items():
         if method != DENSE:
             points.setdefault(method, []).append((place(rows), _interval(rows, metric)))
-    return [Line(method, *zip(*pairs)) for method, pairs in points.items()]
+    by_place = operator.itemgetter(0)
+    return [Line(method, *zip(*sorted(pairs, key=by_place))) for method, pairs in points.items()]
 
 
 def _band(cells, metric):

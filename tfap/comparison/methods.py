@@ -65,7 +65,12 @@ class _Tfap:
     def check(self, sparsity):
         """Raises TypeError or ValueError for arguments that `tfap.prune` would refuse."""
         arguments = {key: value for key, value in self.arguments.items() if key not in ("include", "skip")}
-        PruningSettings(self._schedule(sparsity), **arguments)
+        settings = PruningSettings(self._schedule(sparsity), **arguments)
+        if "gradients" in settings.criterion.needs:
+            raise ValueError(
+                f"{settings.criterion} needs data for gradients, which the callback gets: give a "
+                "tfap.comparison.Method whose callbacks() are [tfap.UpdatePruningStep(gradient_data=...)]."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +182,9 @@ def _described(thing):
         return thing.tolist()
     if isinstance(thing, dict):
         return {str(key): _described(value) for key, value in thing.items()}
-    if isinstance(thing, list | tuple | set):
+    if isinstance(thing, set):  # in another order in every process
+        return sorted(json.dumps(_described(value), sort_keys=True) for value in thing)
+    if isinstance(thing, list | tuple):
         return [_described(value) for value in thing]
     if isinstance(thing, functools.partial):
         return [_described(part) for part in (thing.func, thing.args, thing.keywords)]

@@ -20,7 +20,7 @@ from tfap.settings import PruningSettings
 CALLBACK_MISSING = (
     "The layer '{name}' is wrapped for pruning, but nothing prunes it: pass "
     "callbacks=[tfap.UpdatePruningStep()] to fit(). In a training loop of your own call the callback's "
-    "on_train_begin(), on_train_batch_end(batch) and on_epoch_end(epoch)."
+    "on_train_begin(), on_train_batch_end(batch) and on_epoch_end(epoch, logs)."
 )
 
 

@@ -33,7 +33,7 @@ class RecordSingularValues(UpdatePruningStep):
     from the singular values what a loss on their sum would take.
 
     Args:
-        total_steps: as for `tfap.UpdatePruningStep`.
+        total_steps, **gradients: as for `tfap.UpdatePruningStep`.
 
     Attributes:
         history: a `SpectraAtUpdate` for each mask update of all fits, in order.
@@ -50,8 +50,8 @@ class RecordSingularValues(UpdatePruningStep):
     [(2, 0.5, (4,))]
     """
 
-    def __init__(self, total_steps=None):
-        super().__init__(total_steps)
+    def __init__(self, total_steps=None, **gradients):
+        super().__init__(total_steps, **gradients)
         self.history = []
 
     def before_update(self):
