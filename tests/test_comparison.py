@@ -243,6 +243,16 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
     assert resumed.rows == experiment.compare(*settings).rows
 
 
+def test_processes_are_replaced_since_keras_keeps_memory(monkeypatch):
+    pools = []
+    monkeypatch.setattr(workers, "_RUNS_A_PROCESS", 2)
+    monkeypatch.setattr(
+        workers, "_in_pool", lambda perform, runs, _: pools.append(runs) or map(perform, runs)
+    )
+    assert list(workers.results(str, list(range(7)), 2)) == list("0123456")
+    assert pools == [[0, 1, 2, 3], [4, 5, 6]]
+
+
 def test_a_process_that_dies_is_told():
     future = concurrent.futures.Future()
     future.set_exception(concurrent.futures.process.BrokenProcessPool("SIGKILL"))

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import gc
+import importlib
 import os
 import traceback
 import warnings
@@ -66,7 +67,7 @@ def with_progress(things, count):
 
 def _library(name):
     try:
-        return __import__(name)
+        return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(f"tfap.compare runs processes with {name}: {_INSTALL}") from error
 
@@ -74,10 +75,17 @@ def _library(name):
 # -- in a pool of processes ------------------------------------------------------------------------
 
 _THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR")
+_RUNS_A_PROCESS = 100  # Keras 3 with TensorFlow never gives back some 5 MB of graphs for every fit
 _performs = None  # in a worker: what it does, pickled
 
 
 def _in_processes(perform, runs, workers):
+    share = _RUNS_A_PROCESS * workers
+    for first in range(0, len(runs), share):
+        yield from _in_pool(perform, runs[first : first + share], workers)
+
+
+def _in_pool(perform, runs, workers):
     pool = _pool(perform, workers)
     try:
         with warnings.catch_warnings():
