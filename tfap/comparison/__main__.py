@@ -3,18 +3,20 @@
     python -m tfap.comparison [--dataset fashion_mnist] [--keras tf_keras] [--methods magnitude,count]
 
 Methods: activation_count and magnitude_neurons prune whole neurons; the others single weights:
-count_x_weight (activation count times weight), count (the count alone), input_count_x_weight (of the
-neuron that the weight reads), magnitude, magnitude_local (each layer by itself), tfmot (tf_keras only). A
-second call with the same data, Keras and epochs does only what is missing. Needs the extra comparison.
+count_x_weight (activation count times weight), count (the count alone), input_count_x_weight (of the neuron
+that the weight reads), magnitude, magnitude_local (each layer by itself), gradient (of 512 training
+images), lamp, lookahead, ap (over magnitude), tfmot (tf_keras only). A second call with the same data,
+Keras and epochs does only what is missing. Needs the extra comparison.
 """
 
 import pathlib
 
 from absl import app, flags, logging
 
-from tfap.comparison import compare
+from tfap.comparison import Method, compare, images
 from tfap.comparison.images import Images
 from tfap.criteria import ActivationCount
+from tfap.pruning import strip_pruning
 
 METHODS = {
     "activation_count": "activation_count",
@@ -24,6 +26,10 @@ METHODS = {
     "magnitude": "magnitude",
     "magnitude_local": {"criterion": "magnitude", "scope": "local"},
     "magnitude_neurons": {"criterion": "magnitude", "granularity": "neuron"},
+    "gradient": Method(images.prune_by_gradient, list, strip_pruning),
+    "lamp": "lamp",
+    "lookahead": "lookahead",
+    "ap": "ap",
     "tfmot": "tfmot",
 }
 EPOCHS = {"digits": 20, "fashion_mnist": 10}
@@ -52,12 +58,12 @@ def methods():
 def main(_):
     logging.set_verbosity(logging.ERROR)
     epochs = FLAGS.epochs or EPOCHS[FLAGS.dataset]
-    images = Images(FLAGS.dataset, FLAGS.keras, epochs)
+    experiment = Images(FLAGS.dataset, FLAGS.keras, epochs)
     folder = pathlib.Path(FLAGS.directory) / f"{FLAGS.dataset}-{FLAGS.keras}-{epochs}"
     compared = compare(
-        images.build_model,
-        images.fit,
-        images.evaluate,
+        experiment.build_model,
+        experiment.fit,
+        experiment.evaluate,
         methods(),
         [float(sparsity) for sparsity in FLAGS.sparsities],
         FLAGS.seeds,

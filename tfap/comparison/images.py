@@ -7,9 +7,12 @@ import importlib
 import tensorflow as tf
 
 from tfap import datasets
+from tfap.callbacks import UpdatePruningStep
 from tfap.datasets import Dataset
+from tfap.pruning import prune
 
 _BATCH = 32
+_FOR_GRADIENTS = 512  # images
 _STEPS_AT_ONCE = 45  # an epoch of digits: Keras is slower than the net
 
 
@@ -44,17 +47,32 @@ class Images:
 
     def fit(self, model, callbacks, run):
         data = _load(self.dataset, run.seed)
+        if run.method == "gradient":
+            some = data.x_train[:_FOR_GRADIENTS], data.y_train[:_FOR_GRADIENTS]
+            callbacks = [*callbacks, UpdatePruningStep(gradient_data=some)]
         samples = len(data.x_train)
         # One iterator for all epochs: Keras makes new ones for each, which takes longer than training.
         batches = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train))
         batches = batches.shuffle(samples).batch(_BATCH).repeat()
         steps = -(-samples // _BATCH)
-        model.fit(batches, steps_per_epoch=steps, epochs=self.epochs, verbose=0, callbacks=callbacks)
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            epochs=self.epochs,
+            shuffle=False,  # the dataset does
+            verbose=0,
+            callbacks=callbacks,
+        )
 
     def evaluate(self, model, run):
         data = _load(self.dataset, run.seed)
         found = model.evaluate(data.x_test, data.y_test, batch_size=512, verbose=0, return_dict=True)
         return {"accuracy": found["accuracy"], "loss": found["loss"]}
+
+
+def prune_by_gradient(model, sparsity):
+    """For a `tfap.comparison.Method`: the callback that knows the data comes with `Images.fit`."""
+    return prune(model, sparsity, "gradient")
 
 
 @functools.lru_cache(maxsize=1)
