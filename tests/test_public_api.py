@@ -19,6 +19,7 @@ PUBLIC = [
         "plan",
         "prunable_layers",
         "prune",
+        "prune_iteratively",
         "prune_scope",
         "register_prunable_layer",
         "report",

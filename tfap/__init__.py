@@ -8,6 +8,7 @@ from tfap.comparison import compare
 from tfap.criteria import AP, LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
 from tfap.dead_neuron_reports import dead_neuron_report
 from tfap.exporting import export
+from tfap.iterative import prune_iteratively
 from tfap.kernels import KernelSpec, register_prunable_layer
 from tfap.measuring import measure_activations
 from tfap.monitors import DeadNeuronMonitor
@@ -55,6 +56,7 @@ __all__ = [
     "plan",
     "prunable_layers",
     "prune",
+    "prune_iteratively",
     "prune_scope",
     "register_prunable_layer",
     "report",

@@ -1,0 +1,117 @@
+"""Finished cycles on disk: arrays in `.npz` files and a row of figures, each file whole or not there."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+
+from tfap.iterative.rows import Row
+
+
+class Store:
+    """A folder of finished cycles. A cycle is there once its row is, which is written last.
+
+    Args:
+        directory: made with its parents; None keeps nothing.
+        settings: text; the same whenever the folder is used.
+
+    Raises:
+        NotADirectoryError: it is a file. ValueError: the folder was made with other settings.
+    """
+
+    def __init__(self, directory, settings):
+        self._folder = None if directory is None else pathlib.Path(directory)
+        if self._folder is None:
+            return
+        if self._folder.exists() and not self._folder.is_dir():
+            raise NotADirectoryError(f"'{directory}' is no folder.")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / "settings.json"
+        if not path.exists():
+            if any(self._folder.glob("cycle-*.json")):
+                raise ValueError(f"{self._folder} has cycles but no settings.json. {_AWAY}")
+            _replace(path, lambda file: file.write(settings.encode()))
+        elif path.read_text() != settings:
+            raise ValueError(
+                f"{path} was made with other settings or for another net. There: {path.read_text()}; now: "
+                f"{settings}. {_AWAY}"
+            )
+
+    def write_arrays(self, name, groups):
+        """Writes `{group: list of arrays}` under a name."""
+        if self._folder is None:
+            return
+        named = {
+            f"{group}-{at}": array for group, arrays in groups.items() for at, array in enumerate(arrays)
+        }
+        _replace(self._folder / f"{name}.npz", lambda file: np.savez(file, **named))
+
+    def read_arrays(self, name):
+        """What `write_arrays` wrote, without groups that are empty; None if it is not there.
+
+        Raises:
+            ValueError: the file is another one.
+        """
+        if self._folder is None or not (self._folder / f"{name}.npz").exists():
+            return None
+        path, groups = self._folder / f"{name}.npz", {}
+        try:
+            with np.load(path) as file:
+                for key in file.files:
+                    groups.setdefault(key.rpartition("-")[0], []).append(file[key])
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} was not written by tfap.prune_iteratively ({error}). {_AWAY}"
+            ) from error
+        return groups
+
+    def write_row(self, row):
+        """Writes the row of a cycle, whose arrays have been written."""
+        if self._folder is not None:
+            text = json.dumps(dataclasses.asdict(row), indent=1)
+            _replace(self._path(row.cycle), lambda file: file.write(text.encode()))
+
+    def read_row(self, cycle):
+        """The row of a cycle; None if it is not finished.
+
+        Raises:
+            ValueError: the file is another one.
+        """
+        if self._folder is None or not self._path(cycle).exists():
+            return None
+        path = self._path(cycle)
+        try:
+            row = Row.from_file(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no row of tfap.prune_iteratively ({error!r}). {_AWAY}") from error
+        if row.cycle != cycle:
+            raise ValueError(f"{path} is the row of cycle {row.cycle}. {_AWAY}")
+        return row
+
+    def _path(self, cycle):
+        return self._folder / f"{name_of(cycle)}.json"
+
+
+_AWAY = "Move it away, or use another directory."
+
+
+def name_of(cycle):
+    """Of a cycle's files.
+
+    >>> name_of(3)
+    'cycle-003'
+    """
+    return f"cycle-{cycle:03d}"
+
+
+def _replace(path, write):
+    """Puts a file in its place when it is whole and on the disk; a kill leaves the old one or none."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(partial, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
