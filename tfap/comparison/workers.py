@@ -75,7 +75,7 @@ def _library(name):
 # -- in a pool of processes ------------------------------------------------------------------------
 
 _THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR")
-_RUNS_A_PROCESS = 100  # Keras 3 with TensorFlow never gives back some 5 MB of graphs for every fit
+_RUNS_A_PROCESS = 50  # TensorFlow never gives back 5 (Keras 3) to 12 (tf_keras) MB of graphs for each
 _performs = None  # in a worker: what it does, pickled
 
 
