@@ -528,6 +528,19 @@ def test_figures_of_accuracies_and_of_one_seed():
     assert [text.get_text() for text in without.plot_size().legends[0].get_texts()] == ["a", "b"]
 
 
+def test_a_bar_that_reaches_beyond_certainty_is_drawn():
+    values = {"dense": (0.95, 0.97), "a": (0.3, 0.99)}
+    rows = [
+        Row(method, 0.5 * (method == "a"), seed, {"accuracy": value}, 0.0, 9, 9, 9, 0.0)
+        for method, both in values.items()
+        for seed, value in enumerate(both)
+    ]
+    (axes,) = Comparison(rows).plot_size().axes
+    (bar,) = axes.containers[0].lines[2][0].get_segments()
+    assert axes.get_yscale() == "logit" and bar[0][1] < 0 and bar[1][1] > 1
+    assert np.isfinite(axes.transData.transform(bar)).all()
+
+
 # -- around it -------------------------------------------------------------------------------------
 
 

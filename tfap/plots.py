@@ -95,7 +95,7 @@ def _set_scales(axes, means, edges, share):
         low, high = (1 / (1 + math.exp(-end)) for end in _limits([_logit(value) for value in shown]))
         if sum(low < tick < high for tick in _SHARES) < _FEWEST_TICKS:
             return  # so near each other that a linear axis does
-        axes.set_yscale("logit")
+        axes.set_yscale("logit", nonpositive="clip")  # bars may reach beyond 0 and 1
         axes.set_ylim(low, high)
         axes.yaxis.set_major_locator(ticker.FixedLocator(_SHARES))
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
