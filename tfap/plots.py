@@ -46,7 +46,7 @@ def lines(lines, band, xlabel, ylabel, share=False, spread=1.0):
     Returns:
         A `matplotlib.figure.Figure`: `savefig(path)` writes it, notebooks show it.
     """
-    figure = _matplotlib().figure.Figure(figsize=(8.5, 4.8), dpi=120, layout="constrained")
+    figure = _matplotlib().figure.Figure(figsize=(8.5, 5.2), dpi=120, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel=xlabel, ylabel=ylabel)
     bands = [band] if band else []
     for line in bands:
@@ -74,10 +74,9 @@ def _draw_line(axes, line, index, moved):
     means = [one.mean for one in line.intervals]
     half = [0.0 if math.isnan(one.low) else one.mean - one.low for one in line.intervals]
     x = [moved * value for value in line.x]
-    dashed = "--" if index >= len(_COLOURS) else "-"
-    axes.errorbar(
-        x, means, half, **style, linestyle=dashed, label=line.name, markersize=5, capsize=2, elinewidth=1
-    )
+    if index >= len(_COLOURS):  # a colour comes again: dashed and hollow
+        style |= {"linestyle": "--", "markerfacecolor": "white"}
+    axes.errorbar(x, means, half, **style, label=line.name, markersize=5, capsize=2, elinewidth=1)
 
 
 def _set_scales(axes, means, edges, share):
