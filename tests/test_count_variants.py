@@ -60,16 +60,19 @@ def test_forgetting_changes_what_is_pruned(keras_module):
     np.testing.assert_array_equal(masks[1], [[0, 1]] * 4)
 
 
-def test_nothing_counted_since_a_reset_is_an_error_that_keeps_the_masks(keras_module):
-    model, _ = frozen(
-        keras_module, tfap.ActivationCount(decay=0.0), tfap.ConstantSparsity(0.5, 4, end_step=4)
-    )
-    nets.fit(model, epochs=1)
-    before = nets.masks(model)
-    with pytest.raises(ValueError, match="since they were forgotten"):
-        tfap.update_masks(model, 0.9)
-    for path, mask in nets.masks(model).items():
-        np.testing.assert_array_equal(mask, before[path])
+def test_counts_are_forgotten_once_there_are_new_ones(keras_module):
+    """Three updates in a row, as between two sampled steps: the second and third rank by the same counts."""
+    model = nets.mlp(keras_module, (4, 2, 3))
+    model = tfap.prune(model, 0.5, tfap.ActivationCount(False, decay=0.0), granularity="weight")
+    (wrapper,) = tfap.prunable_layers(model)
+    nets.set_counts(wrapper, [90, 10], seen=100)
+    for _ in range(2):
+        tfap.update_masks(model, 0.0)
+        assert wrapper.remembered().counts.tolist() == [90, 10] and wrapper.remembered().seen == 100
+    nets.set_counts(wrapper, [90, 30], seen=150)
+    assert wrapper.remembered().counts.tolist() == [0, 20] and wrapper.remembered().seen == 50
+    tfap.update_masks(model, 0.5)
+    np.testing.assert_array_equal(wrapper.mask.numpy(), [[0, 1]] * 4)
 
 
 def test_epochs_weighed_by_a_metric(keras_module):
@@ -85,6 +88,18 @@ def test_epochs_weighed_by_a_metric(keras_module):
         counts = wrapper.activation_counts.numpy()
         wrapper.activation_counts.assign(counts + 10)
         assert wrapper.remembered().counts == pytest.approx(1.3 * counts / 2 + 8)
+
+
+def test_weighed_epochs_fade_with_every_prune_at_their_ends(keras_module):
+    """Prunes of 1e-4 of the weights take nothing: every epoch counts the same."""
+    schedule = tfap.AccuracyIntervals(1e-4, prunes=2, begin=0, end=0, metric="told")
+    criterion = tfap.ActivationCount(metric="told", decay=0.25)
+    model, fired = frozen(keras_module, criterion, schedule)
+    callbacks = [Says(keras_module, told=[0.5, 0.75, 1.0]), tfap.UpdatePruningStep()]
+    nets.fit(model, epochs=3, callbacks=callbacks)
+    expected = 0.25 * (0.25 * 0.5 + 0.75) + 1.0
+    for seen_once, found in zip(fired, remembered(model), strict=True):
+        np.testing.assert_array_equal(found.counts, expected * seen_once.counts)
 
 
 def test_a_metric_that_is_not_logged(keras_module):

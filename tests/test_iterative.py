@@ -1,7 +1,12 @@
 """Pruning in cycles: exact shares, rewinding, seeds, criteria, files, and stops at any moment."""
 
 import csv
+import json
 import os
+import pathlib
+import random
+import subprocess
+import sys
 
 import nets
 import numpy as np
@@ -11,6 +16,8 @@ import tfap
 from tfap.dead_neuron_reports import DeadNeurons
 from tfap.iterative import IterativePruning, Row, weights
 from tfap.iterative.pruning import alive_weights
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def net(keras, dropout=True):
@@ -228,6 +235,14 @@ def test_whole_neurons_and_gradients(keras_module):
 # -- the same again --------------------------------------------------------------------------------
 
 
+def test_seeds_decide(keras_module):
+    model = net(keras_module)
+    first, second = (tfap.prune_iteratively(model, fit, cycles=1, evaluate=loss) for _ in range(2))
+    assert_equal(first, second)
+    other = tfap.prune_iteratively(model, fit, cycles=1, evaluate=loss, seed=1)
+    assert other.rows != first.rows
+
+
 @pytest.mark.parametrize("rewind", [1, "reinit"])
 def test_a_directory_goes_on_to_the_same_bits(keras_module, tmp_path, rewind):
     """From every file that may be the last one there; the model of the second call has other weights."""
@@ -258,7 +273,82 @@ def test_a_directory_goes_on_to_the_same_bits(keras_module, tmp_path, rewind):
     assert again.rows[0].fit_seconds == resumed.rows[0].fit_seconds
 
 
+def test_more_cycles_than_before(keras_module, tmp_path):
+    model = net(keras_module)
+    tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path)
+    longer = tfap.prune_iteratively(model, fit, cycles=2, directory=tmp_path)
+    assert_equal(longer, tfap.prune_iteratively(model, fit, cycles=2))
+    shorter = tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path)
+    assert_equal(shorter, tfap.prune_iteratively(model, fit, cycles=1))
+
+
+KILLED = """
+import importlib, os, random, signal, sys, time
+import numpy as np, nets, tfap, test_iterative as tests
+
+directory, draw = sys.argv[1], random.Random(int(sys.argv[3]))
+
+def life(directory):
+    pid = os.fork()
+    if not pid:
+        keras = importlib.import_module(sys.argv[2])
+        keras.utils.set_random_seed(1)
+        options = {"cycles": 2, "evaluate": tests.loss, "directory": directory}
+        pruned = tfap.prune_iteratively(tests.net(keras), tests.fit, **options)
+        np.savez(directory + ".npz", *pruned.model.get_weights())
+        os._exit(0)
+    return pid
+
+straight = life(directory + "-straight")
+assert os.waitpid(straight, 0)[1] == 0
+for kill in range(3):
+    pid, begun = life(directory), len(os.listdir(directory))
+    while len(os.listdir(directory)) <= begun and not os.path.exists(directory + ".npz"):
+        time.sleep(0.01)  # so that every life gets somewhere
+    time.sleep(draw.random() / 2)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+assert os.waitpid(life(directory), 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("keras_name", ["keras", "tf_keras"])
+def test_killed_at_random_moments(tmp_path, keras_name):
+    """Children of one process, forked before TensorFlow starts, killed while they train or write."""
+    (tmp_path / "killed").mkdir()
+    seed = str(random.randrange(2**32))
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), keras_name, seed]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, f"{seed}: {done.stderr}"
+    with np.load(tmp_path / "killed.npz") as killed, np.load(tmp_path / "killed-straight.npz") as straight:
+        for name in straight.files:
+            np.testing.assert_array_equal(killed[name], straight[name])
+    for cycle in range(3):
+        files = [tmp_path / folder / f"cycle-{cycle:03d}" for folder in ("killed", "killed-straight")]
+        killed, straight = (json.loads(file.with_suffix(".json").read_text()) for file in files)
+        for seconds in ("fit_seconds", "evaluate_seconds", "other_seconds"):
+            del killed[seconds], straight[seconds]
+        assert killed == straight
+
+
 # -- errors ----------------------------------------------------------------------------------------
+
+
+def test_a_directory_of_other_settings_or_files(keras_module, tmp_path):
+    model = net(keras_module)
+    tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path / "cycles")
+    for other in ({"rate": 0.3}, {"seed": 1}, {"rewind": None}, {"criterion": "lamp"}, {"scope": "local"}):
+        with pytest.raises(ValueError, match="other settings"):
+            tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path / "cycles", **other)
+    with pytest.raises(ValueError, match="another net"):
+        tfap.prune_iteratively(nets.mlp(keras_module), fit, cycles=1, directory=tmp_path / "cycles")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        tfap.prune_iteratively(model, fit, directory=tmp_path / "file")
+    (tmp_path / "cycles" / "cycle-001.json").write_text("{}")
+    with pytest.raises(ValueError, match="no row of tfap.prune_iteratively"):
+        tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path / "cycles")
 
 
 @pytest.mark.parametrize(

@@ -506,10 +506,12 @@ def test_a_fit_descends_along_the_gradient(keras_module, precision, jit_compile)
     np.testing.assert_allclose(model.get_weights()[0], kernel - 0.125 * left @ right, atol=1e-5)
 
 
-@pytest.mark.parametrize("file", ["model.keras", "model.h5"])
+@pytest.mark.parametrize(
+    "keras_module,file",
+    [("keras", "model.keras"), ("tf_keras", "model.keras"), ("tf_keras", "model.h5")],  # Keras 3 warns of .h5
+    indirect=["keras_module"],
+)
 def test_the_regularizer_is_saved(keras_module, file, tmp_path):
-    if file == "model.h5" and keras_module.__name__ == "keras":
-        pytest.skip("Keras 3 warns of .h5 files")
     layer = keras_module.layers.Conv2D(
         4, 3, kernel_regularizer=low_rank.SingularValueRegularizer(0.25, weighted=True)
     )

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfap
-from tfap import updater
+from tfap import keras_compat, updater
 from tfap.criteria import LAMP
 from tfap.gradients import MeanGradients
 from tfap.kernels import Kernel, KernelSpec
@@ -236,3 +236,14 @@ def test_in_fit(keras_module, criterion, scope):
     wrapped = tfap.prune(nets.cnn(keras_module), 0.6, criterion, scope)
     nets.fit(wrapped, epochs=4)
     assert nets.pruned_weights(wrapped) == pytest.approx(0.6 * nets.prunable_weights(wrapped), abs=3)
+
+
+def test_gradients_under_a_strategy_of_tf_keras_are_refused_before_training():
+    keras = keras_compat.tf_keras
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = tfap.prune(nets.mlp(keras), 0.5, "gradient")
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    callback = tfap.UpdatePruningStep(gradient_data=nets.data(model))
+    with pytest.raises(ValueError, match="cannot be taken under MirroredStrategy in tf_keras"):
+        nets.fit(model, callbacks=[callback])
+    assert int(tfap.prunable_layers(model)[0].pruning_step.numpy()) <= 0

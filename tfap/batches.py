@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import numbers
 import time
 
 import numpy as np
@@ -10,7 +9,7 @@ import rich.console
 import rich.progress
 import tensorflow as tf
 
-from tfap import keras_compat
+from tfap import checks, keras_compat
 
 _PATIENCE = 3  # seconds of work without a progress bar
 EMPTY = "The data is empty: there is nothing to measure."
@@ -39,9 +38,9 @@ class Batches:
     """
 
     def __init__(self, model, data, batch_size=32, steps=None):
-        check_whole("batch_size", batch_size)
+        checks.whole("batch_size", batch_size)
         if steps is not None:
-            check_whole("steps", steps)
+            checks.whole("steps", steps)
         self._model, self._data, self._batch_size, self._steps = model, data, batch_size, steps
         _, count = self._read()
         if count == np.inf and steps is None:
@@ -60,12 +59,6 @@ class Batches:
 def can_repeat(data):
     """False for an iterator, such as a generator, that is used up once it has been gone through."""
     return not hasattr(data, "__next__")
-
-
-def check_whole(name, value):
-    """Raises ValueError unless `value` is a whole number >= 1."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number >= 1: received {value!r}.")
 
 
 def _batches(model, data, batch_size):

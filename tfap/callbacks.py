@@ -1,10 +1,8 @@
 """Callbacks for the `fit` of either Keras: when masks are updated."""
 
-import numbers
-
 from absl import logging
 
-from tfap import disconnected, keras_compat, schedules, updater, wrapped
+from tfap import checks, disconnected, keras_compat, schedules, updater, wrapped
 from tfap.groups import group_of
 from tfap.keras_compat import Callback
 from tfap.layers.base import CALLBACK_MISSING
@@ -43,9 +41,8 @@ class UpdatePruningStep(Callback):
 
     def __init__(self, total_steps=None, gradient_data=None, gradient_steps=None):
         super().__init__()
-        whole = isinstance(total_steps, numbers.Integral) and not isinstance(total_steps, bool)
-        if total_steps is not None and (not whole or total_steps < 1):
-            raise ValueError(f"total_steps must be a whole number >= 1: received {total_steps!r}.")
+        if total_steps is not None:
+            checks.whole("total_steps", total_steps)
         self._total_steps = total_steps
         self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
 
@@ -311,7 +308,9 @@ def pruning_is_over(model):
     Raises:
         ValueError: a schedule that does not tell its last step.
     """
-    return all(_is_over(wrapper) for wrapper in wrapped.prunable_layers(model))
+    wrappers = wrapped.prunable_layers(model)
+    trained = [wrapper for wrapper in wrappers if wrapper.called_in_training]  # none before a fit
+    return all(_is_over(wrapper) for wrapper in trained or wrappers)
 
 
 def _is_over(wrapper):

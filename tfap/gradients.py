@@ -2,12 +2,11 @@
 
 import contextlib
 import itertools
-import numbers
 
 import numpy as np
 import tensorflow as tf
 
-from tfap import keras_compat
+from tfap import checks, keras_compat
 
 _BATCH = 128  # samples, where arrays are given
 MISSING = (
@@ -31,7 +30,8 @@ class MeanGradients:
 
     Raises:
         TypeError: data that cannot be gone through, or only once.
-        ValueError: a model that is not compiled, data without an end and no `steps`, or steps < 1.
+        ValueError: a model that is not compiled, or of tf_keras under a distribution strategy; data without
+            an end and no `steps`, or steps < 1.
 
     >>> import keras, numpy
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "linear", False, "ones")])
@@ -46,6 +46,11 @@ class MeanGradients:
             raise ValueError(
                 f"The model '{model.name}' is not compiled, so it has no loss to take gradients of: call "
                 "compile() on it first."
+            )
+        if keras_compat.has_loss_in_replicas(model):
+            raise ValueError(
+                f"Gradients of '{model.name}' cannot be taken under "
+                f"{type(model.distribute_strategy).__name__} in tf_keras: use Keras 3, or another criterion."
             )
         check_data(data, steps)
         self._model, self._data, self._steps = model, data, steps
@@ -89,10 +94,8 @@ class MeanGradients:
 
 def check_data(data, steps):
     """Raises TypeError or ValueError unless gradients can be taken on the data, again and again."""
-    if steps is not None and (
-        not isinstance(steps, numbers.Integral) or isinstance(steps, bool) or steps < 1
-    ):
-        raise ValueError(f"gradient_steps must be a whole number >= 1 or None: received {steps!r}.")
+    if steps is not None:
+        checks.whole("gradient_steps", steps)
     if not hasattr(data, "__iter__"):
         raise TypeError(
             "gradient_data must be a tuple of arrays (x, y), or batches of them, such as a tf.data.Dataset: "

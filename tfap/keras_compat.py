@@ -134,6 +134,11 @@ def tensorflow_variable(variable):
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
+def has_loss_in_replicas(model):
+    """True if only replicas can compute the loss: under a strategy tf_keras keeps metrics of it there."""
+    return not is_keras3(model) and not type(model.distribute_strategy).__name__.startswith("_Default")
+
+
 def is_compiled(model):
     """True once `compile` has been called."""
     return model.compiled if is_keras3(model) else model._is_compiled

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from tfap import keras_compat
-from tfap.batches import Batches, can_repeat, check_whole
+from tfap import checks, keras_compat
+from tfap.batches import Batches, can_repeat
 from tfap.dead_neuron_reports import dead_neuron_report
 from tfap.keras_compat import Callback
 from tfap.measuring import ActivationMeter
@@ -51,7 +51,7 @@ class DeadNeuronMonitor(Callback):
 
     def __init__(self, data, batch_size=32, positions=False, steps=None, log_dir=None, every=1):
         super().__init__()
-        check_whole("every", every)
+        checks.whole("every", every)
         if not can_repeat(data):
             raise ValueError(
                 "data is an iterator, which is used up after one epoch: pass arrays, a tf.data.Dataset or "

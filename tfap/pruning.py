@@ -66,16 +66,7 @@ def prune(
     >>> [layer.name for layer in tfap.prunable_layers(pruned)] == [model.layers[0].name]
     True
     """
-    settings = PruningSettings(
-        pruning_schedule,
-        criterion,
-        scope,
-        granularity,
-        min_weights_per_layer,
-        sample_every,
-        target,
-        remove_disconnected,
-    )
+    settings = PruningSettings.among(locals())
     if keras_compat.is_model(to_prune):
         _check_model(to_prune)
         return _prune_model(to_prune, settings, make_plan(to_prune, settings, include, skip))
@@ -119,16 +110,7 @@ def plan(
     >>> [(row.shape, row.pruned) for row in tfap.plan(model)]
     [((8, 16), True), ((16, 3), False)]
     """
-    settings = PruningSettings(
-        pruning_schedule,
-        criterion,
-        scope,
-        granularity,
-        min_weights_per_layer,
-        sample_every,
-        target,
-        remove_disconnected,
-    )
+    settings = PruningSettings.among(locals())
     _check_model(model)
     return make_plan(model, settings, include, skip)
 

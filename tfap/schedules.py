@@ -9,7 +9,7 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from tfap import keras_compat, serialization
+from tfap import checks, keras_compat, serialization
 
 _tfmot_sparsity = keras_compat.tfmot.sparsity.keras
 PruningSchedule = _tfmot_sparsity.PruningSchedule
@@ -45,7 +45,7 @@ class IterativeSparsity(PruningSchedule):
         if not 0 < rate < 1:
             raise ValueError(f"rate must be in (0, 1): received {rate}.")
         for name in ("updates", "frequency", "begin_step"):
-            _check_count(name, getattr(self, name))
+            checks.whole(name, getattr(self, name))
 
     @property
     def end_step(self):
@@ -103,7 +103,7 @@ class AccuracyIntervals(PruningSchedule):
     def __init__(self, final_sparsity, prunes=5, begin=0.80, end=0.98, decay=0.8, metric="accuracy"):
         if not 0 < final_sparsity < 1:
             raise ValueError(f"final_sparsity must be in (0, 1): received {final_sparsity}.")
-        _check_count("prunes", prunes)
+        checks.whole("prunes", prunes)
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must be in [0, 1]: received {decay}.")
         self.final_sparsity = float(final_sparsity)
@@ -206,11 +206,6 @@ def is_over(schedule, step, updates):
             "step of its last update."
         )
     return step >= end
-
-
-def _check_count(name, value):
-    if not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name} must be a whole number >= 1: received {value}.")
 
 
 def get(schedule):

@@ -1,4 +1,4 @@
-"""How often a model is right."""
+"""How good a model is: its accuracy, and what the user's own function says of it."""
 
 import numpy as np
 
@@ -8,6 +8,31 @@ def accuracy(labels, outputs):
     chosen = outputs.argmax(axis=-1)
     expected = labels.argmax(axis=-1) if labels.shape == outputs.shape else labels.reshape(chosen.shape)
     return np.mean(chosen == expected)
+
+
+def metrics_of(found):
+    """`{name: float}` of what a user's `evaluate` returned, a single number being the "score".
+
+    Raises:
+        TypeError: something else than a number, or a dict of name to number. ValueError: an empty dict.
+
+    >>> metrics_of(0.5), metrics_of({"loss": 1})
+    ({'score': 0.5}, {'loss': 1.0})
+    """
+    found = found if isinstance(found, dict) else {"score": found}
+    if not found:
+        raise ValueError("evaluate must return a number or a dict of name to number: received an empty dict.")
+    return {name: _number(name, value) for name, value in found.items()}
+
+
+def _number(name, value):
+    array = np.asarray(value)
+    if not isinstance(name, str) or array.ndim or array.dtype.kind not in "iuf":
+        raise TypeError(
+            f"evaluate must return a number or a dict of name to number: {name!r} is {value!r} of type "
+            f"{type(value).__name__}."
+        )
+    return float(array)
 
 
 def check_labels(name, labels, outputs):

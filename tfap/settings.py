@@ -52,6 +52,18 @@ class PruningSettings:
                 f"'{self.granularity}'."
             )
 
+    @classmethod
+    def among(cls, arguments):
+        """The settings among the arguments of a function, a dict by name."""
+        return cls(**{field.name: arguments[field.name] for field in dataclasses.fields(cls)})
+
+    @classmethod
+    def split(cls, positional, named):
+        """`(settings, the named arguments that are none)` of a layer's constructor."""
+        own = {field.name for field in dataclasses.fields(cls)} & set(named)
+        rest = {name: value for name, value in named.items() if name not in own}
+        return cls(*positional, **{name: named[name] for name in own}), rest
+
     def _set(self, name, value):
         object.__setattr__(self, name, value)  # the dataclass is frozen
 

@@ -29,6 +29,8 @@ class Rescaled:
         return 1.0 - (1.0 - sparsity) * self._smaller
 
     def __getattr__(self, name):
+        if name.startswith("_"):  # a copy asks before there is a schedule
+            raise AttributeError(name)
         return getattr(self._schedule, name)
 
 

@@ -88,8 +88,8 @@ class PrunedWeight:
             )
         if not activations.seen:
             raise ValueError(
-                f"No activations of '{self.path}' have been counted yet, or since they were forgotten: train "
-                "for a step before the mask update."
+                f"No activations of '{self.path}' have been counted yet: train for a step before the "
+                "first mask update."
             )
         return activations
 

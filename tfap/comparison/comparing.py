@@ -3,6 +3,7 @@
 import contextlib
 import numbers
 
+from tfap import checks
 from tfap.comparison import methods as ways
 from tfap.comparison import workers as processes
 from tfap.comparison.experiments import Experiment
@@ -74,7 +75,7 @@ def compare(
     """
     sparsities, seeds = _sparsities(sparsities), _seeds(seeds)
     experiment = Experiment(build_model, fit, evaluate, ways.named(methods, sparsities, pruning_schedule))
-    workers = processes.cores() if workers is None else _whole("workers", workers, 1)
+    workers = processes.cores() if workers is None else checks.whole("workers", workers)
     wanted = [
         Run(method, sparsity, seed)
         for method in experiment.methods
@@ -139,8 +140,8 @@ def _sparsities(sparsities):
 
 def _seeds(seeds):
     if isinstance(seeds, numbers.Integral):
-        return list(range(_whole("seeds", seeds, 1)))
-    found = [_whole("A seed", seed, 0) for seed in seeds]
+        return list(range(checks.whole("seeds", seeds)))
+    found = [checks.whole("A seed", seed, least=0) for seed in seeds]
     if not found:
         raise ValueError("There are no seeds.")
     return _once("seeds", found)
@@ -150,9 +151,3 @@ def _once(name, values):
     if len(set(values)) < len(values):
         raise ValueError(f"{name} must differ from each other: received {values}.")
     return values
-
-
-def _whole(name, value, least):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}: received {value!r}.")
-    return int(value)

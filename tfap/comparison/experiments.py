@@ -5,9 +5,7 @@ import inspect
 import math
 import time
 
-import numpy as np
-
-from tfap import artifacts, compaction, flops, keras_compat
+from tfap import artifacts, compaction, flops, keras_compat, scores
 from tfap.comparison import runs
 from tfap.comparison.runs import Row
 
@@ -81,23 +79,9 @@ def _check_function(name, function, arguments):
 
 
 def _numbers(found):
-    """`{name: float}` of what evaluate returned, a single number being the "score"."""
-    if not isinstance(found, dict):
-        found = {"score": found}
-    if not found:
-        raise ValueError("evaluate must return a number or a dict of name to number: received an empty dict.")
-    runs.check_metric_names(found)
-    return {name: _number(name, value) for name, value in found.items()}
-
-
-def _number(name, value):
-    array = np.asarray(value)
-    if not isinstance(name, str) or array.ndim or array.dtype.kind not in "iuf":
-        raise TypeError(
-            f"evaluate must return a number or a dict of name to number: {name!r} is {value!r} of type "
-            f"{type(value).__name__}."
-        )
-    return float(array)
+    metrics = scores.metrics_of(found)
+    runs.check_metric_names(metrics)
+    return metrics
 
 
 # -- what is left ----------------------------------------------------------------------------------

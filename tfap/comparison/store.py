@@ -1,9 +1,9 @@
 """Finished runs on disk: one small JSON file each, whole or not there at all."""
 
 import json
-import os
 import pathlib
 
+from tfap import files
 from tfap.comparison.runs import Row
 
 _FIGURES = {
@@ -36,13 +36,8 @@ class Store:
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(row.run)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        with open(partial, "w") as file:
-            json.dump({**vars(row), "settings": settings}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        text = json.dumps({**vars(row), "settings": settings}, indent=1)
+        files.replace(self._path(row.run), lambda file: file.write(text.encode()))
 
     def read(self, run, settings):
         """The `Row` of a run, None if it is not there.

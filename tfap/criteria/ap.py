@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from tfap import serialization
+from tfap import checks, serialization
 from tfap.criteria.base import Criterion
 from tfap.criteria.known import built_in, get
 
@@ -105,8 +105,7 @@ class AP(Criterion):
 def _check(share, seed, **chosen):
     if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
         raise ValueError(f"share must be a number in [0, 1]: received {share!r}.")
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be a whole number >= 0: received {seed!r}.")
+    checks.whole("seed", seed, least=0)
     for name, value in chosen.items():
         if value not in _CHOICES[name]:
             raise ValueError(f"{name} must be one of {_CHOICES[name]}: received {value!r}.")

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from tfap import keras_compat, measuring, updater, wrapped
+from tfap import keras_compat, measuring, scores, updater, wrapped
 from tfap import pruning as wrapping
 from tfap.dead_neuron_reports import dead_neuron_report
 from tfap.iterative import weights as net_weights
@@ -103,7 +103,7 @@ class Trainer:
         return model
 
     def _metrics(self, plain):
-        return {} if self.evaluate is None else _numbers(self.evaluate(plain))
+        return {} if self.evaluate is None else scores.metrics_of(self.evaluate(plain))
 
     def _dead(self, plain):
         if self.data is None:
@@ -139,14 +139,3 @@ def _last_logs(history):
     if not isinstance(logs, dict):
         return {}
     return {name: float(values[-1]) for name, values in logs.items() if values and name != "sparsity"}
-
-
-def _numbers(found):
-    """`{name: float}` of what evaluate returned, a single number being the "score"."""
-    found = found if isinstance(found, dict) else {"score": found}
-    try:
-        return {str(name): float(np.asarray(value).item()) for name, value in found.items()}
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"evaluate must return a number or a dict of name to number: received {found!r}."
-        ) from error

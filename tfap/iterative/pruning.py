@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from tfap import keras_compat
+from tfap import checks, keras_compat
 from tfap.batches import can_repeat
 from tfap.iterative import weights as net_weights
 from tfap.iterative.cycles import Cycle, Trainer, seed_of
@@ -235,14 +235,9 @@ def _check(model, fit, evaluate, data, rate, cycles, rewind, scope, seed):
         raise ValueError("data is an iterator, which is used up after one cycle: pass arrays or a Dataset.")
     if not isinstance(rate, numbers.Real) or not 0 < rate < 1:
         raise ValueError(f"rate must be in (0, 1): received {rate!r}.")
-    _check_whole("cycles", cycles, 1)
-    _check_whole("seed", seed, 0)
+    checks.whole("cycles", cycles)
+    checks.whole("seed", seed, least=0)
     if rewind is not None and rewind not in ("init", "reinit"):
-        _check_whole('rewind must be "init", "reinit", None or an epoch; an epoch', rewind, 1)
+        checks.whole('rewind must be "init", "reinit", None or an epoch; an epoch', rewind)
     if scope not in ("global", "local"):
         raise ValueError(f'scope must be "global" or "local": received {scope!r}.')
-
-
-def _check_whole(name, value, least):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}: received {value!r}.")

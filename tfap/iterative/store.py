@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import zipfile
 
 import numpy as np
 
+from tfap import files
 from tfap.iterative.rows import Row
 
 
@@ -33,7 +33,7 @@ class Store:
         if not path.exists():
             if any(self._folder.glob("cycle-*.json")):
                 raise ValueError(f"{self._folder} has cycles but no settings.json. {_AWAY}")
-            _replace(path, lambda file: file.write(settings.encode()))
+            files.replace(path, lambda file: file.write(settings.encode()))
         elif path.read_text() != settings:
             raise ValueError(
                 f"{path} was made with other settings or for another net. There: {path.read_text()}; now: "
@@ -47,7 +47,7 @@ class Store:
         named = {
             f"{group}-{at}": array for group, arrays in groups.items() for at, array in enumerate(arrays)
         }
-        _replace(self._folder / f"{name}.npz", lambda file: np.savez(file, **named))
+        files.replace(self._folder / f"{name}.npz", lambda file: np.savez(file, **named))
 
     def read_arrays(self, name):
         """What `write_arrays` wrote, without groups that are empty; None if it is not there.
@@ -72,7 +72,7 @@ class Store:
         """Writes the row of a cycle, whose arrays have been written."""
         if self._folder is not None:
             text = json.dumps(dataclasses.asdict(row), indent=1)
-            _replace(self._path(row.cycle), lambda file: file.write(text.encode()))
+            files.replace(self._path(row.cycle), lambda file: file.write(text.encode()))
 
     def read_row(self, cycle):
         """The row of a cycle; None if it is not finished.
@@ -105,13 +105,3 @@ def name_of(cycle):
     'cycle-003'
     """
     return f"cycle-{cycle:03d}"
-
-
-def _replace(path, write):
-    """Puts a file in its place when it is whole and on the disk; a kill leaves the old one or none."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(partial, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

@@ -15,7 +15,6 @@ from tfap import graph, kernels
 from tfap.activations import ActivationCounts
 from tfap.layers.memory import CountMemory
 from tfap.layers.previous import PreviousWeights
-from tfap.settings import PruningSettings
 
 CALLBACK_MISSING = (
     "The layer '{name}' is wrapped for pruning, but nothing prunes it: pass "
@@ -186,9 +185,9 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
 
     prunes_in_graph = False  # only under tfmot's callback: see layers/tf_keras.py
 
-    def _configure(self, *settings):
+    def _configure(self, settings):
         self._check_prunable(self.layer)
-        self.settings = PruningSettings(*settings)
+        self.settings = settings
         self.specs = self._specs()
         self.callback_active = False
         self.callback_missed = False  # a training step failed while it was traced

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfap.layers.base import SEVERAL_INPUTS, CountActivationsBase, PruneByActivationBase, ZeroPruned
+from tfap.settings import PruningSettings
 
 
 class _Wrapper(keras.layers.Wrapper):
@@ -85,30 +86,10 @@ class CountActivations(CountActivationsBase, _Wrapper):
 
 @keras.saving.register_keras_serializable(package="tfap")
 class PruneByActivation(PruneByActivationBase, _Wrapper):
-    def __init__(
-        self,
-        layer,
-        pruning_schedule,
-        criterion="activation_count",
-        scope="global",
-        granularity=None,
-        min_weights_per_layer=0,
-        sample_every=1,
-        target="weights",
-        remove_disconnected=False,
-        **kwargs,
-    ):
+    def __init__(self, layer, *settings, **kwargs):
+        settings, kwargs = PruningSettings.split(settings, kwargs)
         super().__init__(layer, **kwargs)
-        self._configure(
-            pruning_schedule,
-            criterion,
-            scope,
-            granularity,
-            min_weights_per_layer,
-            sample_every,
-            target,
-            remove_disconnected,
-        )
+        self._configure(settings)
 
     def _constrain(self, kernel, mask):
         kernel.constraint = ZeroPruned(mask, users=kernel.constraint)

@@ -16,6 +16,7 @@ from tfap.layers.base import (
     PruneByActivationBase,
     ZeroPruned,
 )
+from tfap.settings import PruningSettings
 
 
 class _Wrapper(tf_keras.layers.Wrapper):
@@ -89,19 +90,8 @@ class CountActivations(CountActivationsBase, _Wrapper):
 
 @tf_keras.saving.register_keras_serializable(package="tfap")
 class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
-    def __init__(
-        self,
-        layer,
-        pruning_schedule,
-        criterion="activation_count",
-        scope="global",
-        granularity=None,
-        min_weights_per_layer=0,
-        sample_every=1,
-        target="weights",
-        remove_disconnected=False,
-        **kwargs,
-    ):
+    def __init__(self, layer, *settings, **kwargs):
+        settings, kwargs = PruningSettings.split(settings, kwargs)
         self._check_prunable(layer)
         # tfmot then takes any layer type, also those that its own registry does not know.
         specs = kernels.kernel_specs(layer)
@@ -111,16 +101,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         super().__init__(layer, **kwargs)
         self._name = name  # tfmot would call it prune_by_activation_...
         self._supports_masking = layer.supports_masking
-        self._configure(
-            pruning_schedule,
-            criterion,
-            scope,
-            granularity,
-            min_weights_per_layer,
-            sample_every,
-            target,
-            remove_disconnected,
-        )
+        self._configure(settings)
 
     # tfmot's callback finds -1 in a fresh wrapper and sets 0; a step at 0 shows that nobody did.
     def _add_step(self):
