@@ -1,5 +1,7 @@
 """Networks for examples, tests and benchmarks; a `keras` module is always the first argument."""
 
+import itertools
+
 
 def resnet20(keras, input_shape=(28, 28, 1), classes=10):
     """ResNet-20 for small images (He et al., 2016, section 4.2), with 1x1 convolutions as shortcuts.
@@ -50,3 +52,80 @@ def small_resnet(keras, shape, classes, widths=(24, 48, 96)):
         x = layers.ReLU()(layers.Add()([normalised(x, filters, 3), shortcut]))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(classes)(x))
+
+
+def mlp(keras, shape, classes, units=(300, 100)):
+    """LeNet-300-100 (LeCun et al., 1998): Dense layers with ReLU."""
+    layers = keras.layers
+    x = inputs = keras.Input(shape)
+    x = layers.Flatten()(x)
+    for width in units:
+        x = layers.Dense(width, activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="mlp")
+
+
+def vgg(keras, shape, classes, widths=((16,), (32,), (64,)), batch_normalization=True):
+    """Blocks of 3x3 convolutions with a pooling after each (Simonyan and Zisserman, 2015), much narrower."""
+    layers = keras.layers
+    x = inputs = keras.Input(shape)
+    for block in widths:
+        for width in block:
+            x = layers.Conv2D(width, 3, padding="same", use_bias=not batch_normalization)(x)
+            x = layers.BatchNormalization()(x) if batch_normalization else x
+            x = layers.ReLU()(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Flatten()(x)
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="vgg")
+
+
+def densenet(keras, shape, classes, blocks=(3, 3, 3), growth=8):
+    """Each convolution reads all before it in its block (Huang et al., 2017), small: no bottlenecks."""
+    layers = keras.layers
+    inputs = keras.Input(shape)
+    x = layers.Conv2D(2 * growth, 3, padding="same", use_bias=False)(inputs)
+    for number, depth in enumerate(blocks):
+        if number:  # a transition halves size and channels
+            x = layers.ReLU()(layers.BatchNormalization()(x))
+            x = layers.AveragePooling2D()(layers.Conv2D(x.shape[-1] // 2, 1, use_bias=False)(x))
+        for _ in range(depth):
+            new = layers.ReLU()(layers.BatchNormalization()(x))
+            new = layers.Conv2D(growth, 3, padding="same", use_bias=False)(new)
+            x = layers.Concatenate()([x, new])
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization()(x)))
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="densenet")
+
+
+def mobilenet(keras, shape, classes, widths=(16, 32, 32, 64, 64, 128)):
+    """Depthwise and pointwise convolutions in turn (Howard et al., 2017); channels double as size halves."""
+    layers = keras.layers
+
+    def activated(x):
+        return layers.ReLU(6.0)(layers.BatchNormalization()(x))
+
+    inputs = keras.Input(shape)
+    x = activated(layers.Conv2D(widths[0], 3, padding="same", use_bias=False)(inputs))
+    for before, width in itertools.pairwise(widths):
+        strides = 2 if width > before else 1
+        x = activated(layers.DepthwiseConv2D(3, strides, padding="same", use_bias=False)(x))
+        x = activated(layers.Conv2D(width, 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="mobilenet")
+
+
+def vit(keras, shape, classes, patch=4, width=32, heads=2, depth=2):
+    """A small vision transformer (Dosovitskiy et al., 2021) with ReLU in its MLPs.
+
+    Where a patch is says a depthwise convolution (Chu et al., 2023), and the classifier reads the mean.
+    """
+    layers = keras.layers
+    inputs = keras.Input(shape)
+    x = layers.Conv2D(width, patch, patch, padding="same")(inputs)
+    x = layers.Add()([x, layers.DepthwiseConv2D(3, padding="same")(x)])
+    x = layers.Reshape((-1, width))(x)
+    for _ in range(depth):
+        y = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(heads, width // heads)(y, y)])
+        y = layers.Dense(4 * width, activation="relu")(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.Dense(width)(y)])
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="vit")

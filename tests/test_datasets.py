@@ -61,6 +61,16 @@ def test_the_error_names_all_three_places(nowhere):
         assert place in str(error.value)
 
 
+def test_cifar10_comes_from_keras_alone(nowhere, monkeypatch):
+    import keras
+
+    images = np.full((3, 32, 32, 3), 255, "uint8"), np.arange(3).reshape(3, 1)
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (images, images))
+    data = datasets.load("cifar10")
+    assert data.x_train.shape == (3, 32, 32, 3) and data.x_test.max() == 1.0
+    assert data.y_train.tolist() == [0, 1, 2]
+
+
 def test_mnist_comes_from_keras_alone(nowhere, monkeypatch):
     import keras
 
@@ -74,5 +84,7 @@ def test_mnist_comes_from_keras_alone(nowhere, monkeypatch):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="Unknown data set 'emnist'. Known: digits, fashion_mnist, mnist"):
+    with pytest.raises(
+        ValueError, match="Unknown data set 'emnist'. Known: digits, fashion_mnist, mnist, cifar10"
+    ):
         datasets.load("emnist")

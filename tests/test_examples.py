@@ -1,5 +1,6 @@
 """Every example runs, at smoke size; every Python block in README and docs runs too."""
 
+import csv
 import os
 import pathlib
 import re
@@ -61,6 +62,18 @@ def test_activation_based_pruning(tmp_path):
         tmp_path,
     )
     assert "hidden 4" in printed
+
+
+def test_activate_while_pruning(tmp_path):
+    printed = run([ROOT / "examples/activate_while_pruning.py", "--quick", "--workers=1"], tmp_path)
+    assert re.search(r"global magnitude, init +AP \+ X +84.00% +1 ", printed)
+    (folder,) = (tmp_path / "build/ap").iterdir()
+    assert (folder / "global_magnitude-init-dead_dynamic.png").exists()
+    with open(folder / "rows.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["arm"] for row in rows] == 3 * ["AP + X"] + 3 * ["X"]
+    assert [row["alive"] for row in rows[:3]] == [row["alive"] for row in rows[3:]]
+    assert rows[0]["accuracy"] == rows[3]["accuracy"] and rows[2]["dead_dynamic"] != rows[5]["dead_dynamic"]
 
 
 def test_from_tfmot(tmp_path):

@@ -18,7 +18,7 @@ DEBIAN_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images in [0, 1], float32, shape `(samples, height, width)`; labels int64, `(samples,)`."""
+    """Images in [0, 1], float32, shape `(samples, height, width)` or, in colour, `(..., 3)`; labels int64."""
 
     name: str
     x_train: np.ndarray
@@ -32,10 +32,10 @@ class Dataset:
 
 
 def load(name, seed=0):
-    """Loads "digits" (8 x 8, with scikit-learn), "fashion_mnist" or "mnist" (28 x 28).
+    """Loads "digits" (8 x 8; needs scikit-learn), "fashion_mnist", "mnist" (28 x 28) or "cifar10" (32 x 32).
 
     Fashion-MNIST is taken from the Keras cache, else from the Debian package dataset-fashion-mnist, else
-    downloaded by Keras; MNIST from the Keras cache, else downloaded.
+    downloaded by Keras; MNIST and CIFAR-10 from the Keras cache, else downloaded.
 
     Args:
         name: of the data set.
@@ -44,7 +44,12 @@ def load(name, seed=0):
     Raises:
         ValueError: an unknown name. FileNotFoundError: the images are in none of these places.
     """
-    loaders = {"digits": lambda: _digits(seed), "fashion_mnist": _fashion_mnist, "mnist": _mnist}
+    loaders = {
+        "digits": lambda: _digits(seed),
+        "fashion_mnist": _fashion_mnist,
+        "mnist": lambda: _cached("mnist", "MNIST", "mnist.npz"),
+        "cifar10": lambda: _cached("cifar10", "CIFAR-10", "cifar-10-batches-py"),
+    }
     if name not in loaders:
         raise ValueError(f"Unknown data set '{name}'. Known: {', '.join(loaders)}.")
     return loaders[name]()
@@ -75,9 +80,9 @@ def _fashion_mnist():
     )
 
 
-def _mnist():
-    cache = keras_cache().parent / "mnist.npz"
-    return _from_keras("mnist", f"MNIST is not in the Keras cache ({cache})")
+def _cached(name, title, file):
+    cache = keras_cache().parent / file
+    return _from_keras(name, f"{title} is not in the Keras cache ({cache})")
 
 
 def _from_keras(name, not_here):
@@ -108,7 +113,7 @@ def _normalized(name, x_train, y_train, x_test, y_test):
     return Dataset(
         name,
         (x_train / 255).astype("float32"),
-        y_train.astype("int64"),
+        y_train.astype("int64").reshape(-1),
         (x_test / 255).astype("float32"),
-        y_test.astype("int64"),
+        y_test.astype("int64").reshape(-1),
     )

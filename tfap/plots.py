@@ -10,6 +10,7 @@ _BAND = "#666666"
 # Where the axis of an accuracy may have its ticks.
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999)
 _FEWEST_TICKS = 3
+_MOST_SPARSITIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,20 @@ def lines(lines, band, xlabel, ylabel, share=False, spread=1.0):
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
     return figure
+
+
+def label_sparsity(figure, kept):
+    """Makes the x axis of `lines`, shares of weights that are kept, one of sparsity, rising to the right.
+
+    Args:
+        figure: with one axes.
+        kept: shares in (0, 1], rising or falling; where there are many, not all get a tick.
+    """
+    (axes,) = figure.axes
+    shown = kept[:: math.ceil(len(kept) / _MOST_SPARSITIES)]
+    axes.set_xticks(shown, [f"{100 * (1 - share):.4g}%" for share in shown])
+    axes.xaxis.minorticks_off()
+    axes.invert_xaxis()
 
 
 def _draw_band(axes, band):

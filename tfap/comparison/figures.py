@@ -23,10 +23,7 @@ def against_sparsity(cells, metric):
         share=metric == "accuracy",
         spread=1 / min(_SPREAD, nearest**0.5),  # the axis runs from right to left
     )
-    (axes,) = figure.axes
-    axes.set_xticks(kept, [f"{100 * (1 - share):.4g}%" for share in kept])
-    axes.xaxis.minorticks_off()
-    axes.invert_xaxis()
+    plots.label_sparsity(figure, kept)
     return figure
 
 

@@ -8,8 +8,6 @@ from tfap.iterative.rows import DEAD, SECONDS
 from tfap.paired import Interval
 from tfap.plots import Line
 
-_MOST_TICKS = 8
-
 
 class IterativePruning:
     """The cycles that were trained. Prints as a table.
@@ -80,12 +78,9 @@ class IterativePruning:
         points = [Interval(self._figures(row).get(metric, math.nan), *[math.nan] * 2) for row in self.rows]
         line = Line(metric, kept, points)
         figure = plots.lines([line], None, "sparsity", metric, share=metric.endswith("accuracy"))
-        (axes,) = figure.axes
-        shown = kept[:: math.ceil(len(kept) / _MOST_TICKS)]
-        axes.set_xticks(shown, [f"{1 - share:.1%}" for share in shown])
-        axes.minorticks_off()
-        axes.invert_xaxis()
+        plots.label_sparsity(figure, kept)
         if self.rows[0].dead:
+            (axes,) = figure.axes
             self._draw_dead(axes.twinx(), kept)
         return figure
 

@@ -1,0 +1,230 @@
+"""The experiment of AP, activate while pruning (S. Liu et al., TMLR 2023): X alone against AP beside X.
+
+    python examples/activate_while_pruning.py --seeds 5                  # the MLP on Fashion-MNIST
+    python examples/activate_while_pruning.py --model vgg --samples 12000 --rate 0.4 --cycles 7
+    python examples/activate_while_pruning.py --bases lamp,lookahead --rate 0.6 --cycles 4
+    python examples/activate_while_pruning.py --quick     # a minute on digits, to see what it does
+
+Every cycle trains, prunes a share --rate of the weights that are left and rewinds. With AP a part of
+these, --ap_rate / --rate, are negative weights that moved least; the rest go by X. The paper's training,
+made shorter: SGD with momentum 0.9, a learning rate that rises linearly to its peak through the first half,
+is a tenth of it until 64% and a hundredth from there on. Batches are of 128, of 64 in the paper. Its weight
+decay of 5e-4 is given to Keras as 5e-3: Keras decays weights beside the momentum, PyTorch within it, which
+multiplies the decay by ten. No augmentation. The nets are small (networks.py), so that two cores do.
+
+Runs are kept in a folder in --directory, one process for each, so a second call goes on; then come the
+table, rows.csv and the figures, of all runs in the folder. Needs the extras examples and comparison.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts to talk
+
+import concurrent.futures
+import dataclasses
+import itertools
+import multiprocessing
+import pathlib
+
+import ap_results
+import keras
+import networks
+import tensorflow as tf
+from absl import app, flags
+
+import tfap
+from tfap import datasets
+
+MODELS = ["mlp", "vgg", "resnet20", "densenet", "mobilenet", "vit"]
+# X: criterion and scope.
+BASES = {
+    "global magnitude": ("magnitude", "global"),
+    "layer magnitude": ("magnitude", "local"),
+    "global gradient": ("gradient", "global"),
+    "layer gradient": ("gradient", "local"),
+    "lamp": ("lamp", "global"),
+    "lookahead": ("lookahead", "local"),
+}
+# What goes beside X: arguments of tfap.AP.
+ARMS = {
+    "X": {"share": 0.0},
+    "AP + X": {},
+    "random negative + X": {"which": "random"},
+    "positive + X": {"sign": "positive"},
+    "by counts + X": {"which": "counts"},
+    "AP alone": {"share": 1.0},
+}
+REWINDS = {"init": "init", "none": None, "reinit": "reinit"}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("model", "mlp", MODELS, "Net to prune.")
+flags.DEFINE_enum("dataset", "fashion_mnist", ["fashion_mnist", "digits", "cifar10"], "Images.")
+flags.DEFINE_integer("samples", None, "Train on the first so many images; by default on all.", 1)
+flags.DEFINE_enum(
+    "inputs", "unit", ["unit", "standardised"], "Images in [0, 1], or with mean 0 and variance 1."
+)
+flags.DEFINE_bool("batch_normalization", True, "In the VGG; the MLP has none, the others always.")
+flags.DEFINE_list("bases", ["global magnitude"], f"X: of {', '.join(BASES)}.")
+flags.DEFINE_list("arms", ["X", "AP + X"], f"What goes beside X: of {', '.join(ARMS)}.")
+flags.DEFINE_list("rewinds", ["init"], f"What a cycle begins with: of {', '.join(REWINDS)}.")
+flags.DEFINE_float("rate", 0.2, "Share of the weights left that a cycle prunes.")
+flags.DEFINE_float("ap_rate", None, "The part of it that goes by AP; by default a tenth of the rate.")
+flags.DEFINE_integer("cycles", 20, "Prunes; there is one training more.", 1)
+flags.DEFINE_integer("epochs", 4, "Of a training; 50 in the paper.", 1)
+flags.DEFINE_integer("batch", 128, "Images a step; 64 in the paper.", 1)
+flags.DEFINE_float("learning_rate", 0.1, "Its peak.")
+flags.DEFINE_integer("seeds", 3, "Seeds 0 to n - 1.", 1)
+flags.DEFINE_integer("workers", None, "Processes; by default one a core.", 1)
+flags.DEFINE_string("directory", "build/ap", "Where runs, table and figures go.")
+flags.DEFINE_bool("quick", False, "Digits, 3 epochs, 2 cycles of 60%, one seed.")
+
+for name, known in (("bases", BASES), ("arms", ARMS), ("rewinds", REWINDS)):
+    flags.register_validator(name, set(known).issuperset, f"must be of {', '.join(known)}")
+
+GRADIENT_IMAGES = 1280  # on which X sees the loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the runs of a folder share."""
+
+    model: str
+    dataset: str
+    samples: int | None
+    inputs: str
+    batch_normalization: bool
+    rate: float
+    ap_rate: float
+    cycles: int
+    epochs: int
+    batch: int
+    learning_rate: float
+
+    @property
+    def name(self):
+        """Can be the name of a folder."""
+        fields = dataclasses.asdict(self)
+        fields["batch_normalization"] = None if self.batch_normalization else "plain"
+        return "-".join(str(value) for value in fields.values() if value is not None)
+
+    def data(self):
+        """`(x, y)` for training and test, images with a channel axis."""
+        data = datasets.load(self.dataset)
+        x, x_test = data.x_train[: self.samples], data.x_test
+        if x.ndim == 3:
+            x, x_test = x[..., None], x_test[..., None]
+        if self.inputs == "standardised":
+            mean, scale = x.mean((0, 1, 2)), x.std((0, 1, 2))
+            x, x_test = (x - mean) / scale, (x_test - mean) / scale
+        return (x, data.y_train[: self.samples]), (x_test, data.y_test)
+
+    def network(self, shape, classes, samples):
+        """The compiled net."""
+        options = {} if self.batch_normalization else {"batch_normalization": False}
+        model = getattr(networks, self.model)(keras, shape, classes, **options)
+        steps = self.epochs * -(-samples // self.batch)
+        model.compile(
+            keras.optimizers.SGD(RiseAndSteps(self.learning_rate, steps), momentum=0.9, weight_decay=5e-3),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            steps_per_execution=50,
+        )
+        return model
+
+
+@keras.saving.register_keras_serializable(package="examples")
+class RiseAndSteps(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear to the peak at half of the steps, a tenth of it until 64% of them, then a hundredth."""
+
+    def __init__(self, peak, steps):
+        self.peak, self.steps = peak, steps
+
+    def __call__(self, step):
+        done = keras.ops.cast(step, "float32") / self.steps
+        late = keras.ops.where(done < 0.64, 0.1, 0.01)
+        return self.peak * keras.ops.where(done < 0.5, 2 * done, late)
+
+    def get_config(self):
+        return {"peak": self.peak, "steps": self.steps}
+
+
+def train(setting, run, folder):
+    """All cycles of a run; their rows are in `<folder>/rows.csv` in the end."""
+    (x, y), (x_test, y_test) = setting.data()
+    keras.utils.set_random_seed(run.seed)
+    model = setting.network(x.shape[1:], int(y.max()) + 1, len(x))
+
+    def fit(model, callbacks):
+        return model.fit(x, y, setting.batch, setting.epochs, verbose=0, callbacks=callbacks)
+
+    def evaluate(model):
+        loss, accuracy = model.evaluate(x_test, y_test, batch_size=1000, verbose=0)
+        return {"accuracy": accuracy, "loss": loss}
+
+    base, scope = BASES[run.base]
+    some = x[:GRADIENT_IMAGES], y[:GRADIENT_IMAGES]
+    pruned = tfap.prune_iteratively(
+        model,
+        fit,
+        tfap.AP(base, **{"share": setting.ap_rate / setting.rate, "seed": run.seed, **ARMS[run.arm]}),
+        setting.rate,
+        setting.cycles,
+        REWINDS[run.rewind],
+        evaluate,
+        data=x_test,
+        scope=scope,
+        seed=run.seed,
+        directory=folder / "cycles",
+        gradient_data=some if base == "gradient" else None,
+    )
+    pruned.to_csv(folder / "rows.csv")
+
+
+def train_all(setting, runs, folder, workers):
+    """Trains what is not there yet, a process for each run: what TensorFlow keeps of one ends with it."""
+    missing = [run for run in runs if not (folder / run.name / "rows.csv").exists()]
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers or multiprocessing.cpu_count(),
+        multiprocessing.get_context("spawn"),
+        initializer=use_one_core,
+        max_tasks_per_child=1,
+    )
+    with pool:
+        trained = {pool.submit(train, setting, run, folder / run.name): run for run in missing}
+        for number, future in enumerate(concurrent.futures.as_completed(trained), start=1):
+            future.result()
+            print(f"{number} of {len(missing)}: {trained[future].name}", flush=True)
+
+
+def use_one_core():
+    """Runs beside each other must not take each other's cores."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def setting_of_flags():
+    """The `Setting` that the flags ask for."""
+    if FLAGS.quick:
+        FLAGS.dataset, FLAGS.rate, FLAGS.cycles, FLAGS.epochs, FLAGS.seeds = "digits", 0.6, 2, 3, 1
+    if not FLAGS.batch_normalization and FLAGS.model != "vgg":
+        raise app.UsageError("--nobatch_normalization goes with --model vgg.")
+    values = {field.name: getattr(FLAGS, field.name) for field in dataclasses.fields(Setting)}
+    values["ap_rate"] = FLAGS.rate / 10 if FLAGS.ap_rate is None else FLAGS.ap_rate
+    return Setting(**values)
+
+
+def main(_):
+    setting = setting_of_flags()
+    # Seeds come last, so that an experiment that was stopped has whole ones.
+    runs = [
+        ap_results.Run(base, arm, rewind, seed)
+        for seed in range(FLAGS.seeds)
+        for rewind, base, arm in itertools.product(FLAGS.rewinds, FLAGS.bases, FLAGS.arms)
+    ]
+    folder = pathlib.Path(FLAGS.directory) / setting.name
+    train_all(setting, runs, folder, FLAGS.workers)
+    ap_results.write(folder)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,173 @@
+"""Table and figures of the runs in activate_while_pruning.py, read from the folder that they left."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import scipy.stats
+
+from tfap import paired, plots, tables
+from tfap.plots import Line
+
+ALONE = "X"  # the arm without AP
+SHOWN = (0.5, 0.8, 0.9, 0.95, 0.98)  # sparsities in the table, where there are many
+FIGURES = {"accuracy": "accuracy", "dead_dynamic": "dynamic dead-neuron rate"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Which run it is.
+
+    >>> Run.of("lamp-AP_+_X-init-3")
+    Run(base='lamp', arm='AP + X', rewind='init', seed=3)
+    """
+
+    base: str
+    arm: str
+    rewind: str
+    seed: int
+
+    @property
+    def name(self):
+        """Can be the name of a folder."""
+        return "-".join(map(str, dataclasses.astuple(self))).replace(" ", "_")
+
+    @classmethod
+    def of(cls, name):
+        *words, seed = name.replace("_", " ").split("-")
+        return cls(*words, int(seed))
+
+
+def read(folder):
+    """`{Run: its rows}` of all finished runs; a row is a dict of numbers."""
+    found = {}
+    for path in sorted(folder.glob("*/rows.csv")):
+        with open(path, newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        found[Run.of(path.parent.name)] = rows
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """An arm beside X alone, over their common seeds.
+
+    Attributes:
+        alone, beside: arrays `(seeds, cycles)` by figure name.
+    """
+
+    base: str
+    rewind: str
+    name: str
+    alone: dict
+    beside: dict
+
+    @property
+    def seeds(self):
+        return len(self.beside["cycle"])
+
+    @property
+    def kept(self):
+        """Share of the weights left in each cycle."""
+        return 1 - self.alone["sparsity"][0]
+
+    def differences(self, figure):
+        return self.beside[figure] - self.alone[figure]
+
+    def correlation(self):
+        """Per seed, over the cycles: does more accuracy go with a lower dynamic dead-neuron rate?"""
+        pairs = zip(self.differences("dead_dynamic")[:, 1:], self.differences("accuracy")[:, 1:])
+        return [scipy.stats.spearmanr(dead, accuracy).statistic for dead, accuracy in pairs]
+
+
+def arms_of(runs):
+    """Every `Arm` in `{Run: rows}`, the arms of one X one after the other; X beside itself too."""
+    groups = dict.fromkeys((run.base, run.rewind, run.arm) for run in runs)
+    arms = []
+    for base, rewind, name in sorted(groups, key=lambda group: (*group[:2], group[2] != ALONE)):
+        seeds = [run.seed for run in runs if (run.base, run.rewind, run.arm) == (base, rewind, name)]
+        seeds = [seed for seed in seeds if Run(base, ALONE, rewind, seed) in runs]
+        if seeds:
+            alone, beside = (
+                _arrays([runs[Run(base, arm, rewind, seed)] for seed in seeds]) for arm in (ALONE, name)
+            )
+            arms.append(Arm(base, rewind, name, alone, beside))
+    return arms
+
+
+def _arrays(runs):
+    return {name: np.array([[row[name] for row in rows] for rows in runs]) for name in runs[0][0]}
+
+
+def write(folder):
+    """Writes `rows.csv` and the figures into the folder, prints the table."""
+    runs = read(folder)
+    _to_csv(runs, folder / "rows.csv")
+    arms = arms_of(runs)
+    print(tables.as_text(table(arms)))
+    for base, rewind in dict.fromkeys((arm.base, arm.rewind) for arm in arms):
+        group = [arm for arm in arms if (arm.base, arm.rewind) == (base, rewind)]
+        for figure in FIGURES:
+            path = folder / f"{base}-{rewind}-{figure}.png".replace(" ", "_")
+            draw(group, figure).savefig(path)
+            print(path)
+
+
+def _to_csv(runs, path):
+    rows = [{**dataclasses.asdict(run), **row} for run, rows in runs.items() for row in rows]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(arms):
+    """Means over the seeds; differences to X alone in points, with 95% intervals."""
+    table = tables.table_of(
+        ["X, rewind", "beside X"],
+        ["sparsity", "seeds", "accuracy", "to X alone", "dynamic dead", "to X alone", "static dead"],
+    )
+    for arm in arms:
+        for cycle in _shown(arm.kept):
+            table.add_row(*_cells(arm, f"{1 - arm.kept[cycle]:.2%}", slice(cycle, cycle + 1)))
+        table.add_row(*_cells(arm, "all pruned", slice(1, None)))
+        if arm.name != ALONE:
+            correlation = paired.interval(arm.correlation()).text("{:+.2f}".format)
+            table.add_row("", "", "", "", "rank correlation:", correlation, "", "", "")
+        table.add_section()
+    return table
+
+
+def _shown(kept):
+    if len(kept) <= len(SHOWN) + 1:
+        return range(len(kept))
+    nearest = [int(np.argmin(np.abs(np.log(kept / (1 - sparsity))))) for sparsity in SHOWN]
+    return [0, *nearest, len(kept) - 1]
+
+
+def _cells(arm, sparsity, cycles):
+    def mean(figure):
+        return f"{100 * arm.beside[figure][:, cycles].mean():.2f}"
+
+    def difference(figure):
+        if arm.name == ALONE:
+            return ""
+        values = 100 * arm.differences(figure)[:, cycles].mean(axis=1)
+        return paired.interval(values).text("{:+.2f}".format)
+
+    return (
+        *(f"{arm.base}, {arm.rewind}", arm.name, sparsity, str(arm.seeds)),
+        *(mean("accuracy"), difference("accuracy"), mean("dead_dynamic"), difference("dead_dynamic")),
+        mean("dead_static"),
+    )
+
+
+def draw(arms, figure):
+    """A figure of the rows against sparsity, a line an arm, with 95% intervals over the seeds."""
+    lines = [
+        Line(arm.name, arm.kept, [paired.interval(values) for values in arm.beside[figure].T]) for arm in arms
+    ]
+    label = f"{FIGURES[figure]} (mean with 95% interval)"
+    drawn = plots.lines(lines, None, "sparsity", label, share=figure == "accuracy", spread=1.04)
+    plots.label_sparsity(drawn, list(arms[0].kept))
+    return drawn
