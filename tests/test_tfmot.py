@@ -1,9 +1,5 @@
 """tfap beside tfmot: the same masks, and schedules that work in tfmot's own wrapper and callback."""
 
-import os
-import subprocess
-import sys
-
 import nets
 import numpy as np
 import pytest
@@ -60,18 +56,6 @@ def test_step_schedules_in_tfmots_own_wrapper_and_callback(schedule, tmp_path):
     with tfmot.sparsity.keras.prune_scope():
         loaded = tf_keras.models.load_model(tmp_path / "wrapped.h5")
     assert loaded.layers[0].pruning_schedule.get_config() == schedule.get_config()
-
-
-@pytest.mark.parametrize("first", ["tfap", "tensorflow", "keras", "tf_keras"])
-def test_import_leaves_tf_keras_and_the_environment_alone(first):
-    code = f"""
-import {first}
-import tfap, os, tensorflow as tf
-print(tf.keras.version(), os.environ.get("TF_USE_LEGACY_KERAS"))
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.startswith("3.") and done.stdout.split()[1] == "None", done.stderr
 
 
 UNDER_TFMOT = {

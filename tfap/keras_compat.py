@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+import warnings
 import zipfile
 
 import keras
@@ -23,13 +24,15 @@ def _import_tfmot():
     """Imports tfmot without its side effect on the user's process.
 
     On import tfmot sets TF_USE_LEGACY_KERAS, which turns `tf.keras` into Keras 2 for everyone if it
-    has not been looked at yet. So `tf.keras` is resolved first and the variable put back afterwards.
+    has not been looked at yet. So `tf.keras` is resolved first and the variable put back afterwards, as are
+    the filters of warnings, to which a package of tfmot's adds one.
     """
     before = os.environ.get("TF_USE_LEGACY_KERAS")
     _ = tf.keras.__name__
     try:
-        import tensorflow_model_optimization
-        from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl, pruning_wrapper
+        with warnings.catch_warnings():
+            import tensorflow_model_optimization
+            from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl, pruning_wrapper
     finally:
         if before is None:
             os.environ.pop("TF_USE_LEGACY_KERAS", None)
