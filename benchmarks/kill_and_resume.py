@@ -1,10 +1,13 @@
-"""Kill -9 at random moments: does a training that starts again end as if nothing had happened?
+"""Kill -9 at random moments: does what starts again end as if nothing had happened?
 
     python benchmarks/kill_and_resume.py --keras keras --kills 20
+    python benchmarks/kill_and_resume.py --keras keras --kills 20 --what cycles
 
-One process trains a small CNN to the end. Then the same training is started again and again with Keras's
-BackupAndRestore, killed after a random time, and at last left to finish. Weights, masks, counts and steps
-must be equal to the bit. In Keras 3 the net has dropout; tf_keras's dropout cannot be restored.
+"fit": a small CNN is pruned while it trains, with Keras's BackupAndRestore. "cycles": tfap.prune_iteratively
+with AP and a directory trains, prunes and rewinds it. One process goes straight to the end. Then the same is
+started again and again, killed after a random time, and at last left to finish. Weights, masks, counts and
+steps must be equal to the bit. In Keras 3 the net has dropout; tf_keras's dropout cannot be restored in a
+fit.
 """
 
 import os
@@ -13,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import importlib
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +29,8 @@ from absl import app, flags
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras.")
 flags.DEFINE_integer("kills", 20, "How often the training is killed.", 0)
-flags.DEFINE_integer("epochs", 40, "Epochs of the training.", 1)
+flags.DEFINE_enum("what", "fit", ["fit", "cycles"], "One training, or cycles of training and rewinding.")
+flags.DEFINE_integer("epochs", 40, "Epochs of the training, or the number of cycles.", 1)
 flags.DEFINE_integer("seed", 0, "Seed of the moments.")
 flags.DEFINE_string("train_in", None, "Used by the script itself: train in this folder.")
 
@@ -34,6 +39,30 @@ def train(folder):
     import tfap
 
     keras = importlib.import_module(FLAGS.keras)
+    model, x, y = network(keras)
+    if FLAGS.what == "fit":
+        model = tfap.prune(model, 0.8, granularity="weight")
+        options = {"double_checkpoint": True} if FLAGS.keras == "keras" else {}
+        backup = keras.callbacks.BackupAndRestore(str(folder / "backup"), **options)
+        print("training", flush=True)
+        callbacks = [backup, tfap.UpdatePruningStep()]
+        model.fit(x, y, epochs=FLAGS.epochs, batch_size=32, shuffle=False, verbose=0, callbacks=callbacks)
+        np.savez(folder / "final.npz", *model.get_weights())
+        return
+
+    def fit(model, callbacks):
+        return model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
+
+    print("training", flush=True)
+    cycles = tfap.prune_iteratively(
+        model, fit, "ap", cycles=FLAGS.epochs, data=x, rewind=1, directory=folder / "cycles"
+    )
+    masks = [mask for cycle in range(FLAGS.epochs + 1) for mask in cycles.masks(cycle).values()]
+    np.savez(folder / "final.npz", *cycles.model.get_weights(), *masks)
+
+
+def network(keras):
+    """A compiled net and its data, always the same."""
     keras.utils.set_random_seed(1)
     layers = keras.layers
     stack = [layers.Input((8, 8, 1)), layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU()]
@@ -41,21 +70,14 @@ def train(folder):
     stack += [layers.Flatten(), layers.Dense(32, activation="relu"), layers.Dense(10, activation="softmax")]
     model = keras.Sequential(stack)
     model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy")
-    model = tfap.prune(model, 0.8, granularity="weight")
-
     generator = np.random.default_rng(0)
-    x, y = generator.normal(size=(512, 8, 8, 1)).astype("float32"), generator.integers(0, 10, 512)
-    options = {"double_checkpoint": True} if FLAGS.keras == "keras" else {}
-    backup = keras.callbacks.BackupAndRestore(str(folder / "backup"), **options)
-    print("training", flush=True)
-    callbacks = [backup, tfap.UpdatePruningStep()]
-    model.fit(x, y, epochs=FLAGS.epochs, batch_size=32, shuffle=False, verbose=0, callbacks=callbacks)
-    np.savez(folder / "final.npz", *model.get_weights())
+    return model, generator.normal(size=(512, 8, 8, 1)).astype("float32"), generator.integers(0, 10, 512)
 
 
 def start(folder):
     folder.mkdir(exist_ok=True)
-    arguments = [f"--keras={FLAGS.keras}", f"--epochs={FLAGS.epochs}", f"--train_in={folder}"]
+    arguments = [f"--{name}={FLAGS[name].value}" for name in ("keras", "what", "epochs")]
+    arguments.append(f"--train_in={folder}")
     return subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -93,12 +115,17 @@ def main(_):
         straight, killed = pathlib.Path(folder, "straight"), pathlib.Path(folder, "killed")
         seconds = finish(straight)
         generator, kills = np.random.default_rng(FLAGS.seed), 0
+        # Finished cycles stay: only short lives leave some to do until the last kill.
+        longest = seconds / (2 if FLAGS.what == "fit" else FLAGS.kills / 2)
         while kills < FLAGS.kills:
-            kills += kill_once(killed, generator.uniform(0, seconds / 2))
+            if kill_once(killed, generator.uniform(0, longest)):
+                kills += 1
+            else:
+                shutil.rmtree(killed)  # it was done: once more from the start
         finish(killed)
         first, second = np.load(straight / "final.npz"), np.load(killed / "final.npz")
         different = [name for name in first.files if not np.array_equal(first[name], second[name])]
-        print(f"{FLAGS.keras}: {kills} kills in a training of {seconds:.1f} s;", end=" ")
+        print(f"{FLAGS.keras}, {FLAGS.what}: {kills} kills in {seconds:.1f} s of training;", end=" ")
         print(f"{len(first.files)} arrays, {len(different)} different", different)
         if different:
             raise SystemExit(1)

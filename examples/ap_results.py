@@ -6,10 +6,11 @@ import dataclasses
 import numpy as np
 import scipy.stats
 
-from tfap import paired, plots, tables
+from tfap import paired, plots
 from tfap.plots import Line
 
 ALONE = "X"  # the arm without AP
+FEWEST_RANKED = 5  # cycles, for a rank correlation
 SHOWN = (0.5, 0.8, 0.9, 0.95, 0.98)  # sparsities in the table, where there are many
 FIGURES = {"accuracy": "accuracy", "dead_dynamic": "dynamic dead-neuron rate"}
 
@@ -100,11 +101,12 @@ def _arrays(runs):
 
 
 def write(folder):
-    """Writes `rows.csv` and the figures into the folder, prints the table."""
+    """Writes `rows.csv`, the table as `table.md` and the figures into the folder; prints the table."""
     runs = read(folder)
     _to_csv(runs, folder / "rows.csv")
     arms = arms_of(runs)
-    print(tables.as_text(table(arms)))
+    (folder / "table.md").write_text(table(arms))
+    print(table(arms))
     for base, rewind in dict.fromkeys((arm.base, arm.rewind) for arm in arms):
         group = [arm for arm in arms if (arm.base, arm.rewind) == (base, rewind)]
         for figure in FIGURES:
@@ -121,21 +123,30 @@ def _to_csv(runs, path):
         writer.writerows(rows)
 
 
+COLUMNS = (
+    *("X", "rewind", "beside X", "sparsity", "seeds", "accuracy", "to X alone"),
+    *("dynamic dead", "to X alone", "static dead", "rank correlation"),
+)
+
+
 def table(arms):
-    """Means over the seeds; differences to X alone in points, with 95% intervals."""
-    table = tables.table_of(
-        ["X, rewind", "beside X"],
-        ["sparsity", "seeds", "accuracy", "to X alone", "dynamic dead", "to X alone", "static dead"],
-    )
+    """Markdown: means over the seeds, in percent; differences to X alone in points with 95% intervals.
+
+    "pruned" is the mean over all cycles but the first. The rank correlation (Spearman) is that of the
+    differences in accuracy and in the dynamic rate, over the cycles of a seed, where there are some.
+    """
+    rows = [COLUMNS, ("---",) * len(COLUMNS)]
     for arm in arms:
         for cycle in _shown(arm.kept):
-            table.add_row(*_cells(arm, f"{1 - arm.kept[cycle]:.2%}", slice(cycle, cycle + 1)))
-        table.add_row(*_cells(arm, "all pruned", slice(1, None)))
-        if arm.name != ALONE:
-            correlation = paired.interval(arm.correlation()).text("{:+.2f}".format)
-            table.add_row("", "", "", "", "rank correlation:", correlation, "", "", "")
-        table.add_section()
-    return table
+            rows.append((*_cells(arm, f"{100 * (1 - arm.kept[cycle]):.4g}%", slice(cycle, cycle + 1)), ""))
+        ranked = arm.name != ALONE and len(arm.kept) > FEWEST_RANKED
+        correlation = paired.interval(arm.correlation()).text(_signed) if ranked else ""
+        rows.append((*_cells(arm, "pruned", slice(1, None)), correlation))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _signed(number):
+    return f"{number:+.2f}"
 
 
 def _shown(kept):
@@ -152,11 +163,10 @@ def _cells(arm, sparsity, cycles):
     def difference(figure):
         if arm.name == ALONE:
             return ""
-        values = 100 * arm.differences(figure)[:, cycles].mean(axis=1)
-        return paired.interval(values).text("{:+.2f}".format)
+        return paired.interval(100 * arm.differences(figure)[:, cycles].mean(axis=1)).text(_signed)
 
     return (
-        *(f"{arm.base}, {arm.rewind}", arm.name, sparsity, str(arm.seeds)),
+        *(arm.base, arm.rewind, arm.name, sparsity, str(arm.seeds)),
         *(mean("accuracy"), difference("accuracy"), mean("dead_dynamic"), difference("dead_dynamic")),
         mean("dead_static"),
     )

@@ -71,7 +71,8 @@ def label_sparsity(figure, kept):
         kept: shares in (0, 1], rising or falling; where there are many, not all get a tick.
     """
     (axes,) = figure.axes
-    shown = kept[:: math.ceil(len(kept) / _MOST_SPARSITIES)]
+    last, ticks = len(kept) - 1, min(len(kept), _MOST_SPARSITIES)
+    shown = [kept[round(number * last / max(1, ticks - 1))] for number in range(ticks)]
     axes.set_xticks(shown, [f"{100 * (1 - share):.4g}%" for share in shown])
     axes.xaxis.minorticks_off()
     axes.invert_xaxis()
