@@ -14,7 +14,8 @@ class KernelSpec:
     """One prunable weight of a layer type.
 
     Attributes:
-        name: attribute under which the layer keeps the variable, such as `kernel` or `cell.kernel`.
+        name: attribute under which the layer keeps the variable, such as `kernel` or `cell.kernel`, or
+            `blocks.0.dense.kernel` inside the first of a list.
         neuron_axes: axes that number the neurons or channels that the weight feeds.
         input_axes: axes that number the neurons that it reads.
         gates: neurons follow each other this many times along the neuron axis (4 in an LSTM).
@@ -32,13 +33,20 @@ class KernelSpec:
 
     def find(self, layer):
         """The layer's variable, or None while it is not built."""
-        for attribute in self.name.split("."):
-            layer = getattr(layer, attribute, None)
+        for name in self.name.split("."):
+            layer = _part(layer, name)
         return layer
 
     def countable(self, side):
         """True if a criterion that counts this side ("output", "input" or None) can rank the weight."""
         return {"output": self.feeds_output, "input": self.reads_input, None: True}[side]
+
+
+def _part(thing, name):
+    """What a layer keeps under an attribute, or a list under a number; None if nothing is there yet."""
+    if not name.isdecimal():
+        return getattr(thing, name, None)
+    return thing[int(name)] if thing is not None and int(name) < len(thing) else None
 
 
 def _depthwise(layer):
