@@ -13,6 +13,10 @@ from tfap import checks, keras_compat
 
 _PATIENCE = 3  # seconds of work without a progress bar
 EMPTY = "The data is empty: there is nothing to measure."
+_WRONG = (
+    "data must be an array, a list or dict of arrays, a tf.data.Dataset, a generator or a PyDataset: "
+    "received {kind}."
+)
 
 
 class Batches:
@@ -69,16 +73,15 @@ def _batches(model, data, batch_size):
         return _each(data), count
     if isinstance(data, dict | list | tuple) or hasattr(data, "__array__"):
         return _slices(model, data, batch_size)
+    if isinstance(data, str):
+        raise TypeError(_WRONG.format(kind="str"))
     if hasattr(data, "__getitem__"):  # a PyDataset, whose num_batches may be None, or a Sequence
         count = data.num_batches if hasattr(data, "num_batches") else len(data)
         positions = itertools.count() if count is None else range(count)
         return (_inputs_of(data[at]) for at in positions), np.inf if count is None else count
     if hasattr(data, "__iter__"):
         return _each(data), None
-    raise TypeError(
-        "data must be an array, a list or dict of arrays, a tf.data.Dataset, a generator or a PyDataset: "
-        f"received {type(data).__name__}."
-    )
+    raise TypeError(_WRONG.format(kind=type(data).__name__))
 
 
 def _each(data):

@@ -1,5 +1,7 @@
 """Callbacks for the `fit` of either Keras: when masks are updated."""
 
+import weakref
+
 from absl import logging
 
 from tfap import checks, disconnected, keras_compat, schedules, updater, wrapped
@@ -25,9 +27,9 @@ class UpdatePruningStep(Callback):
 
     Raises:
         TypeError: gradients are needed, and the data can be gone through only once or not at all.
-        ValueError: at the begin of the fit, if the model has no pruning wrappers, the length of the fit
-            is needed and unknown, `remove_disconnected` is asked for in a subclassed model, or gradients
-            are needed and there is no data or no compiled loss for them.
+        ValueError: at the begin of the fit, if the model has no pruning wrappers, there are two of these
+            callbacks, the length of the fit is needed and unknown, `remove_disconnected` is asked for in a
+            subclassed model, or gradients are needed and there is no data or no compiled loss for them.
 
     >>> import keras, numpy, tfap
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
@@ -43,6 +45,9 @@ class UpdatePruningStep(Callback):
         super().__init__()
         if total_steps is not None:
             checks.whole("total_steps", total_steps)
+        if gradient_steps is not None:
+            checks.whole("gradient_steps", gradient_steps)
+        self._fit = None  # the settings of a running fit
         self._total_steps = total_steps
         self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
 
@@ -53,6 +58,7 @@ class UpdatePruningStep(Callback):
                 f"The model '{self.model.name}' has no pruning wrappers: call tfap.prune(model, schedule) "
                 "and fit its result."
             )
+        self._check_alone()
         disconnected.check(self.model, self._wrappers)
         self._gradients = updater.gradients_for(
             self.model, self._wrappers, self._gradient_data, self._gradient_steps
@@ -211,10 +217,18 @@ class UpdatePruningStep(Callback):
         _NeedsCallback.lift(self.model)
 
     def _set_active(self, active):
+    def _check_alone(self):
+        """Two would make every update twice: counts would fade twice and layers lose two turns."""
+        other = self._wrappers[0].pruned_by and self._wrappers[0].pruned_by()
+        if other is not None and self.params and other._fit is self.params:  # one dict a fit
+            raise ValueError("There are two UpdatePruningStep callbacks in this fit: leave one out.")
+
         for wrapper in self._wrappers:
             wrapper.callback_active = active
             wrapper.begin_steps()
 
+        self._fit = self.params if active else None
+        self._wrappers[0].pruned_by = weakref.ref(self) if active else None
     def _schedule_of(self, wrapper, before):
         """The wrapper's schedule; a float is spread over this fit, or over the one that it resumes."""
         schedule = wrapper.pruning_schedule
@@ -268,8 +282,8 @@ class StopWhenPruned(Callback):
         super().__init__()
         if mode not in ("auto", "max", "min"):
             raise ValueError(f'mode must be "auto", "max" or "min": received {mode!r}.')
-        self.metric = metric
-        self.value = float(value)
+        self.metric = checks.text("metric", metric)
+        self.value = checks.number("value", value)
         self.mode = _direction(metric) if mode == "auto" else mode
 
     def on_train_begin(self, logs=None):

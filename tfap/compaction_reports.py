@@ -191,8 +191,10 @@ def _read(data):
     if data is None:
         return None, None
     inputs, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    inputs = inputs if isinstance(inputs, list) else [inputs]
-    return [np.asarray(array) for array in inputs], None if labels is None else np.asarray(labels)
+    inputs = [np.asarray(array) for array in (inputs if isinstance(inputs, list) else [inputs])]
+    if any(array.ndim == 0 for array in inputs):
+        raise TypeError(f"data must be an array, a list of arrays or (x, y): received {data!r}.")
+    return inputs, None if labels is None else np.asarray(labels)
 
 
 def _accuracy(model, inputs, labels):

@@ -62,6 +62,10 @@ def is_layer(thing):
     return isinstance(thing, keras.layers.Layer | tf_keras.layers.Layer)
 
 
+def is_layer_class(thing):
+    return isinstance(thing, type) and issubclass(thing, keras.layers.Layer | tf_keras.layers.Layer)
+
+
 def is_keras3(layer):
     return isinstance(layer, keras.layers.Layer)
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+import numbers
 
 import numpy as np
 
-from tfap import keras_compat
+from tfap import checks, keras_compat
 from tfap.activations import ActivationCounts
 
 
@@ -30,6 +31,15 @@ class KernelSpec:
     gates: int = 1
     feeds_output: bool = True
     reads_input: bool = True
+
+    def __post_init__(self):
+        checks.text("name", self.name)
+        checks.whole("gates", self.gates)
+        for name in ("neuron_axes", "input_axes"):
+            axes = getattr(self, name)
+            listed = isinstance(axes, tuple | list)
+            if not listed or not all(isinstance(axis, numbers.Integral) for axis in axes):
+                raise TypeError(f"{name} must be a tuple of whole numbers: received {axes!r}.")
 
     def find(self, layer):
         """The layer's variable, or None while it is not built."""
@@ -170,9 +180,10 @@ def register_prunable_layer(layer_class, kernels):
     >>> tfap.prune(Mixer(name="mixer"), 0.5, criterion="magnitude").name
     'mixer'
     """
-    if not isinstance(layer_class, type):
+    if not keras_compat.is_layer_class(layer_class):
         raise TypeError(f"layer_class must be a layer class: received {layer_class!r}.")
-    if not kernels or not all(isinstance(spec, KernelSpec) for spec in kernels):
+    listed = isinstance(kernels, list | tuple) and kernels
+    if not listed or not all(isinstance(spec, KernelSpec) for spec in kernels):
         raise TypeError(f"kernels must be a list of tfap.KernelSpec: received {kernels!r}.")
     _REGISTERED[layer_class] = tuple(kernels)
 

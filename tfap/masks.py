@@ -32,12 +32,16 @@ def score(criterion, kernel):
     if not _finite(kernel.weights):
         raise ValueError(f"The weights of '{kernel.path}' contain NaN or infinity: the masks stay.")
     scores = criterion.scores(kernel)
-    if np.shape(scores) != kernel.weights.shape or not _finite(scores):
+    if np.shape(scores) != kernel.weights.shape or not _are_numbers(scores) or not _finite(scores):
         raise ValueError(
             f"{type(criterion).__name__} gave scores for '{kernel.path}' that are not finite or not of "
             f"the kernel's shape {kernel.weights.shape}: the masks stay."
         )
     return Scored(kernel, scores, criterion.second_scores(kernel) if criterion.share else None)
+
+
+def _are_numbers(scores):
+    return np.asarray(scores).dtype.kind not in "cmMOSU"
 
 
 def _finite(values):

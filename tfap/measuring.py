@@ -8,7 +8,7 @@ import operator
 import numpy as np
 import tensorflow as tf
 
-from tfap import graph, keras_compat, kernels
+from tfap import checks, graph, keras_compat, kernels
 from tfap.activations import ActivationCounts
 from tfap.batches import EMPTY, Batches
 from tfap.layers.base import firing
@@ -73,12 +73,13 @@ class ActivationMeter:
 
     def __init__(self, model, user, threshold=0.0, positions=False):
         keras_compat.check_measurable(model, user)
+        threshold = checks.number("threshold", threshold)
         self._model = model
         layers = graph.Graph(model)
         self._fires = _where_neurons_fire(layers)
         if positions:
             _check_positions(layers, self._fires)
-        self._taps = _taps(layers, self._fires, float(threshold), positions)
+        self._taps = _taps(layers, self._fires, threshold, positions)
         # A partial, since TensorFlow warns of retracing where many functions have the same code.
         self._forward = tf.function(
             functools.partial(model, training=False),

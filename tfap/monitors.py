@@ -52,6 +52,7 @@ class DeadNeuronMonitor(Callback):
     def __init__(self, data, batch_size=32, positions=False, steps=None, log_dir=None, every=1):
         super().__init__()
         checks.whole("every", every)
+        checks.whole("batch_size", batch_size)
         if not can_repeat(data):
             raise ValueError(
                 "data is an iterator, which is used up after one epoch: pass arrays, a tf.data.Dataset or "

@@ -103,12 +103,17 @@ class _Choice:
     """Layers chosen by name, by path, as objects or by predicate."""
 
     def __init__(self, argument, chosen, layers):
-        alone = isinstance(chosen, str) or callable(chosen)  # layers are callable too
-        self._chosen = [chosen] if alone else list(chosen)
+        if isinstance(chosen, str) or callable(chosen):  # layers are callable too
+            chosen = [chosen]
+        elif not isinstance(chosen, collections.abc.Iterable):
+            raise TypeError(f"{argument} takes layer names, layers and predicates: received {chosen!r}.")
+        self._chosen = list(chosen)
         known = {path for path, _ in layers.layers()} | {layer.name for _, layer in layers.layers()}
         for choice in self._chosen:
             if not isinstance(choice, str) and not callable(choice):
                 raise TypeError(f"{argument} takes layer names, layers and predicates: received {choice!r}.")
+            if keras_compat.is_layer(choice) and all(choice is not layer for _, layer in layers.layers()):
+                raise ValueError(f"{argument} has the layer '{choice.name}', which is none of the model's.")
             if isinstance(choice, str) and choice not in known:
                 raise ValueError(
                     f"{argument} names the layer '{choice}', which the model does not have. "

@@ -1,5 +1,7 @@
 """The entry: wrap a model for pruning, and take the wrappers off again."""
 
+import math
+
 from tfap import graph, keras_compat, kernels, layers, wrapped
 from tfap.keras_compat import Replacement
 from tfap.planning import make_plan
@@ -156,6 +158,12 @@ def prune_scope():
 def _prune_model(model, settings, plan):
     if not plan.pruned:
         raise ValueError(f"There is nothing to prune in the model '{model.name}':\n{plan}")
+    largest = max(math.prod(row.shape) for row in plan.pruned)
+    if settings.min_weights_per_layer >= largest:
+        raise ValueError(
+            f"min_weights_per_layer={settings.min_weights_per_layer} leaves nothing to prune in the model "
+            f"'{model.name}': its largest layer has {largest} weights."
+        )
     layers_of = graph.Graph(model)
     wrap = {row.path for row in plan.pruned}
     formats = {
@@ -215,6 +223,8 @@ def _prune_layer(layer, settings):
 
 def _prune_list(given, settings):
     """Layers as they stand in a Sequential model: what cannot be pruned stays itself."""
+    if not given:
+        raise ValueError("There is nothing to prune: the list of layers is empty.")
     for layer in given:
         if not keras_compat.is_layer(layer):
             raise TypeError(f"Expected a list of Keras layers: it contains {layer!r}.")

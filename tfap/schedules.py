@@ -42,7 +42,7 @@ class IterativeSparsity(PruningSchedule):
         self.updates = updates
         self.frequency = frequency
         self.begin_step = frequency if begin_step is None else begin_step
-        if not 0 < rate < 1:
+        if not 0 < checks.number("rate", rate) < 1:
             raise ValueError(f"rate must be in (0, 1): received {rate}.")
         for name in ("updates", "frequency", "begin_step"):
             checks.whole(name, getattr(self, name))
@@ -101,17 +101,17 @@ class AccuracyIntervals(PruningSchedule):
     """
 
     def __init__(self, final_sparsity, prunes=5, begin=0.80, end=0.98, decay=0.8, metric="accuracy"):
-        if not 0 < final_sparsity < 1:
+        if not 0 < checks.number("final_sparsity", final_sparsity) < 1:
             raise ValueError(f"final_sparsity must be in (0, 1): received {final_sparsity}.")
         checks.whole("prunes", prunes)
-        if not 0 <= decay <= 1:
+        if not 0 <= checks.number("decay", decay) <= 1:
             raise ValueError(f"decay must be in [0, 1]: received {decay}.")
         self.final_sparsity = float(final_sparsity)
         self.prunes = int(prunes)
-        self.begin = float(begin)
-        self.end = float(end)
+        self.begin = checks.number("begin", begin)
+        self.end = checks.number("end", end)
         self.decay = float(decay)
-        self.metric = str(metric)
+        self.metric = checks.text("metric", metric)
 
     @property
     def thresholds(self):

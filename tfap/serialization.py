@@ -22,8 +22,10 @@ def deserialize(saved, built_in):
         built_in: dict of the classes that need no registration, by name.
 
     Raises:
-        ValueError: its class is neither built in nor registered in this process.
+        ValueError: it is no such dict, or its class is neither built in nor registered in this process.
     """
+    if not {"class_name", "config"} <= set(saved):
+        raise ValueError(f"A saved criterion or schedule has class_name and config: received {saved!r}.")
     name = saved["class_name"]
     cls = built_in.get(name) or keras_compat.registered_class(name)
     if cls is None:

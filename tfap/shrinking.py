@@ -7,7 +7,7 @@ import numbers
 import numpy as np
 from absl import logging
 
-from tfap import keras_compat, liveness, schedules, timetables, updater, wrapped
+from tfap import checks, keras_compat, liveness, schedules, timetables, updater, wrapped
 from tfap.callbacks import UpdatePruningStep
 from tfap.compaction import compact, smaller
 from tfap.graph import Graph, unwrap
@@ -79,7 +79,8 @@ def fit_and_compact(
     >>> fit.model.layers[0].units
     8
     """
-    epochs, first = fit_arguments.pop("epochs", 1), fit_arguments.pop("initial_epoch", 0)
+    epochs = checks.whole("epochs", fit_arguments.pop("epochs", 1))
+    first = checks.whole("initial_epoch", fit_arguments.pop("initial_epoch", 0), least=0)
     callbacks = _callbacks(fit_arguments.pop("callbacks", None))
     stages = min(5, epochs - first) if stages is None else stages
     _check(model, stages, epochs - first)
@@ -150,6 +151,8 @@ def _callbacks(given):
 
 
 def _check(model, stages, epochs):
+    if not keras_compat.is_model(model):
+        raise TypeError(f"fit_and_compact takes a Keras model: received {type(model).__name__}.")
     if getattr(model, "optimizer", None) is None:
         raise ValueError("fit_and_compact trains the model: call compile() on it first.")
     if isinstance(stages, bool) or not isinstance(stages, numbers.Integral) or not 1 <= stages <= epochs:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tfap import disconnected, flops, masks, neurons, wrapped
+from tfap import checks, disconnected, flops, masks, neurons, wrapped
 from tfap.gradients import MISSING, MeanGradients
 from tfap.kernels import Kernel, neuron_count
 from tfap.neighbours import Neighbours
@@ -240,6 +240,7 @@ def update_masks(model, sparsity, gradient_data=None, gradient_steps=None):
         ValueError: a sparsity outside [0, 1), no wrapper in the model, no activations counted yet, a
             weight or score that is not finite, `remove_disconnected` in a subclassed model, or gradients that
             are needed without data or in a model that is not compiled. The masks are then as before.
+        TypeError: a sparsity that is no number, or no model.
 
     >>> import keras, tfap
     >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
@@ -248,7 +249,7 @@ def update_masks(model, sparsity, gradient_data=None, gradient_steps=None):
     >>> int((tfap.prunable_layers(net)[0].mask.numpy() == 0).sum())
     8
     """
-    if not 0 <= sparsity < 1:
+    if not 0 <= checks.number("sparsity", sparsity) < 1:
         raise ValueError(f"The sparsity must be in [0, 1): received {sparsity}.")
     weights = pruned_weights(model)
     if not weights:

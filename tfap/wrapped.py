@@ -14,12 +14,17 @@ def prunable_layers(model):
     Returns:
         List of `tfap.layers.PruneByActivation`. Their `activation_counts` can be read afterwards also
         where the neurons fire in another layer, which a loaded model does not know before.
+
+    Raises:
+        TypeError: no model.
     """
     return [wrapper for _, wrapper in with_paths(model)]
 
 
 def with_paths(model):
     """`(path, wrapper)` of every pruning wrapper; see `prunable_layers`."""
+    if not keras_compat.is_layer(model):
+        raise TypeError(f"Expected a Keras model: received an object of type {type(model).__name__}.")
     found = {}
     if keras_compat.is_graph_model(model) and keras_compat.is_built(model):
         graph = Graph(model)

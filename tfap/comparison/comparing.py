@@ -1,5 +1,6 @@
 """The entry: trains by every method, at every sparsity, from every seed."""
 
+import collections.abc
 import contextlib
 import numbers
 
@@ -132,7 +133,8 @@ def _finished(task, missing, workers):
 
 
 def _sparsities(sparsities):
-    found = [sparsities] if isinstance(sparsities, numbers.Real) else list(sparsities)
+    found = [sparsities] if isinstance(sparsities, numbers.Real) else sparsities
+    found = list(found) if isinstance(found, collections.abc.Iterable) else []
     if not found or not all(isinstance(value, numbers.Real) and 0 < value < 1 for value in found):
         raise ValueError(f"sparsities must be numbers in (0, 1), such as 0.9: received {sparsities!r}.")
     return _once("sparsities", [float(value) for value in found])

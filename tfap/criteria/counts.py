@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tfap import checks
 from tfap.criteria.base import Criterion
 from tfap.criteria.known import built_in
 
@@ -39,14 +40,16 @@ class ActivationCount(Criterion):
         ):
             if value not in choices:
                 raise ValueError(f'{name} must be "{choices[0]}" or "{choices[1]}": received {value!r}.')
-        if not 0 <= decay <= 1:
+        if not isinstance(weighted, bool | np.bool_):
+            raise TypeError(f"weighted must be True or False: received {weighted!r}.")
+        if not 0 <= checks.number("decay", decay) <= 1:
             raise ValueError(f"decay must be in [0, 1]: received {decay}.")
         self.weighted = bool(weighted)
         self.side = side
-        self.threshold = float(threshold)
+        self.threshold = checks.number("threshold", threshold)
         self.statistic = statistic
         self.decay = float(decay)
-        self.metric = metric
+        self.metric = checks.text("metric", metric, none=True)
 
     @property
     def counts(self):

@@ -11,7 +11,7 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-from tfap import graph, kernels
+from tfap import checks, graph, kernels
 from tfap.activations import ActivationCounts
 from tfap.layers.memory import CountMemory
 from tfap.layers.previous import PreviousWeights
@@ -149,9 +149,15 @@ class CountActivationsBase(CountingWrapper):
     """Counts at an activation layer on behalf of the layers before it."""
 
     def _configure(self, threshold, sample_every, data_format, statistic):
-        self.threshold = float(threshold)
+        for name, value, choices in (
+            ("statistic", statistic, tuple(_STATISTICS)),
+            ("data_format", data_format, (None, "channels_first", "channels_last")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {choices}: received {value!r}.")
+        self.threshold = checks.number("threshold", threshold)
         self.statistic = statistic
-        self.sample_every = int(sample_every)
+        self.sample_every = checks.whole("sample_every", sample_every)
         self.data_format = data_format
 
     def _build_state(self, input_shape):
@@ -189,6 +195,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         self._check_prunable(self.layer)
         self.settings = settings
         self.specs = self._specs()
+    pruned_by = None  # weak reference to the callback of a running fit
         self.callback_active = False
         self.callback_missed = False  # a training step failed while it was traced
         self.called_in_training = False

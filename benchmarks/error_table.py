@@ -1,0 +1,386 @@
+"""What tfap says to wrong input: makes docs/errors.md.
+
+    python benchmarks/error_table.py > docs/errors.md
+
+Every entry is an expression that cannot work, with the error and what its message has to say. The names in it
+are those of `names`. tests/test_bad_input.py runs them in both Kerases and looks whether anything was lost.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import importlib
+import pathlib
+import re
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+from absl import app
+
+import tfap
+from tfap import low_rank
+from tfap.activations import ActivationCounts
+
+HEAD = """# Errors
+
+Made by `python benchmarks/error_table.py > docs/errors.md`. What tfap says to input that cannot work, before
+anything is trained or written; models and masks are then as they were. `model` is a compiled net of two
+hidden layers, `hidden_0` and `hidden_1`, and an `output`; `pruned` is `tfap.prune(model, 0.5, "magnitude")`;
+`linear` has no activations and is not compiled; `net` is subclassed; `x` and `y` are eight samples.
+"""
+
+CASES = {
+    "Models": {
+        "tfap.prune(None, 0.5)": (TypeError, "takes a .* model, a layer or a list of layers.*NoneType"),
+        "tfap.prune('model.keras', 0.5)": (TypeError, "takes a .* model.*received an object of type str"),
+        "tfap.prune([3], 0.5)": (TypeError, "a list of Keras layers: it contains 3"),
+        "tfap.prune([], 0.5)": (ValueError, "the list of layers is empty"),
+        "tfap.prune(keras.layers.Dense, 0.5)": (TypeError, "received an object of type type"),
+        "tfap.prune(linear, 0.5)": (ValueError, "nothing to prune in the model(.|\n)*no activation follows"),
+        "tfap.prune(unbuilt, 0.5)": (ValueError, "is not built.*give it an Input layer"),
+        "tfap.prune(net, 0.5)": (ValueError, r"self.dense = tfap.prune\(keras.layers.Dense"),
+        "tfap.prune(pruned, 0.5)": (ValueError, "already.*hidden_0, hidden_1.*strip_pruning"),
+        "tfap.prune(pruned.layers[0], 0.5)": (ValueError, "'hidden_0' cannot be pruned: it is wrapped"),
+        "tfap.prune([keras.layers.Dropout(0.5, name='drop')], 0.5)": (
+            ValueError,
+            "None of the 1 layers can be pruned: 'drop'",
+        ),
+        "tfap.prune(keras.layers.Dense(3, name='d'), 0.5)": (ValueError, "has no activation of its own"),
+        "tfap.prune(keras.layers.BatchNormalization(name='norm'), 0.5)": (
+            ValueError,
+            "'norm' cannot be pruned: BatchNormalization layers have no kernel",
+        ),
+        "tfap.prune(keras.layers.Dense(3, 'relu'), 0.5, skip=['dense'])": (
+            ValueError,
+            "include and skip choose among the layers of a model",
+        ),
+        "tfap.plan(None)": (TypeError, "Expected a Keras model: .*NoneType"),
+        "tfap.plan(net)": (ValueError, "is subclassed"),
+        "tfap.plan(pruned)": (ValueError, "wrapped for pruning already"),
+        "tfap.strip_pruning(None)": (TypeError, "Expected a Keras model"),
+        "tfap.strip_pruning(model.layers[0])": (TypeError, "Expected a Keras model: .*Dense"),
+        "tfap.strip_pruning(net)": (ValueError, r"net.dense = tfap.strip_pruning\(net.dense\)"),
+        "tfap.prunable_layers('model')": (TypeError, "Expected a Keras model: .*str"),
+        "pruned.fit(x, y, verbose=0)": (RuntimeError, r"callbacks=\[tfap.UpdatePruningStep\(\)\]"),
+    },
+    "Arguments of prune": {
+        "tfap.prune(model, 1.0)": (ValueError, r"must be in \[0, 1\): received 1.0"),
+        "tfap.prune(model, 80)": (ValueError, "received 80. Write 0.9 to prune 90%"),
+        "tfap.prune(model, -0.1)": (ValueError, r"must be in \[0, 1\): received -0.1"),
+        "tfap.prune(model, float('nan'))": (ValueError, r"must be in \[0, 1\): received nan"),
+        "tfap.prune(model, None)": (TypeError, "must be a PruningSchedule.*received None"),
+        "tfap.prune(model, 'cubic')": (TypeError, "must be a PruningSchedule.*received 'cubic'"),
+        "tfap.prune(model, True)": (TypeError, "must be a PruningSchedule.*received True"),
+        "tfap.prune(model, tfap.PolynomialDecay)": (TypeError, "must be a PruningSchedule"),
+        "tfap.prune(model, {'begin_step': 0})": (ValueError, "has class_name and config: received"),
+        "tfap.prune(model, {'class_name': 'os.system', 'config': {}})": (ValueError, "is not registered"),
+        "tfap.prune(model, 0.5, 'magnitud')": (
+            ValueError,
+            "Unknown criterion 'magnitud'. Known: activation_c",
+        ),
+        "tfap.prune(model, 0.5, tfap.Magnitude)": (TypeError, "must be a tfap.Criterion.*<class"),
+        "tfap.prune(model, 0.5, None)": (TypeError, "must be a tfap.Criterion.*received None"),
+        "tfap.prune(model, 0.5, scope='layer')": (ValueError, "scope must be one of .*global.*'layer'"),
+        "tfap.prune(model, 0.5, granularity='block')": (ValueError, "granularity must be .*received 'block'"),
+        "tfap.prune(model, 0.5, target='bytes')": (ValueError, "target must be one of .*received 'bytes'"),
+        "tfap.prune(model, 0.5, 'magnitude', target='flops')": (ValueError, "needs granularity='neuron'"),
+        "tfap.prune(model, 0.5, 'ap', granularity='neuron')": (ValueError, "needs granularity='weight'"),
+        "tfap.prune(model, 0.5, remove_disconnected='yes')": (TypeError, "must be True or False.*'yes'"),
+        "tfap.prune(model, 0.5, skip=['hiden_0'])": (
+            ValueError,
+            "skip names the layer 'hiden_0'.*Its layers are: hidden_0",
+        ),
+        "tfap.prune(model, 0.5, include=[3])": (
+            TypeError,
+            "include takes layer names, layers and predicates",
+        ),
+        "tfap.prune(model, 0.5, include=None)": (TypeError, "include takes .*received None"),
+        "tfap.prune(model, 0.5, skip=linear.layers)": (ValueError, "skip has the layer 'a', which is none"),
+        "tfap.prune(model, 0.5, skip=lambda layer: True)": (
+            ValueError,
+            "nothing to prune in the model(.|\n)*named in skip",
+        ),
+        "tfap.prune(model, 0.5, block_size=(1, 1))": (TypeError, "unexpected keyword argument 'block_size'"),
+        "tfap.prune(model, 0.5, min_weights_per_layer=-1)": (ValueError, "must be at least 0: received -1"),
+        "tfap.prune(model, 0.5, min_weights_per_layer=0.5)": (TypeError, "must be a whole number.*0.5"),
+        "tfap.prune(model, 0.5, min_weights_per_layer=1000)": (
+            ValueError,
+            "min_weights_per_layer=1000 leaves nothing to prune .* largest layer has 192 weights",
+        ),
+        "tfap.prune(model, 0.5, sample_every=0)": (ValueError, "sample_every must be at least 1"),
+        "tfap.prune(model, 0.5, sample_every='2')": (TypeError, "sample_every must be a whole number"),
+    },
+    "Mask updates": {
+        "tfap.update_masks(None, 0.5)": (TypeError, "Expected a Keras model"),
+        "tfap.update_masks(model, 0.5)": (ValueError, "has no pruning wrappers: call tfap.prune first"),
+        "tfap.update_masks(pruned, 1)": (ValueError, r"must be in \[0, 1\): received 1"),
+        "tfap.update_masks(pruned, float('nan'))": (ValueError, "finite number: received nan"),
+        "tfap.update_masks(pruned, 'half')": (TypeError, "sparsity must be a number: received 'half'"),
+        "tfap.update_masks(by_counts, 0.5)": (ValueError, "No activations of 'hidden_0' have been counted"),
+        "tfap.update_masks(by_gradient, 0.5)": (ValueError, r"needs gradients: .*gradient_data=\(x, y\)"),
+        "tfap.update_masks(by_gradient, 0.5, gradient_data=3)": (TypeError, "tuple of arrays .*received int"),
+        "tfap.update_masks(by_gradient, 0.5, gradient_data=x)": (TypeError, "tuple of arrays .*ndarray"),
+        "tfap.update_masks(by_gradient, 0.5, gradient_data=[])": (ValueError, "gradient_data is empty"),
+        "tfap.update_masks(by_gradient, 0.5, gradient_data=iter([(x, y)]))": (TypeError, "only once"),
+        "tfap.update_masks(by_gradient, 0.5, gradient_data=(x, y), gradient_steps=0)": (
+            ValueError,
+            "gradient_steps must be a whole number >= 1",
+        ),
+        "tfap.update_masks(by_gradient, 0.5, gradient_data=(0 * x + np.nan, y))": (
+            ValueError,
+            "Gradient gave scores for 'hidden_0' that are not finite",
+        ),
+    },
+    "Callbacks": {
+        "fit(model, tfap.UpdatePruningStep())": (ValueError, "has no pruning wrappers: call tfap.prune"),
+        "fit(tfap.prune(model, 0.5), tfap.UpdatePruningStep(), tfap.UpdatePruningStep())": (
+            ValueError,
+            "There are two",
+        ),
+        "fit(by_gradient, tfap.UpdatePruningStep())": (ValueError, "needs gradients"),
+        "tfap.UpdatePruningStep(total_steps=0)": (ValueError, "total_steps must be a whole number >= 1"),
+        "tfap.UpdatePruningStep(total_steps='all')": (ValueError, "whole number >= 1: received 'all'"),
+        "tfap.UpdatePruningStep(gradient_steps=0)": (ValueError, "gradient_steps must be a whole number"),
+        "tfap.StopWhenPruned(mode='up')": (ValueError, 'mode must be "auto", "max" or "min"'),
+        "tfap.StopWhenPruned('quality')": (ValueError, 'mode="max" or mode="min"'),
+        "tfap.StopWhenPruned(value='high')": (TypeError, "value must be a number: received 'high'"),
+        "tfap.StopWhenPruned(3)": (TypeError, "metric must be a string: received 3"),
+        "tfap.DeadNeuronMonitor(iter([x]))": (ValueError, "data is an iterator, which is used up"),
+        "tfap.DeadNeuronMonitor(x, every=0)": (ValueError, "every must be a whole number >= 1"),
+        "tfap.DeadNeuronMonitor(x, batch_size=0)": (ValueError, "batch_size must be a whole number >= 1"),
+    },
+    "Criteria": {
+        "tfap.ActivationCount('output')": (TypeError, "weighted must be True or False: received 'output'"),
+        "tfap.ActivationCount(side='both')": (ValueError, 'side must be "output" or "input"'),
+        "tfap.ActivationCount(statistic='max')": (ValueError, 'statistic must be "count" or "sum"'),
+        "tfap.ActivationCount(threshold='low')": (TypeError, "threshold must be a number: received 'low'"),
+        "tfap.ActivationCount(threshold=float('nan'))": (ValueError, "threshold must be a finite number"),
+        "tfap.ActivationCount(decay=2)": (ValueError, r"decay must be in \[0, 1\]: received 2"),
+        "tfap.ActivationCount(decay='slow')": (TypeError, "decay must be a number: received 'slow'"),
+        "tfap.ActivationCount(metric=3)": (TypeError, "metric must be a string or None: received 3"),
+        "tfap.AP(share=1.5)": (ValueError, r"share must be a number in \[0, 1\]: received 1.5"),
+        "tfap.AP(which='best')": (ValueError, "which must be one of .*received 'best'"),
+        "tfap.AP(sign='both')": (ValueError, "sign must be one of .*received 'both'"),
+        "tfap.AP(seed=-1)": (ValueError, "seed must be a whole number >= 0"),
+        "tfap.AP(tfap.AP())": (ValueError, "base of AP must not itself choose in two ways"),
+        "tfap.AP(tfap.ActivationCount(side='input'), which='counts')": (ValueError, "counts something else"),
+    },
+    "Schedules": {
+        "tfap.IterativeSparsity(1.0, 3, 10)": (ValueError, r"rate must be in \(0, 1\): received 1.0"),
+        "tfap.IterativeSparsity('half', 3, 10)": (TypeError, "rate must be a number: received 'half'"),
+        "tfap.IterativeSparsity(0.5, 0, 10)": (ValueError, "updates must be a whole number >= 1"),
+        "tfap.IterativeSparsity(0.5, 3, 1.5)": (ValueError, "frequency must be a whole number >= 1"),
+        "tfap.AccuracyIntervals(1.0)": (ValueError, r"final_sparsity must be in \(0, 1\): received 1.0"),
+        "tfap.AccuracyIntervals(0.8, prunes=0)": (ValueError, "prunes must be a whole number >= 1"),
+        "tfap.AccuracyIntervals(0.8, decay=-1)": (ValueError, r"decay must be in \[0, 1\]: received -1"),
+        "tfap.AccuracyIntervals(0.8, begin=float('nan'))": (ValueError, "begin must be a finite number"),
+        "tfap.AccuracyIntervals(0.8, metric=3)": (TypeError, "metric must be a string: received 3"),
+        "tfap.PolynomialDecay(0.0, 1.5, 0, 10)": (ValueError, r"final_sparsity must be in range \[0,1\)"),
+    },
+    "Layers": {
+        "tfap.layers.PruneByActivation('dense', 0.5)": (TypeError, "Expected a Keras layer"),
+        "tfap.layers.PruneByActivation(keras.layers.Dropout(0.5, name='drop'), 0.5)": (
+            ValueError,
+            "cannot be pruned",
+        ),
+        "tfap.layers.PruneByActivation(keras.layers.Dense(3, 'relu'), 2.0)": (ValueError, r"in \[0, 1\)"),
+        "tfap.layers.CountActivations('relu')": (TypeError, "Expected a Keras layer: received 'relu'"),
+        "tfap.layers.CountActivations(keras.layers.ReLU(name='r'), threshold='x')": (
+            TypeError,
+            "must be a number",
+        ),
+        "tfap.layers.CountActivations(keras.layers.ReLU(name='r'), sample_every=0)": (
+            ValueError,
+            "whole number >= 1",
+        ),
+        "tfap.layers.CountActivations(keras.layers.ReLU(name='r'), statistic='max')": (
+            ValueError,
+            "must be one of",
+        ),
+        "tfap.layers.CountActivations(keras.layers.ReLU(name='r'), data_format='last')": (
+            ValueError,
+            "'last'",
+        ),
+        "tfap.register_prunable_layer(int, [tfap.KernelSpec()])": (TypeError, "must be a layer class"),
+        "tfap.register_prunable_layer(keras.layers.ReLU(name='r'), [])": (TypeError, "must be a layer class"),
+        "tfap.register_prunable_layer(keras.layers.ReLU, ['kernel'])": (TypeError, "list of tfap.KernelSpec"),
+        "tfap.register_prunable_layer(keras.layers.ReLU, tfap.KernelSpec())": (TypeError, "must be a list"),
+        "tfap.KernelSpec(3)": (TypeError, "name must be a string: received 3"),
+        "tfap.KernelSpec('w', neuron_axes=0)": (TypeError, "neuron_axes must be a tuple of whole numbers"),
+    },
+    "Smaller models": {
+        "tfap.compact(None)": (TypeError, "tfap.compact takes a Keras model"),
+        "tfap.compact(pruned)": (ValueError, r"call strip_pruning\(\) first"),
+        "tfap.compact(net)": (ValueError, "takes Sequential and Functional models"),
+        "tfap.compact(model, drop_silent=True)": (ValueError, "go together"),
+        "tfap.compact(model, [1], drop_silent=True)": (TypeError, "counts must be {layer path"),
+        "tfap.compact(model, {'a': counts}, drop_silent=True)": (ValueError, "names the layer 'a'"),
+        "tfap.compact(model, {'hidden_0': counts}, drop_silent=True)": (
+            ValueError,
+            "has 3 neurons for .* 16",
+        ),
+        "tfap.compaction_report(model, linear)": (ValueError, "is no compacted"),
+        "tfap.compaction_report(model, model, 'test')": (TypeError, "data must be an array"),
+        "tfap.fit_and_compact(None, 0.5, x, y)": (TypeError, "takes a Keras model"),
+        "tfap.fit_and_compact(linear, 0.5, x, y)": (ValueError, r"call compile\(\) on it first"),
+        "tfap.fit_and_compact(model, 0.5, x, y, epochs=2, stages=3)": (ValueError, "number of epochs, 2"),
+        "tfap.fit_and_compact(model, 0.5, x, y, epochs='2')": (ValueError, "epochs must be a whole number"),
+        "tfap.fit_and_compact(model, 0.5, x, y, callbacks=tfap.UpdatePruningStep())": (
+            ValueError,
+            "adds UpdatePruningStep itself",
+        ),
+        "tfap.fit_and_compact(pruned, 0.5, x, y)": (ValueError, "wrapped for pruning already"),
+    },
+    "Files and reports": {
+        "tfap.export(None, 'model')": (TypeError, "tfap.export takes a Keras model"),
+        "tfap.export(model, 'model', format='h5')": (ValueError, "Unknown format 'h5'. Known: saved_model"),
+        "tfap.export(model, 'model', format='keras')": (ValueError, "must end in .keras"),
+        "tfap.export(model, 'model.onnx')": (ValueError, "Pass format='onnx'"),
+        "tfap.export(model, 'model.tflite', 'tflite', quantize='int4')": (
+            ValueError,
+            "Unknown quantize='int4'",
+        ),
+        "tfap.export(model, 'model.keras', 'keras', quantize='dynamic_range')": (ValueError, "'tflite' only"),
+        "tfap.export(pruned, 'model')": (ValueError, r"call strip_pruning\(\) first"),
+        "tfap.export(model, 'file')": (ValueError, "is a file: choose another path"),
+        "tfap.export(model, 'folder')": (ValueError, "holds other things than a SavedModel"),
+        "tfap.export(model, 'model.keras', 'keras', data=x[:, :2])": (
+            ValueError,
+            r"shape \(8, 2\); expected",
+        ),
+        "tfap.report({})": (ValueError, "needs a model: the dict is empty"),
+        "tfap.report(3)": (TypeError, "must be a Keras model or a path: received 3"),
+        "tfap.report('missing.keras')": (FileNotFoundError, "there is no file or folder 'missing.keras'"),
+        "tfap.report(pruned)": (ValueError, r"call strip_pruning\(\) first"),
+        "tfap.report(model, batch_sizes=(0,))": (ValueError, "batch_sizes must be a tuple of whole numbers"),
+        "tfap.report(model, seconds=-1)": (ValueError, "seconds must be a number of at least 0"),
+        "tfap.report(model, metric='accuracy', data=(x, y))": (TypeError, "metric must be a function"),
+        "tfap.report(model, data=x, batch_sizes=())": (TypeError, r"data must be \(x, y\)"),
+        "tfap.report(model, data=(x, y[:3]), batch_sizes=())": (ValueError, r"\[8\] samples and 3 labels"),
+    },
+    "Activations": {
+        "tfap.measure_activations(None, x)": (TypeError, "takes a Keras model"),
+        "tfap.measure_activations(net, x)": (ValueError, "'net' is subclassed"),
+        "tfap.measure_activations(model, None)": (TypeError, "data must be an array.*NoneType"),
+        "tfap.measure_activations(model, 'x.npy')": (TypeError, "data must be an array.*str"),
+        "tfap.measure_activations(model, x[:0])": (ValueError, "The data is empty"),
+        "tfap.measure_activations(model, [x, x])": (ValueError, "data has 2 arrays; .* has 1 inputs"),
+        "tfap.measure_activations(model, x, batch_size=0)": (ValueError, "batch_size must be a whole number"),
+        "tfap.measure_activations(model, x, steps=0)": (ValueError, "steps must be a whole number >= 1"),
+        "tfap.measure_activations(model, x, threshold='0')": (TypeError, "threshold must be a number"),
+        "tfap.measure_activations(model, endless)": (ValueError, "The dataset has no end"),
+        "tfap.dead_neuron_report(None)": (TypeError, "counts must be {layer path"),
+        "tfap.dead_neuron_report({})": (ValueError, "counts names no layers"),
+        "tfap.dead_neuron_report({'a': unseen})": (ValueError, "has seen no activations of the layer 'a'"),
+    },
+    "Cycles and comparisons": {
+        "tfap.prune_iteratively(net, fit)": (ValueError, "'net' is subclassed"),
+        "tfap.prune_iteratively(model, None)": (TypeError, "fit must be a function: received None"),
+        "tfap.prune_iteratively(model, fit, rate='half')": (ValueError, r"rate must be in \(0, 1\)"),
+        "tfap.prune_iteratively(model, fit, cycles=0)": (ValueError, "cycles must be a whole number >= 1"),
+        "tfap.prune_iteratively(model, fit, rewind='first')": (ValueError, 'rewind must be "init"'),
+        "tfap.prune_iteratively(model, fit, skip=['a'])": (ValueError, "skip names the layer 'a'"),
+        "tfap.prune_iteratively(model, fit, directory='file')": (NotADirectoryError, "'file' is no folder"),
+        "tfap.compare(None, fit, fit)": (TypeError, "build_model must be a function: received None"),
+        "tfap.compare(build, fit, fit, ['magnitud'])": (ValueError, "The method 'magnitud': Unknown"),
+        "tfap.compare(build, fit, fit, sparsities=1.0)": (
+            ValueError,
+            r"sparsities must be numbers in \(0, 1\)",
+        ),
+        "tfap.compare(build, fit, fit, sparsities=None)": (ValueError, "sparsities must be .*received None"),
+        "tfap.compare(build, fit, fit, seeds=[1, 1])": (ValueError, "seeds must differ"),
+        "tfap.compare(build, fit, fit, directory='file')": (NotADirectoryError, "'file' is no folder"),
+    },
+    "Low rank": {
+        "low_rank.singular_values(None)": (TypeError, "takes a Keras model"),
+        "low_rank.ranks(model, tolerance=-1)": (ValueError, "tolerance must be None or a number >= 0"),
+        "low_rank.factorize(model)": (ValueError, "Give exactly one of rank, energy and error"),
+        "low_rank.factorize(model, rank=0)": (ValueError, "rank must be at least 1"),
+        "low_rank.factorize(model, rank=0.5)": (TypeError, "rank must be an int"),
+        "low_rank.factorize(model, energy=2.0)": (ValueError, r"energy must be in \(0, 1\]"),
+        "low_rank.factorize(model, rank=2, layers=['a'])": (ValueError, "There is no layer 'a'"),
+        "low_rank.factorize(pruned, rank=1)": (ValueError, r"call strip_pruning\(\) first"),
+        "low_rank.pca_reconstruction(model, -1)": (ValueError, "ranks must be at least 0"),
+        "low_rank.svd_reconstruction(model, {'a': 1})": (ValueError, "ranks names 'a'"),
+        "low_rank.SingularValueRegularizer('a')": (TypeError, "strength must be a number"),
+        "low_rank.SingularValueRegularizer(-1)": (ValueError, "strength must be a finite number >= 0"),
+    },
+}
+
+
+def names(keras):
+    """What the expressions of `CASES` use, for one Keras; makes a file and a folder where they run."""
+    layers = keras.layers
+    stack = [layers.Input((12,), name="x"), layers.Dense(16, "relu", name="hidden_0")]
+    stack += [layers.Dense(8, "relu", name="hidden_1"), layers.Dense(4, "softmax", name="output")]
+    model = keras.Sequential(stack, name="model")
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    pruned = tfap.prune(model, 0.5, "magnitude")
+    tfap.update_masks(pruned, 0.25)
+    x, y = np.random.default_rng(0).normal(size=(8, 12)).astype("float32"), np.arange(8) % 4
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="net")
+            self.hidden = layers.Dense(4)
+
+        def call(self, inputs):
+            return self.hidden(inputs)
+
+    def fit(model, *callbacks):
+        return model.fit(x, y, verbose=0, callbacks=list(callbacks))
+
+    pathlib.Path("file").write_text("!")
+    pathlib.Path("folder").mkdir()
+    pathlib.Path("folder", "thesis.txt").write_text("!")
+    return {
+        **{"keras": keras, "np": np, "tfap": tfap, "low_rank": low_rank, "x": x, "y": y, "fit": fit},
+        "model": model,
+        "pruned": pruned,
+        "by_counts": tfap.prune(model, 0.5),
+        "by_gradient": tfap.prune(model, 0.5, "gradient"),
+        "linear": keras.Sequential(
+            [layers.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2)], name="linear"
+        ),
+        "unbuilt": keras.Sequential([layers.Dense(4, "relu")], name="unbuilt"),
+        "net": Net(),
+        "build": lambda: model,
+        "counts": ActivationCounts(np.zeros(3, int), 1),
+        "unseen": ActivationCounts(np.zeros(3, int), 0),
+        "endless": tf.data.Dataset.from_tensor_slices(x).batch(4).repeat(),
+    }
+
+
+def error_of(code, given):
+    """The exception that an expression raises, None if it raises none."""
+    try:
+        eval(code, dict(given))
+    except Exception as error:
+        return error
+    return None
+
+
+def row(code, error, message):
+    """The table's row: the first line of what the error says, of the lines that have the expected message."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+    said = next((line for line in lines if re.search(message, line)), lines[0])
+    said = re.sub(r" at 0x\w+", "", said).strip().replace("|", "\\|").replace("<", "\\<")
+    return f"| `{code}` | {type(error).__name__} | {said} |"
+
+
+def main(_):
+    print(HEAD)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        given = names(importlib.import_module("keras"))
+        for title, cases in CASES.items():
+            print(f"## {title}\n\n| what came | error | what it says |\n|---|---|---|")
+            for code, (_, message) in cases.items():
+                print(row(code, error_of(code, given), message))
+            print()
+
+
+if __name__ == "__main__":
+    app.run(main)
