@@ -93,7 +93,8 @@ class UpdatePruningStep(Callback):
             self._update()
         if self._clock.stepped_eagerly:
             for layer in self._counting_layers:
-                layer.stepped_eagerly = False
+                if layer.stepped_eagerly:
+                    layer.stepped_eagerly.clear()
 
     def on_epoch_end(self, epoch, logs=None):
         if self._groups is not None:
@@ -216,19 +217,19 @@ class UpdatePruningStep(Callback):
                 wrapper.callback_missed = False
         _NeedsCallback.lift(self.model)
 
-    def _set_active(self, active):
     def _check_alone(self):
         """Two would make every update twice: counts would fade twice and layers lose two turns."""
         other = self._wrappers[0].pruned_by and self._wrappers[0].pruned_by()
         if other is not None and self.params and other._fit is self.params:  # one dict a fit
             raise ValueError("There are two UpdatePruningStep callbacks in this fit: leave one out.")
 
+    def _set_active(self, active):
         for wrapper in self._wrappers:
             wrapper.callback_active = active
             wrapper.begin_steps()
-
         self._fit = self.params if active else None
         self._wrappers[0].pruned_by = weakref.ref(self) if active else None
+
     def _schedule_of(self, wrapper, before):
         """The wrapper's schedule; a float is spread over this fit, or over the one that it resumes."""
         schedule = wrapper.pruning_schedule

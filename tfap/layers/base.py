@@ -6,6 +6,7 @@ A class for one Keras adds to these mixins how to make a state variable (`_add_s
 shapes.
 """
 
+import contextlib
 import weakref
 
 import numpy as np
@@ -32,11 +33,15 @@ SEVERAL_INPUTS = (
 class ZeroPruned:
     """The constraint that keeps pruned weights at zero: optimizers apply it after every step."""
 
+    eager_calls = 0  # of all constraints, in eager mode: a call tells the wrappers that a step is over
+
     def __init__(self, mask, users=None):
         self.mask = mask
         self.users = users  # the constraint that the weight had before
 
     def __call__(self, weight):
+        if tf.executing_eagerly():
+            ZeroPruned.eager_calls += 1
         weight = self.users(weight) if self.users else weight
         return weight * tf.cast(self.mask, weight.dtype)
 
@@ -50,11 +55,11 @@ class CountingWrapper:
 
     is_tfap_wrapper = True
 
-    _counts = _seen = None
-    stepped_eagerly = False
+    _counts = _seen = stepped_eagerly = None
 
     def _add_step(self, initializer="zeros"):
         self._stepped_in = {}  # replica -> weak reference to the graph in which it has stepped
+        self.stepped_eagerly = {}  # replica -> ZeroPruned.eager_calls at its last step, until the batch ends
         self.pruning_step = self._add_state("pruning_step", (), "int64", initializer)
 
     def _add_counters(self, neurons, statistic):
@@ -116,12 +121,13 @@ class CountingWrapper:
 
     def _step_once(self):
         """Adds 1 to pruning_step once a training step, also where the layer is called several times."""
+        replica = _replica()
         if tf.executing_eagerly():
-            if self.stepped_eagerly:
+            if self.stepped_eagerly.get(replica) == ZeroPruned.eager_calls:
                 return
-            self.stepped_eagerly = True  # until UpdatePruningStep sees the end of the batch
+            self.stepped_eagerly[replica] = ZeroPruned.eager_calls
         else:
-            replica, step_graph = _replica(), tf.compat.v1.get_default_graph()
+            step_graph = tf.compat.v1.get_default_graph()
             stepped_in = self._stepped_in.get(replica)
             if stepped_in is not None and stepped_in() is step_graph:
                 return
@@ -189,13 +195,13 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     updated, so that an update that a stop has cut off is made up for) and `updates_made` (int64).
     """
 
+    pruned_by = None  # weak reference to the callback of a running fit
     prunes_in_graph = False  # only under tfmot's callback: see layers/tf_keras.py
 
     def _configure(self, settings):
         self._check_prunable(self.layer)
         self.settings = settings
         self.specs = self._specs()
-    pruned_by = None  # weak reference to the callback of a running fit
         self.callback_active = False
         self.callback_missed = False  # a training step failed while it was traced
         self.called_in_training = False
@@ -370,6 +376,24 @@ def _over_all_but(axis, values):
 
 def _seen(activations, axis):
     return tf.size(activations, tf.int64) // activations.shape[axis]
+
+
+@contextlib.contextmanager
+def made_by_each_worker():
+    """Variables with constant initial values are made by each of several workers for itself.
+
+    TensorFlow would send them the first worker's value, and cannot send uint8.
+    """
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        yield
+        return
+    extended, workers = strategy.extended, strategy.extended._num_workers
+    extended._num_workers = 1
+    try:
+        yield
+    finally:
+        extended._num_workers = workers
 
 
 def _replica():

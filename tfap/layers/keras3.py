@@ -6,7 +6,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfap.layers.base import SEVERAL_INPUTS, CountActivationsBase, PruneByActivationBase, ZeroPruned
+from tfap.layers.base import (
+    SEVERAL_INPUTS,
+    CountActivationsBase,
+    PruneByActivationBase,
+    ZeroPruned,
+    made_by_each_worker,
+)
 from tfap.settings import PruningSettings
 
 
@@ -49,15 +55,16 @@ class _Wrapper(keras.layers.Wrapper):
         return self.layer.compute_mask(inputs, previous_mask)
 
     def _add_state(self, name, shape, dtype, initializer="zeros"):
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            dtype=dtype,
-            initializer=initializer,
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-        )
+        with made_by_each_worker():
+            return self.add_weight(
+                name=name,
+                shape=shape,
+                dtype=dtype,
+                initializer=initializer,
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
+            )
 
     @staticmethod
     def _add_to(variable, value):

@@ -15,6 +15,7 @@ from tfap.layers.base import (
     CountActivationsBase,
     PruneByActivationBase,
     ZeroPruned,
+    made_by_each_worker,
 )
 from tfap.settings import PruningSettings
 
@@ -45,15 +46,16 @@ class _Wrapper(tf_keras.layers.Wrapper):
         tf_keras.layers.Layer.set_weights(self, weights)
 
     def _add_state(self, name, shape, dtype, initializer="zeros"):
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            dtype=dtype,
-            initializer=initializer,
-            trainable=False,
-            experimental_autocast=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        with made_by_each_worker():
+            return self.add_weight(
+                name=name,
+                shape=shape,
+                dtype=dtype,
+                initializer=initializer,
+                trainable=False,
+                experimental_autocast=False,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
 
     @staticmethod
     def _add_to(variable, value):
@@ -130,7 +132,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
     def _step_once(self):
         if self.callback_active:
             return super()._step_once()
-        self.stepped_eagerly = False  # tfmot's callback does not know that it should do this
+        self.stepped_eagerly.clear()  # tfmot's callback does not know that it should do this
         message = CALLBACK_MISSING.format(name=self.name)
         begun = tf.debugging.assert_greater_equal(self.pruning_step, tf.constant(0, tf.int64), message)
         with tf.control_dependencies([] if begun is None else [begun]):
