@@ -1,0 +1,93 @@
+"""A training whose result does not depend on how many replicas share it, and scripts that run it on two.
+
+Weights are multiples of 1/64 and Lion moves them by 1/64 a step, so sums are exact in any order; samples are
+whole numbers. TensorFlow wants to know its devices before it starts, so every script is a process:
+
+    python tests/replicas.py mirrored FILE            two CPU devices, both Kerases
+    python tests/replicas.py worker FILE INDEX PORTS  one of two workers of tf_keras
+"""
+
+import importlib
+import json
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+GRID = 1 / 64
+SAMPLE_EVERY = {"keras": 1, "tf_keras": 2}  # counts outside and inside a tf.cond
+
+
+def train(keras, strategy=None):
+    """Four epochs of seven steps, the last one smaller; then one whose last batch has a single sample."""
+    import tfap  # a MultiWorkerMirroredStrategy must come first
+
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(-2, 3, (52, 5, 5, 2)).astype("float32"), generator.integers(0, 3, 52)
+    layers = keras.layers
+    with (strategy or tf.distribute.get_strategy()).scope():
+        stack = [layers.Input((5, 5, 2)), layers.Dense(4, name="pointwise"), layers.ReLU(name="relu")]
+        stack += [
+            layers.Flatten(),
+            layers.Dense(16, activation="relu", name="dense"),
+            layers.Dense(3, name="output"),
+        ]
+        model = keras.Sequential(stack)
+        model.set_weights([GRID * generator.integers(-16, 17, w.shape) for w in model.get_weights()])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Lion(GRID), loss)
+        every = SAMPLE_EVERY[keras.__name__]
+        schedule = tfap.PolynomialDecay(0.0, 0.7, 2, 26, frequency=2)
+        model = tfap.prune(model, schedule, scope="local", granularity="weight", sample_every=every)
+    fit = {"batch_size": 8, "shuffle": False, "verbose": 0, "callbacks": [tfap.UpdatePruningStep()]}
+    model.fit(x, y, epochs=4, **fit)
+    model.optimizer.learning_rate = 0.0  # a mean over replicas of which one has no sample is another mean
+    model.fit(x[:41], y[:41], **fit)
+    return model
+
+
+def state(model):
+    """What is to be equal, by name; of every variable a row for each of its replicas."""
+    import tfap
+
+    found = {}
+    for wrapper in tfap.prunable_layers(model):
+        ((_, kernel, mask),) = wrapper.kernel_and_mask()
+        name = wrapper.name
+        found |= {f"{name} kernel": rows(kernel), f"{name} mask": rows(mask)}
+        found |= {f"{name} step": rows(wrapper.pruning_step), f"{name} updates": rows(wrapper.updates_made)}
+    for counter in (model.layers[1], tfap.prunable_layers(model)[1]):
+        found |= {f"{counter.name} counts": rows(counter.activation_counts)}
+        found |= {f"{counter.name} seen": rows(counter.activations_seen)}
+    return found
+
+
+def rows(variable):
+    inner = getattr(variable, "value", variable)  # Keras 3's variable holds TensorFlow's
+    inner = inner if isinstance(inner, tf.Variable) else variable
+    return np.stack([one.numpy() for one in getattr(inner, "values", [inner])])
+
+
+def mirrored(file):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    found = {}
+    for name in ("keras", "tf_keras"):
+        model = train(importlib.import_module(name), strategy)
+        found |= {f"{name} {what}": value for what, value in state(model).items()}
+    np.savez(file, **found)
+
+
+def worker(file, index, *ports):
+    cluster = {"worker": [f"localhost:{port}" for port in ports]}
+    os.environ["TF_CONFIG"] = json.dumps(
+        {"cluster": cluster, "task": {"type": "worker", "index": int(index)}}
+    )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    np.savez(file, **state(train(importlib.import_module("tf_keras"), strategy)))
+
+
+if __name__ == "__main__":
+    {"mirrored": mirrored, "worker": worker}[sys.argv[1]](*sys.argv[2:])
