@@ -636,8 +636,15 @@ def write_saved_model(model, path):
 
 
 def load_model(path):
-    """The model of a `.keras` file, not compiled, in the Keras that wrote it."""
-    with zipfile.ZipFile(path) as file:
-        version = json.loads(file.read("metadata.json"))["keras_version"]
+    """The model of a `.keras` file, not compiled, in the Keras that wrote it. Loads no code.
+
+    Raises:
+        ValueError: the file is another one, or not whole, or holds code.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            version = json.loads(file.read("metadata.json"))["keras_version"]
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"'{path}' is no .keras file, or not whole: {error}") from error
     world = tf_keras if version.startswith("2.") else keras
-    return world.models.load_model(path, compile=False)
+    return world.models.load_model(path, compile=False, safe_mode=True)

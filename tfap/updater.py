@@ -62,14 +62,17 @@ class PrunedWeight:
         """The weight as plain data.
 
         Raises:
-            ValueError: the criterion needs counts that are not there.
+            ValueError: the criterion needs counts that are not there, or the mask is none.
         """
+        mask = self.mask.numpy()
+        if mask.max(initial=0) > 1:
+            raise ValueError(f"The mask of '{self.path}' has other values than 0 and 1: the masks stay.")
         activations = self._activations() if self.wrapper.criterion.counts else None
         return Kernel(
             self.path,
             self.spec,
             self.variable.numpy(),
-            self.mask.numpy(),
+            mask,
             activations,
             self.neuron_groups,
             self.input_groups,

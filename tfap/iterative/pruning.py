@@ -166,10 +166,9 @@ class _Run:
 
     def _on_file(self, number):
         """A `Cycle` that was finished before; None if it was not, or was the last and is so no longer."""
-        row = self._store.read_row(number)
-        if row is None:
+        row, arrays = self._store.read_row(number), self._store.read_arrays(name_of(number))
+        if row is None or arrays is None:
             return None
-        arrays = self._store.read_arrays(name_of(number)) or {}
         weights = net_weights.like(self._first, arrays["weights"])
         if self._is_last(number):
             return Cycle(row, weights)

@@ -50,7 +50,7 @@ class Store:
         files.replace(self._folder / f"{name}.npz", lambda file: np.savez(file, **named))
 
     def read_arrays(self, name):
-        """What `write_arrays` wrote, without groups that are empty; None if it is not there.
+        """What `write_arrays` wrote, weights and other groups that are not empty; None if it is not there.
 
         Raises:
             ValueError: the file is another one.
@@ -59,10 +59,12 @@ class Store:
             return None
         path, groups = self._folder / f"{name}.npz", {}
         try:
-            with np.load(path) as file:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 for key in file.files:
                     groups.setdefault(key.rpartition("-")[0], []).append(file[key])
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            if "weights" not in groups:
+                raise ValueError("it has no weights")
+        except _FOREIGN as error:
             raise ValueError(
                 f"{path} was not written by tfap.prune_iteratively ({error}). {_AWAY}"
             ) from error
@@ -96,6 +98,7 @@ class Store:
 
 
 _AWAY = "Move it away, or use another directory."
+_FOREIGN = (AttributeError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile)  # NumPy's errors
 
 
 def name_of(cycle):

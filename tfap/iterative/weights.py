@@ -33,7 +33,13 @@ def flat(weights):
 
 
 def like(weights, arrays):
-    """The weights of a list as `flat` gave it, for the net of other weights."""
+    """The weights of a list as `flat` gave it, for the net of other weights.
+
+    Raises:
+        ValueError: they are those of another net.
+    """
+    if [array.shape for array in arrays] != [array.shape for array in flat(weights)]:
+        raise ValueError("The weights on file are those of another net: use another directory.")
     rest = iter(arrays)
     # NumPy's files know no bfloat16.
     return {
