@@ -153,7 +153,7 @@ def _shown(kept):
     if len(kept) <= len(SHOWN) + 1:
         return range(len(kept))
     nearest = [int(np.argmin(np.abs(np.log(kept / (1 - sparsity))))) for sparsity in SHOWN]
-    return [0, *nearest, len(kept) - 1]
+    return sorted({0, *nearest, len(kept) - 1})
 
 
 def _cells(arm, sparsity, cycles):

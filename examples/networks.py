@@ -86,7 +86,7 @@ def densenet(keras, shape, classes, blocks=(3, 3, 3), growth=8):
     for number, depth in enumerate(blocks):
         if number:  # a transition halves size and channels
             x = layers.ReLU()(layers.BatchNormalization()(x))
-            x = layers.AveragePooling2D()(layers.Conv2D(x.shape[-1] // 2, 1, use_bias=False)(x))
+            x = layers.AveragePooling2D(2)(layers.Conv2D(x.shape[-1] // 2, 1, use_bias=False)(x))
         for _ in range(depth):
             new = layers.ReLU()(layers.BatchNormalization()(x))
             new = layers.Conv2D(growth, 3, padding="same", use_bias=False)(new)

@@ -7,7 +7,10 @@ import re
 import subprocess
 import sys
 
+import networks
 import pytest
+
+import tfap
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -74,6 +77,15 @@ def test_activate_while_pruning(tmp_path):
     assert [row["arm"] for row in rows] == 3 * ["AP + X"] + 3 * ["X"]
     assert [row["alive"] for row in rows[:3]] == [row["alive"] for row in rows[3:]]
     assert rows[0]["accuracy"] == rows[3]["accuracy"] and rows[2]["dead_dynamic"] != rows[5]["dead_dynamic"]
+
+
+@pytest.mark.parametrize("net", ["mlp", "vgg", "resnet20", "densenet", "mobilenet", "vit"])
+def test_every_net_can_be_pruned(keras_module, net):
+    model = getattr(networks, net)(keras_module, (8, 8, 1), 10)
+    assert model.output_shape == (None, 10)
+    kernels = [weight for weight in model.trainable_weights if "kernel" in weight.name.split("/")[-1]]
+    plan = tfap.plan(model, criterion="magnitude", include=[model.layers[-1]])
+    assert len(plan.pruned) == len(kernels)
 
 
 def test_from_tfmot(tmp_path):
