@@ -1,0 +1,107 @@
+"""What replicas pay for counting: the time of a training step and the bytes that it sends.
+
+The same global batch on one CPU device and on two, under a MirroredStrategy, with and without tfap, in
+interleaved blocks of steps. The two devices are logical ones that share the machine's cores, so two replicas
+are no faster than one here: what the table shows is the overhead.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import importlib
+import time
+
+import numpy as np
+import step_overhead
+import tensorflow as tf
+from absl import app, flags
+
+from tfap import wrapped
+
+FLAGS = flags.FLAGS  # those of step_overhead.py: --net, --keras, --pairs, --block_seconds
+
+
+def bytes_a_step(model):
+    """What a replica hands to the all-reduce of the counts: int64 counts, and how many were seen."""
+    counted = [layer.own_counts() for layer in wrapped.counting_layers(model)]
+    return sum(8 * (len(each.counts) + 1) for each in counted if each is not None)
+
+
+def stepper(strategy, model, batch):
+    """A function that takes n training steps."""
+    data = tf.data.Dataset.from_tensors(batch).repeat()
+    iterator = iter(strategy.experimental_distribute_dataset(data))
+    with strategy.scope():
+        step = model.make_train_function() or model.train_function  # Keras 3 only keeps it
+
+    def steps(n):
+        with strategy.scope():
+            for _ in range(n):
+                logs = step(iterator)
+        float(tf.nest.flatten(logs)[0])  # waits for the last one
+
+    return steps
+
+
+def variants(keras, strategy, build):
+    with strategy.scope():
+        return {
+            "dense": step_overhead.compiled(keras, build(keras)),
+            "dense again": step_overhead.compiled(keras, build(keras)),
+            "tfap": step_overhead.with_tfap(keras, build(keras)),
+        }
+
+
+def measured(run):
+    """Seconds a step by variant, in interleaved blocks."""
+    for steps in run.values():
+        steps(5)
+    start = time.perf_counter()
+    run["dense", 1](10)
+    block = max(3, round(FLAGS.block_seconds / ((time.perf_counter() - start) / 10)))
+    generator = np.random.default_rng(0)
+    times = {variant: [] for variant in run}
+    for _ in range(FLAGS.pairs):
+        for at in generator.permutation(len(run)):
+            variant = list(run)[at]
+            start = time.perf_counter()
+            run[variant](block)
+            times[variant].append((time.perf_counter() - start) / block)
+    return {variant: np.array(values) for variant, values in times.items()}
+
+
+def interval(ratios):
+    resampled = np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), axis=1)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return f"{np.median(ratios):.2f} ({low:.2f} to {high:.2f})"
+
+
+def main(_):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    keras = importlib.import_module(FLAGS.keras)
+    build, batch_size = step_overhead.NETS[FLAGS.net]
+    strategies = {1: tf.distribute.get_strategy(), 2: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
+    run = {}
+    for replicas, strategy in strategies.items():
+        models = variants(keras, strategy, build)
+        shape = (batch_size, *models["tfap"].inputs[0].shape[1:])
+        batch = tf.random.uniform(shape, seed=0), tf.random.uniform((batch_size,), 0, 10, tf.int64, seed=0)
+        run |= {(name, replicas): stepper(strategy, model, batch) for name, model in models.items()}
+    weights = sum(int(np.prod(weight.shape)) for weight in models["dense"].trainable_weights)
+    times = measured(run)
+    counts = bytes_a_step(models["tfap"])
+    print(f"{FLAGS.net}, {FLAGS.keras}: {FLAGS.pairs} blocks of each variant, batch {batch_size} in all")
+    print(f"counts {counts:,} bytes a step, gradients {4 * weights:,}: {counts / (4 * weights):.2%}")
+    print("| replicas | dense, ms a step | tfap, ms a step | control / dense | tfap / dense |")
+    print("|---:|---:|---:|---|---|")
+    for replicas in strategies:
+        dense, again, ours = (times[name, replicas] for name in ("dense", "dense again", "tfap"))
+        row = f"{1000 * np.median(dense):.1f} | {1000 * np.median(ours):.1f}"
+        print(f"| {replicas} | {row} | {interval(again / dense)} | {interval(ours / dense)} |", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
