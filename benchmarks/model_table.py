@@ -42,7 +42,8 @@ flags.DEFINE_string("write", None, "File for the page; without it the page is pr
 flags.DEFINE_string("one", None, "Used by the script itself: the one model to run in this process.")
 flags.DEFINE_string("into", None, "Used by the script itself: the file for that model's outcomes.")
 flags.DEFINE_string("results", "build/models", "Folder for outcomes; what is there is not run again.")
-flags.DEFINE_integer("seconds", 900, "A model that takes longer is ended.", 1)
+flags.DEFINE_bool("run", True, "False writes the page of the outcomes that are there.")
+flags.DEFINE_integer("seconds", 1800, "A model that takes longer is ended.", 1)
 
 CRITERIA = ("magnitude", "activation_count")
 WITHOUT = "without tfap"
@@ -82,6 +83,18 @@ Every model has random weights. It is pruned to {sparsity} of whole neurons and 
 A cell is empty where a step before it has failed. The last columns are the same steps of the same net without
 tfap.
 Models of keras.applications train with `run_eagerly=True`, others in a graph (`jit_compile=False`).
+"""
+NOTES = """
+## What fails, and why
+
+- Keras 3 does not load a Lambda layer around a Python lambda in safe mode, tf_keras none around any function.
+- KerasHub's ViT: the config of its layer `ViTPatchingAndEmbedding` has arguments that the class does not
+  take, so no Functional model with that layer in its graph loads. tfap makes a Functional model of a nested
+  backbone too, whose file then does not load either, while that of a plain `ViTBackbone` does: use
+  `save_weights` there.
+- `compact` compares outputs on random inputs with 16 positions where a model leaves their number open,
+  `export` on 32 if it is given no `data`: position embeddings must have as many.
+- What tfap knows of KerasHub's layers the table's script tells it (`tfap.register_prunable_layer`).
 """
 OTHERS = """
 ## Kernels that are not pruned
@@ -266,16 +279,17 @@ def kernels(model, criterion):
 def run_one(entry, keras, folder):
     """Every outcome of a model in one Keras, as plain data."""
     start = time.perf_counter()
-    found, walks = {}, {}
+    found, others = {}, {}
     for name in (WITHOUT, *entry.criteria):
         keras_compat.start_afresh(seed=0)
         inside = folder / name.replace(" ", "_")
         inside.mkdir()
-        steps = PLAIN_STEPS if name == WITHOUT else STEPS
-        walks[name] = Plain(entry, keras, inside) if name == WITHOUT else Pruned(entry, keras, inside, name)
-        found[name] = outcomes(steps, walks[name])
-    first = walks[entry.criteria[0]]
-    return {"outcomes": found, "others": first.others, "seconds": time.perf_counter() - start}
+        if name == WITHOUT:
+            found[name] = outcomes(PLAIN_STEPS, Plain(entry, keras, inside))
+        else:
+            walk = Pruned(entry, keras, inside, name)
+            found[name], others = outcomes(STEPS, walk), walk.others
+    return {"outcomes": found, "others": others, "seconds": time.perf_counter() - start}
 
 
 def main_of_one(name, world, path):
@@ -293,6 +307,8 @@ def main_of_one(name, world, path):
 
 def result(entry, world, path):
     """The outcomes of one model and Keras; run in a process of its own unless the file is there already."""
+    if not path.exists() and not FLAGS.run:
+        return {"problem": "not run yet"}
     if not path.exists():
         command = [sys.executable, __file__, "--one", entry.name, "--keras", world, "--into", str(path)]
         log = path.with_suffix(".log")
@@ -341,7 +357,7 @@ def page(results):
         yield from rows(entry, world, found)
     if not model_zoo.KERAS_HUB:
         yield "\nKerasHub is not installed, so its models are missing: `pip install '.[models]'`."
-    yield OTHERS
+    yield NOTES + OTHERS
     others = {}
     for entry, world, found in results:
         for name, reason in found.get("others", {}).items():

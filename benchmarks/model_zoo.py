@@ -300,10 +300,10 @@ CUSTOM = [
     Entry("vision transformer", lambda keras: networks.vit(keras, (16, 16, 3), CLASSES, width=16)),
     Entry("text: Embedding and LSTM", text, integers_below=40),
     Entry("U-Net", u_net),
-    Entry("siamese, shared layers", siamese),
+    Entry("siamese with shared layers", siamese),
     Entry("custom and Lambda layers", custom),
     Entry("Lambda layer with a lambda", with_lambda),
-    LayerByLayer("subclassed, layers wrapped one by one", subclassed),
+    LayerByLayer("subclassed model wrapped layer by layer", subclassed),
 ]
 APPLICATIONS = [
     application("VGG16", 32),

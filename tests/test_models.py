@@ -15,9 +15,9 @@ EXPECTED = {
     "vision transformer": ("15 of 15, 2 counted", "1,860 of 7,056"),
     "text: Embedding and LSTM": ("9 of 9, 1 counted", "365 of 1,608"),
     "U-Net": ("8 of 8, 7 counted", "3,330 of 7,704"),
-    "siamese, shared layers": ("5 of 5, 4 counted", "3,174 of 10,648"),
+    "siamese with shared layers": ("5 of 5, 4 counted", "3,174 of 10,648"),
     "custom and Lambda layers": ("4 of 4, 3 counted", "154 of 584"),
-    "subclassed, layers wrapped one by one": ("layer by layer", "112 of 416"),
+    "subclassed model wrapped layer by layer": ("layer by layer", "112 of 416"),
 }
 TESTED = [dataclasses.replace(entry, eager=True) for entry in model_zoo.CUSTOM if entry.name in EXPECTED]
 NO_EXPORT = {step: needs for step, needs in STEPS.items() if step != "export"}
