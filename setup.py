@@ -16,6 +16,7 @@ EXTRAS = {
     "tflite": TFLITE,
     "onnx": ONNX,
     "examples": ["scikit-learn>=1.3", "matplotlib>=3.8"],
+    "models": ["keras-hub>=0.20"],
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
         *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "tensorboard>=2.16"),
