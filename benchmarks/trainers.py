@@ -23,7 +23,7 @@ from absl import app, flags
 FLAGS = flags.FLAGS
 flags.DEFINE_list("settings", [], "Only these rows, by their first words.")
 flags.DEFINE_string("one", None, "For the script's own processes: what to train, as JSON.")
-flags.DEFINE_integer("timeout", 400, "Seconds after which a fit counts as failed.")
+flags.DEFINE_integer("timeout", 1200, "Seconds after which a fit counts as failed.")
 
 # Name -> arguments of the optimizer Adam, of compile, and the precision.
 SETTINGS = {
@@ -102,6 +102,7 @@ def result(setting, world, with_tfap):
             found.append(process.communicate(timeout=FLAGS.timeout)[0].strip().split("\n")[-1])
         except subprocess.TimeoutExpired:
             process.kill()
+            process.communicate()
             found.append("no end")
     return next((text for text in found if text != "yes"), "yes")
 
