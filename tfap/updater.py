@@ -240,10 +240,10 @@ def update_masks(model, sparsity, gradient_data=None, gradient_steps=None):
         gradient_data, gradient_steps: for criteria that need gradients, as in `tfap.UpdatePruningStep`.
 
     Raises:
+        TypeError: a sparsity that is no number, or no model.
         ValueError: a sparsity outside [0, 1), no wrapper in the model, no activations counted yet, a
             weight or score that is not finite, `remove_disconnected` in a subclassed model, or gradients that
             are needed without data or in a model that is not compiled. The masks are then as before.
-        TypeError: a sparsity that is no number, or no model.
 
     >>> import keras, tfap
     >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
