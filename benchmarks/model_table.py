@@ -88,6 +88,7 @@ NOTES = """
 ## What fails, and why
 
 - Keras 3 does not load a Lambda layer around a Python lambda in safe mode, tf_keras none around any function.
+- tf_keras's own ConvNeXt does not load from a `.keras` file, without tfap either.
 - KerasHub's ViT: the config of its layer `ViTPatchingAndEmbedding` has arguments that the class does not
   take, so no Functional model with that layer in its graph loads. tfap makes a Functional model of a nested
   backbone too, whose file then does not load either, while that of a plain `ViTBackbone` does: use
