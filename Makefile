@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint clean
+OLDEST := .venv-oldest
+
+.PHONY: demo test test-oldest lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart.py
@@ -11,15 +13,24 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
 
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -n 2 -W ignore::DeprecationWarning
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv $(OLDEST) build *.egg-info
 
 $(INSTALLED): setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[examples,test,lint]'
+	touch $@
+
+$(OLDEST)/installed: setup.py tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[examples,test]'
 	touch $@

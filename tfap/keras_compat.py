@@ -133,12 +133,13 @@ def check_readable(model, function):
 
 
 def is_variable(thing):
-    return isinstance(thing, keras.Variable | tf.Variable)
+    """Of either Keras. keras.Variable is not asked: in older releases those of layers are none."""
+    return isinstance(thing, tf.Variable) or (hasattr(thing, "assign") and hasattr(thing, "value"))
 
 
 def tensorflow_variable(variable):
     """The variable that a tf.GradientTape watches."""
-    return variable.value if isinstance(variable, keras.Variable) else variable
+    return variable if isinstance(variable, tf.Variable) else variable.value
 
 
 def has_loss_in_replicas(model):

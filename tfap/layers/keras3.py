@@ -16,6 +16,10 @@ from tfap.layers.base import (
 from tfap.settings import PruningSettings
 
 
+class _ZeroPruned(ZeroPruned, keras.constraints.Constraint):
+    """As one of Keras's classes: older releases take no other."""
+
+
 class _Wrapper(keras.layers.Wrapper):
     """A wrapper that goes by its layer's name, dtype, masking and shapes."""
 
@@ -99,7 +103,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper):
         self._configure(settings)
 
     def _constrain(self, kernel, mask):
-        kernel.constraint = ZeroPruned(mask, users=kernel.constraint)
+        kernel.constraint = _ZeroPruned(mask, users=kernel.constraint)
 
     # Keras 3 does not save the states of seed generators. The callback names them to one wrapper, which
     # takes them along in every file, so that a resumed fit draws the same dropout.
