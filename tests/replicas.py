@@ -20,19 +20,17 @@ SAMPLE_EVERY = {"keras": 1, "tf_keras": 2}  # counts outside and inside a tf.con
 
 
 def train(keras, strategy=None):
-    """Four epochs of seven steps, the last one smaller; then one whose last batch has a single sample."""
+    """Four epochs of seven steps, the last one smaller; three steps in eager mode, the last of one sample."""
     import tfap  # a MultiWorkerMirroredStrategy must come first
 
     generator = np.random.default_rng(0)
     x, y = generator.integers(-2, 3, (52, 5, 5, 2)).astype("float32"), generator.integers(0, 3, 52)
     layers = keras.layers
-    with (strategy or tf.distribute.get_strategy()).scope():
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
         stack = [layers.Input((5, 5, 2)), layers.Dense(4, name="pointwise"), layers.ReLU(name="relu")]
-        stack += [
-            layers.Flatten(),
-            layers.Dense(16, activation="relu", name="dense"),
-            layers.Dense(3, name="output"),
-        ]
+        stack += [layers.Flatten(), layers.Dense(16, activation="relu", name="dense")]
+        stack += [layers.Dense(3, name="output")]
         model = keras.Sequential(stack)
         model.set_weights([GRID * generator.integers(-16, 17, w.shape) for w in model.get_weights()])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -42,8 +40,9 @@ def train(keras, strategy=None):
         model = tfap.prune(model, schedule, scope="local", granularity="weight", sample_every=every)
     fit = {"batch_size": 8, "shuffle": False, "verbose": 0, "callbacks": [tfap.UpdatePruningStep()]}
     model.fit(x, y, epochs=4, **fit)
-    model.optimizer.learning_rate = 0.0  # a mean over replicas of which one has no sample is another mean
-    model.fit(x[:41], y[:41], **fit)
+    with strategy.scope():  # no updates: a mean over replicas of which one has no sample is another mean
+        model.compile(keras.optimizers.SGD(0.0), loss, run_eagerly=True)
+    model.fit(x[:17], y[:17], **fit)
     return model
 
 
