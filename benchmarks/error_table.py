@@ -165,7 +165,6 @@ CASES = {
         "tfap.AP(sign='both')": (ValueError, "sign must be one of .*received 'both'"),
         "tfap.AP(seed=-1)": (ValueError, "seed must be a whole number >= 0"),
         "tfap.AP(tfap.AP())": (ValueError, "base of AP must not itself choose in two ways"),
-        "tfap.AP(tfap.ActivationCount(side='input'), which='counts')": (ValueError, "counts something else"),
     },
     "Schedules": {
         "tfap.IterativeSparsity(1.0, 3, 10)": (ValueError, r"rate must be in \(0, 1\): received 1.0"),

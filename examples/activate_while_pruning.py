@@ -51,7 +51,6 @@ ARMS = {
     "AP + X": {},
     "random negative + X": {"which": "random"},
     "positive + X": {"sign": "positive"},
-    "by counts + X": {"which": "counts"},
     "AP alone": {"share": 1.0},
 }
 REWINDS = {"init": "init", "none": None, "reinit": "reinit"}

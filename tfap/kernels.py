@@ -245,7 +245,6 @@ class Kernel:
     Attributes:
         gradients: of the mean loss with respect to the weights.
         previous: the weights when masks last changed, at `prune()` or after a rewind, whichever was last.
-        input_rates: how often each input fires, by the counts of the neurons that feed it; 1 if not known.
         input_norms: of the weights of other layers into each input; 1 where nothing feeds it.
         neuron_norms: of the weights of other layers out of each neuron; 1 where nothing reads it.
     """
@@ -262,7 +261,6 @@ class Kernel:
     updates: int = 0
     gradients: np.ndarray | None = None
     previous: np.ndarray | None = None
-    input_rates: np.ndarray | float = 1.0
     input_norms: np.ndarray | float = 1.0
     neuron_norms: np.ndarray | float = 1.0
 

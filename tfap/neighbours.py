@@ -85,30 +85,6 @@ class Neighbours:
             for place, kernel in zip(self._places, gathered)
         }
 
-    def rates(self, gathered):
-        """How often the inputs of kernels fire, by the counts of those that feed them.
-
-        Args:
-            gathered: `Kernel`s with activation counts of the output side.
-
-        Returns:
-            A dict of dicts by `(path, name of the weight)`: `input_rates`, in [0, 1], which broadcast against
-            the kernel: a channel's mean over all that feed it; 1 where none of them is counted.
-        """
-        counted = {(kernel.path, kernel.spec.name): kernel for kernel in gathered}
-        sums, members = np.zeros((2, self._size))
-        for place in self._places:
-            if place.fed is not None and place.key in counted:
-                rates = counted[place.key].activations.firing_rate
-                sums += np.bincount(place.fed, rates, self._size)
-                members += np.bincount(place.fed, minlength=self._size)
-        means = np.divide(sums, members, out=np.ones(self._size), where=members > 0)
-        return {
-            place.key: {"input_rates": _per_input(counted[place.key], place.read, means)}
-            for place in self._places
-            if place.key in counted
-        }
-
     def _marked(self, side):
         """Which channel groups some kernel reads ("read") or feeds ("fed")."""
         marks = np.zeros(self._size, bool)

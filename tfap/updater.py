@@ -13,7 +13,7 @@ from tfap.kernels import Kernel, neuron_count
 from tfap.neighbours import Neighbours
 from tfap.ties import Ties
 
-OF_NEIGHBOURS = {"input_norms", "neuron_norms", "input_rates"}  # what a criterion may need of other layers
+OF_NEIGHBOURS = {"input_norms", "neuron_norms"}  # what a criterion may need of other layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -188,10 +188,8 @@ def update_group(weights, sparsity, gradients=None):
 def gathered(weights, gradients=None):
     """The `Kernel`s of a group with all that its criterion needs; arguments as in `update_group`."""
     kernels, criterion = [weight.gather() for weight in weights], weights[0].wrapper.criterion
-    if criterion.needs & {"input_norms", "neuron_norms"}:
+    if criterion.needs & OF_NEIGHBOURS:
         kernels = _with(weights[0].neighbours.norms(), kernels)
-    if "input_rates" in criterion.needs:
-        kernels = _with(weights[0].neighbours.rates(kernels), kernels)
     if "gradients" in criterion.needs:
         if gradients is None:
             raise ValueError(MISSING.format(criterion=criterion))

@@ -9,8 +9,7 @@ from tfap import checks, serialization
 from tfap.criteria.base import Criterion
 from tfap.criteria.known import built_in, get
 
-_CHOICES = {"which": ("least_moved", "random", "counts"), "sign": ("negative", "positive")}
-_NEEDS = {"least_moved": {"previous"}, "random": set(), "counts": {"input_rates"}}  # of a Kernel
+_CHOICES = {"which": ("least_moved", "random"), "sign": ("negative", "positive")}
 
 
 @built_in
@@ -26,16 +25,12 @@ class AP(Criterion):
     Args:
         base: the criterion that chooses the others, or its name.
         share: of each update's removals, in [0, 1]. 0 is the base alone, 1 AP alone.
-        which: "least_moved" as in the paper; "random"; or "counts", our own variant: first the weight from
-            the most often firing input into the most often dead neuron, `input rate * (1 - rate)`, whose
-            removal wakes most. An input's rate is that of the neurons that feed it, 1 where these are not
-            counted, as for the data itself; behind a residual Add it is the mean over the branches.
+        which: "least_moved" as in the paper; or "random", to see that the choice matters.
         sign: "negative"; or "positive", to see that the sign matters.
         seed: of which="random": the choice depends on it, on the number of updates so far and on the layer.
 
     Raises:
-        TypeError, ValueError: which argument cannot be used. "counts" needs a base that counts firing at
-            the output side, or nothing.
+        TypeError, ValueError: which argument cannot be used.
 
     It prunes single weights only; with scope="global" AP too ranks all layers together, with "local" each
     kernel by itself. Ties: the smallest absolute weight, then layer order, then index.
@@ -61,19 +56,14 @@ class AP(Criterion):
         self.seed = int(seed)
         for name in ("threshold", "statistic", "decay", "metric"):
             setattr(self, name, getattr(self.base, name))
-        if which == "counts" and (self.counts != "output" or self.statistic != "count"):
-            raise ValueError(
-                f'which="counts" needs how often the neurons that a weight feeds fire: {self.base} counts '
-                "something else."
-            )
 
     @property
     def counts(self):
-        return self.base.counts or ("output" if self.which == "counts" else None)
+        return self.base.counts
 
     @property
     def needs(self):
-        return self.base.needs | _NEEDS[self.which]
+        return self.base.needs | ({"previous"} if self.which == "least_moved" else set())
 
     def scores(self, kernel):
         return self.base.scores(kernel)
@@ -89,10 +79,6 @@ class AP(Criterion):
     def _random(self, kernel):
         where = zlib.crc32(f"{kernel.path} {kernel.spec.name}".encode())
         return np.random.default_rng([self.seed, kernel.updates, where]).random(kernel.weights.shape)
-
-    def _counts(self, kernel):
-        dead_rates = 1 - kernel.activations.firing_rate
-        return -np.broadcast_to(kernel.input_rates * kernel.per_neuron(dead_rates), kernel.weights.shape)
 
     def get_config(self):
         names = ("share", "which", "sign", "seed")

@@ -12,7 +12,7 @@ class Criterion:
         metric: name of the logged metric by which an epoch's counts are multiplied, or None.
         granularity: what it prunes unless told otherwise, "weight" or "neuron".
         needs: names of the fields of `tfap.kernels.Kernel` that are filled in only for criteria that read
-            them: "gradients", "input_norms", "neuron_norms", "previous", "input_rates".
+            them: "gradients", "input_norms", "neuron_norms", "previous".
         share: of each update's removals that go by `second_scores`, as in `tfap.AP`.
 
     >>> class RandomScores(Criterion):
