@@ -10,7 +10,7 @@ _BAND = "#666666"
 # Where the axis of an accuracy may have its ticks.
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999)
 _FEWEST_TICKS = 3
-_MOST_SPARSITIES = 8
+_MOST_SPARSITIES = 7
 
 
 @dataclasses.dataclass(frozen=True)
