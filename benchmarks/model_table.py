@@ -87,7 +87,7 @@ Models of keras.applications train with `run_eagerly=True`, others in a graph (`
 NOTES = """
 ## What fails, and why
 
-- Keras 3 does not load a Lambda layer around a Python lambda in safe mode, tf_keras none around any function.
+- In safe mode Keras 3 loads no Lambda layer around a Python lambda, and tf_keras no Lambda layer at all.
 - tf_keras's own ConvNeXt does not load from a `.keras` file, without tfap either.
 - KerasHub's ViT: the config of its layer `ViTPatchingAndEmbedding` has arguments that the class does not
   take, so no Functional model with that layer in its graph loads. tfap makes a Functional model of a nested

@@ -13,7 +13,8 @@ decay of 5e-4 is given to Keras as 5e-3: Keras decays weights beside the momentu
 multiplies the decay by ten. No augmentation. The nets are small (networks.py), so that two cores do.
 
 Runs are kept in a folder in --directory, one process for each, so a second call goes on; then come the
-table, rows.csv and the figures, of all runs in the folder. Needs the extras examples and comparison.
+table, rows.csv and the figures, of all runs in the folder. Needs Python 3.11 and the extras examples
+and comparison.
 """
 
 import os
@@ -176,7 +177,8 @@ def train(setting, run, folder):
         directory=folder / "cycles",
         gradient_data=some if base == "gradient" else None,
     )
-    pruned.to_csv(folder / "rows.csv")
+    pruned.to_csv(folder / "rows.part")
+    (folder / "rows.part").replace(folder / "rows.csv")  # whole, or not there
 
 
 def train_all(setting, runs, folder, workers):

@@ -145,6 +145,24 @@ def test_the_users_constraint_stays(keras_module):
     assert tfap.strip_pruning(wrapped).layers[0].kernel_constraint.max_value == 0.1
 
 
+def test_a_batch_is_a_step_however_often_its_optimizer_runs(keras_module):
+    """As in adversarial training, here in eager mode."""
+    model = tfap.prune(nets.mlp(keras_module), EVERY_STEP)
+    callback = tfap.UpdatePruningStep()
+    callback.set_model(model)
+    callback.on_train_begin()
+    x, _ = nets.data(model)
+    for batch in range(3):
+        for _ in range(2):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(model(x, training=True))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        callback.on_train_batch_end(batch)
+    (wrapper, *_) = tfap.prunable_layers(model)
+    assert wrapper.pruning_step.numpy() == 3 and wrapper.counted().seen == 6 * len(x)
+
+
 def test_a_training_loop_of_ones_own(keras_module):
     """Plain calls, with and without on_epoch_begin, prune as fit does."""
     weights = nets.mlp(keras_module).get_weights()

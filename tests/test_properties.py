@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tfap
 from tfap import graph, wrapped
 
-EXAMPLES = int(os.environ.get("TFAP_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("TFAP_EXAMPLES", "3"))
 NO_OPERATIONS = sorted(set(random_nets.KINDS) - {"Operation"})  # which only Keras 3 has as layers
 
 

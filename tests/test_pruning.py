@@ -92,6 +92,15 @@ def test_include_and_skip(keras_module):
     assert pruned(skip=[lambda layer: layer.name.endswith("1")]) == ["hidden_0"]
 
 
+def test_any_layer_of_the_model_can_be_chosen(keras_module):
+    """Inputs and nested models too, though there is nothing to choose."""
+    inner = keras_module.Sequential([keras_module.layers.Input((4,)), keras_module.layers.Dense(3, name="a")])
+    inputs = keras_module.Input((4,))
+    model = keras_module.Model(inputs, keras_module.layers.Dense(2, name="b")(inner(inputs)))
+    rows = tfap.plan(model, criterion="magnitude", include=model.layers, skip=[model.layers[0], inner])
+    assert [row.path.split("/")[-1] for row in rows.pruned] == ["a", "b"]
+
+
 def test_what_cannot_be_pruned_is_skipped_with_its_reason(keras_module):
     class Custom(keras_module.layers.Layer):
         def __init__(self, secret):

@@ -66,6 +66,8 @@ class UpdatePruningStep(Callback):
         if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
             self._check_fit_length()
         self._counting_layers = wrapped.counting_layers(self.model)
+        for layer in self._counting_layers:
+            layer.several_steps = keras_compat.steps_per_execution(self.model) > 1
         self._first_epoch = None
         self._groups = None  # made after the first batch: a subclassed model is not built before
         self._batches = 0

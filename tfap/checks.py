@@ -3,6 +3,8 @@
 import math
 import numbers
 
+import numpy as np
+
 
 def whole(name, value, least=1):
     """The value as an int.
@@ -21,6 +23,8 @@ def number(name, value):
     Raises:
         TypeError: it is no number. ValueError: it is not finite.
     """
+    if hasattr(value, "__array__") and np.ndim(value) == 0:  # as schedules give their sparsity
+        value = np.asarray(value).item()
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number: received {value!r}.")
     if not math.isfinite(value):

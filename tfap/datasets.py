@@ -48,7 +48,7 @@ def load(name, seed=0):
         "digits": lambda: _digits(seed),
         "fashion_mnist": _fashion_mnist,
         "mnist": lambda: _cached("mnist", "MNIST", "mnist.npz"),
-        "cifar10": lambda: _cached("cifar10", "CIFAR-10", "cifar-10-batches-py"),
+        "cifar10": lambda: _cached("cifar10", "CIFAR-10", ""),
     }
     if name not in loaders:
         raise ValueError(f"Unknown data set '{name}'. Known: {', '.join(loaders)}.")

@@ -142,6 +142,14 @@ def tensorflow_variable(variable):
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
+def steps_per_execution(model):
+    """How many steps there are between two calls of `on_train_batch_end`."""
+    if is_keras3(model):
+        return getattr(model, "steps_per_execution", 1)
+    steps = model._steps_per_execution  # a variable, or None before compile()
+    return 1 if steps is None else int(steps.numpy())
+
+
 def has_loss_in_replicas(model):
     """True if only replicas can compute the loss: under a strategy tf_keras keeps metrics of it there."""
     return not is_keras3(model) and not type(model.distribute_strategy).__name__.startswith("_Default")

@@ -62,7 +62,7 @@ class PruningPlan(collections.abc.Sequence):
 def make_plan(model, settings, include=(), skip=()):
     """The `PruningPlan` for a built Sequential or Functional model; see `tfap.plan`."""
     layers = graph.Graph(model)
-    include, skip = _Choice("include", include, layers), _Choice("skip", skip, layers)
+    include, skip = (_Choice(*named, layers, model) for named in (("include", include), ("skip", skip)))
     outputs = layers.output_paths()
     rows = []
     for path, layer in layers.layers():
@@ -102,17 +102,18 @@ def _row(path, layer, spec, firing, side, reason):
 class _Choice:
     """Layers chosen by name, by path, as objects or by predicate."""
 
-    def __init__(self, argument, chosen, layers):
+    def __init__(self, argument, chosen, layers, model):
         if isinstance(chosen, str) or callable(chosen):  # layers are callable too
             chosen = [chosen]
         elif not isinstance(chosen, collections.abc.Iterable):
             raise TypeError(f"{argument} takes layer names, layers and predicates: received {chosen!r}.")
         self._chosen = list(chosen)
+        inside = list(keras_compat.all_layers(model))
         known = {path for path, _ in layers.layers()} | {layer.name for _, layer in layers.layers()}
         for choice in self._chosen:
             if not isinstance(choice, str) and not callable(choice):
                 raise TypeError(f"{argument} takes layer names, layers and predicates: received {choice!r}.")
-            if keras_compat.is_layer(choice) and all(choice is not layer for _, layer in layers.layers()):
+            if keras_compat.is_layer(choice) and all(choice is not layer for layer in inside):
                 raise ValueError(f"{argument} has the layer '{choice.name}', which is none of the model's.")
             if isinstance(choice, str) and choice not in known:
                 raise ValueError(

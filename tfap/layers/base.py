@@ -55,11 +55,13 @@ class CountingWrapper:
 
     is_tfap_wrapper = True
 
+    several_steps = False  # between two calls of the callback, with steps_per_execution
+    # tf_keras makes a tracked dict of an attribute that the class does not have.
     _counts = _seen = stepped_eagerly = None
 
     def _add_step(self, initializer="zeros"):
         self._stepped_in = {}  # replica -> weak reference to the graph in which it has stepped
-        self.stepped_eagerly = {}  # replica -> ZeroPruned.eager_calls at its last step, until the batch ends
+        self.stepped_eagerly = {}  # replica -> its last step, until the batch ends
         self.pruning_step = self._add_state("pruning_step", (), "int64", initializer)
 
     def _add_counters(self, neurons, statistic):
@@ -123,9 +125,10 @@ class CountingWrapper:
         """Adds 1 to pruning_step once a training step, also where the layer is called several times."""
         replica = _replica()
         if tf.executing_eagerly():
-            if self.stepped_eagerly.get(replica) == ZeroPruned.eager_calls:
+            step = ZeroPruned.eager_calls if self.several_steps else 0
+            if self.stepped_eagerly.get(replica) == step:
                 return
-            self.stepped_eagerly[replica] = ZeroPruned.eager_calls
+            self.stepped_eagerly[replica] = step
         else:
             step_graph = tf.compat.v1.get_default_graph()
             stepped_in = self._stepped_in.get(replica)
@@ -382,13 +385,14 @@ def _seen(activations, axis):
 def made_by_each_worker():
     """Variables with constant initial values are made by each of several workers for itself.
 
-    TensorFlow would send them the first worker's value, and cannot send uint8.
+    TensorFlow would send them the first worker's value, and cannot send uint8. It asks `_num_workers`, in
+    CollectiveAllReduceExtended._get_variable_creator_initial_value (TensorFlow 2.21).
     """
-    strategy = tf.distribute.get_strategy()
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    extended = tf.distribute.get_strategy().extended
+    workers = getattr(extended, "_num_workers", 1)
+    if workers == 1:
         yield
         return
-    extended, workers = strategy.extended, strategy.extended._num_workers
     extended._num_workers = 1
     try:
         yield
