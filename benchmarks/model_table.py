@@ -65,7 +65,8 @@ BATCH = 4
 HEAD = """# Models
 
 Made by `python benchmarks/model_table.py --write docs/models.md` with {versions}.
-Every model has random weights. It is pruned to {sparsity} of whole neurons and channels in every layer.
+Every model has random weights. It is pruned to {sparsity} of whole neurons and channels in every layer;
+weights that read a pruned neuron go too.
 
 - plan: kernels that tfap can prune (trainable weights with two axes or more that are no biases; the output
   layer's too), and those that can be ranked by activation counts. The others stand
