@@ -92,6 +92,14 @@ def test_include_and_skip(keras_module):
     assert pruned(skip=[lambda layer: layer.name.endswith("1")]) == ["hidden_0"]
 
 
+def test_what_a_schedule_gives_is_a_sparsity(keras_module):
+    model = tfap.prune(nets.mlp(keras_module), 0.5, "magnitude")
+    _, sparsity = tfap.ConstantSparsity(0.25, begin_step=0)(0)
+    tfap.update_masks(model, sparsity)
+    tfap.update_masks(model, np.array(0.5))
+    assert nets.pruned_weights(model) == round(0.5 * nets.prunable_weights(model))
+
+
 def test_any_layer_of_the_model_can_be_chosen(keras_module):
     """Inputs and nested models too, though there is nothing to choose."""
     inner = keras_module.Sequential([keras_module.layers.Input((4,)), keras_module.layers.Dense(3, name="a")])

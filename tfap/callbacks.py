@@ -47,7 +47,7 @@ class UpdatePruningStep(Callback):
             checks.whole("total_steps", total_steps)
         if gradient_steps is not None:
             checks.whole("gradient_steps", gradient_steps)
-        self._fit = None  # the settings of a running fit
+        self._params_of_fit = None  # while it runs
         self._total_steps = total_steps
         self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
 
@@ -66,8 +66,9 @@ class UpdatePruningStep(Callback):
         if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
             self._check_fit_length()
         self._counting_layers = wrapped.counting_layers(self.model)
+        several_steps = keras_compat.steps_per_execution(self.model) > 1
         for layer in self._counting_layers:
-            layer.several_steps = keras_compat.steps_per_execution(self.model) > 1
+            layer.several_steps = several_steps
         self._first_epoch = None
         self._groups = None  # made after the first batch: a subclassed model is not built before
         self._batches = 0
@@ -222,14 +223,14 @@ class UpdatePruningStep(Callback):
     def _check_alone(self):
         """Two would make every update twice: counts would fade twice and layers lose two turns."""
         other = self._wrappers[0].pruned_by and self._wrappers[0].pruned_by()
-        if other is not None and self.params and other._fit is self.params:  # one dict a fit
+        if other is not None and self.params and other._params_of_fit is self.params:  # one dict a fit
             raise ValueError("There are two UpdatePruningStep callbacks in this fit: leave one out.")
 
     def _set_active(self, active):
         for wrapper in self._wrappers:
             wrapper.callback_active = active
             wrapper.begin_steps()
-        self._fit = self.params if active else None
+        self._params_of_fit = self.params if active else None
         self._wrappers[0].pruned_by = weakref.ref(self) if active else None
 
     def _schedule_of(self, wrapper, before):

@@ -30,7 +30,7 @@ def _number(name, value):
     if not isinstance(name, str) or array.ndim or array.dtype.kind not in "iuf":
         raise TypeError(
             f"evaluate must return a number or a dict of name to number: {name!r} is {value!r} of type "
-            f"{type(value).__name__}."
+            f"{type(value).__name__}. model.evaluate(..., return_dict=True) gives a dict."
         )
     return float(array)
 

@@ -58,17 +58,17 @@ class _Wrapper(keras.layers.Wrapper):
     def compute_mask(self, inputs, previous_mask=None):
         return self.layer.compute_mask(inputs, previous_mask)
 
+    @made_by_each_worker()
     def _add_state(self, name, shape, dtype, initializer="zeros"):
-        with made_by_each_worker():
-            return self.add_weight(
-                name=name,
-                shape=shape,
-                dtype=dtype,
-                initializer=initializer,
-                trainable=False,
-                autocast=False,
-                aggregation="only_first_replica",
-            )
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            initializer=initializer,
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
 
     @staticmethod
     def _add_to(variable, value):

@@ -45,17 +45,17 @@ class _Wrapper(tf_keras.layers.Wrapper):
     def set_weights(self, weights):
         tf_keras.layers.Layer.set_weights(self, weights)
 
+    @made_by_each_worker()
     def _add_state(self, name, shape, dtype, initializer="zeros"):
-        with made_by_each_worker():
-            return self.add_weight(
-                name=name,
-                shape=shape,
-                dtype=dtype,
-                initializer=initializer,
-                trainable=False,
-                experimental_autocast=False,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            initializer=initializer,
+            trainable=False,
+            experimental_autocast=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
 
     @staticmethod
     def _add_to(variable, value):
