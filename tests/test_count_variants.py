@@ -3,11 +3,11 @@
 import nets
 import numpy as np
 import pytest
+import tf_keras
 from test_counts import freeze
 from test_intervals import Says
 
 import tfap
-from tfap import keras_compat
 
 SAMPLES, BATCH = 64, 16
 UPDATES = tfap.IterativeSparsity(0.1, updates=2, frequency=4)  # at the end of each of the first two epochs
@@ -197,7 +197,7 @@ def test_bad_variants(arguments, message):
 
 
 def test_variants_need_our_callback():
-    keras = keras_compat.tf_keras
+    keras = tf_keras
     for criterion, in_graph in ((tfap.ActivationCount(), True), (tfap.ActivationCount(decay=0.5), False)):
         layer = tfap.layers.PruneByActivation(
             keras.layers.Dense(4, "relu"), tfap.ConstantSparsity(0.5, 1), criterion, scope="local"

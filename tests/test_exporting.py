@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 
+import keras
 import nets
 import networks
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 import tfap
-from tfap import certificates, exporting, keras_compat, runtimes
+from tfap import certificates, exporting, runtimes
 
 FILES = {"saved_model": "folder", "keras": "model.keras", "tflite": "model.tflite", "onnx": "model.onnx"}
 every_format = pytest.mark.parametrize("format", FILES)
@@ -82,7 +83,7 @@ def random_inputs(runtime, samples):
 @pytest.fixture(scope="module")
 def plain():
     """A model for what does not depend on the Keras."""
-    return nets.mlp(keras_compat.keras, (3, 4, 2))
+    return nets.mlp(keras, (3, 4, 2))
 
 
 @pytest.mark.parametrize("net", MODELS)
@@ -136,10 +137,10 @@ def test_keras_files_load_where_tfap_is_not_installed(both_kerases, tmp_path):
     x = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype("float32")
     np.save(tmp_path / "x.npy", x)
     expected = {}
-    for keras in both_kerases:
-        model = pruned(keras)
-        expected[keras.__name__] = model(x)
-        tfap.export(model, tmp_path / f"{keras.__name__}.keras", format="keras")
+    for world in both_kerases:
+        model = pruned(world)
+        expected[world.__name__] = model(x)
+        tfap.export(model, tmp_path / f"{world.__name__}.keras", format="keras")
     code = """
 import sys; sys.modules["tfap"] = None  # as if it were not installed
 import keras, numpy as np, tf_keras
@@ -250,7 +251,7 @@ def global_state():
         tf.get_logger().level,
         logging.getLogger("tf2onnx").level,
         "object" in vars(np),
-        keras_compat.keras.config.floatx(),
+        keras.config.floatx(),
     )
 
 
@@ -266,7 +267,7 @@ def test_what_is_printed_before_and_after_stays(plain, tmp_path, capfd):
 def test_an_earlier_export_is_replaced(tmp_path, format):
     path = tmp_path / "new" / FILES[format]
     for sizes in ((3, 2, 1), (4, 2, 1)):
-        tfap.export(nets.mlp(keras_compat.keras, sizes), path, format=format)
+        tfap.export(nets.mlp(keras, sizes), path, format=format)
     assert runtimes.load(path).inputs[0].shape == (None, 4)
     assert os.listdir(path.parent) == [FILES[format]]
 

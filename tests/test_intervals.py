@@ -7,6 +7,7 @@ import pathlib
 import nets
 import numpy as np
 import pytest
+import tf_keras
 
 import tfap
 from tfap import keras_compat, schedules
@@ -192,7 +193,7 @@ def test_a_loop_of_ones_own_must_tell_the_logs(keras_module):
 
 
 def test_under_tfmots_own_callback_it_is_a_clear_error():
-    keras = keras_compat.tf_keras
+    keras = tf_keras
     layers = [keras.layers.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)]
     tfmot = keras_compat.tfmot.sparsity.keras
     model = tfmot.prune_low_magnitude(keras.Sequential(layers), pruning_schedule=tfap.AccuracyIntervals(0.5))
@@ -202,7 +203,7 @@ def test_under_tfmots_own_callback_it_is_a_clear_error():
 
 
 def test_our_wrapper_under_tfmots_callback_names_ours():
-    keras = keras_compat.tf_keras
+    keras = tf_keras
     layer = tfap.layers.PruneByActivation(
         keras.layers.Dense(8, "relu"), tfap.AccuracyIntervals(0.5), scope="local"
     )

@@ -4,9 +4,10 @@ import nets
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import tfap
-from tfap import keras_compat, updater
+from tfap import updater
 from tfap.criteria import LAMP
 from tfap.gradients import MeanGradients
 from tfap.kernels import Kernel, KernelSpec
@@ -239,7 +240,7 @@ def test_in_fit(keras_module, criterion, scope):
 
 
 def test_gradients_under_a_strategy_of_tf_keras_are_refused_before_training():
-    keras = keras_compat.tf_keras
+    keras = tf_keras
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         model = tfap.prune(nets.mlp(keras), 0.5, "gradient")
         model.compile("sgd", "sparse_categorical_crossentropy")

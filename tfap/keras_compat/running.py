@@ -1,0 +1,89 @@
+"""What a model is called on, and its files."""
+
+import functools
+import json
+import re
+import zipfile
+
+import keras
+import tensorflow as tf
+import tf_keras
+
+from tfap.keras_compat.graphs import is_built, is_graph_model
+from tfap.keras_compat.worlds import is_keras3, keras_of
+
+
+def call_signature(model):
+    """The structure that a model is called on, with a `tf.TensorSpec` of any batch size for every input.
+
+    Raises:
+        ValueError: the model has not been built, or takes more than one argument.
+    """
+    structure = _input_structure(model)
+    if structure is None:
+        raise ValueError(
+            f"The inputs of the model '{model.name}' are not known. Expected a model that is built and is "
+            f"called on one argument (which may hold several inputs): call it on data first."
+        )
+    return tf.nest.map_structure(_spec_of, structure)
+
+
+def inputs_of(model):
+    """A `tf.TensorSpec` for each input, in order."""
+    return tf.nest.flatten(call_signature(model))
+
+
+def packed_inputs(model, arrays):
+    """Arrays, one for each input, in the structure that a model is called on."""
+    return tf.nest.pack_sequence_as(_input_structure(model), arrays)
+
+
+def _spec_of(tensor):
+    history = getattr(tensor, "_keras_history", None)  # of the input layer, whose name the user knows
+    layer = getattr(history, "operation", None) or getattr(history, "layer", None) or tensor
+    name = layer.name and re.sub(r"[^\w.-]", "_", layer.name)  # as SavedModels name their inputs
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name)
+
+
+def _input_structure(model):
+    if is_graph_model(model):
+        if not is_built(model):
+            return None
+        functional = getattr(model, "_functional", None) or model
+        return functional._inputs_struct if is_keras3(model) else functional._nested_inputs
+    if is_keras3(model):
+        shape = (model.get_build_config() or {}).get("input_shape")
+        flat = isinstance(shape, list | tuple) and all(isinstance(n, int | None) for n in shape)
+        return tf.TensorSpec(shape, model.input_dtype) if flat else None
+    arguments, keywords = model.save_spec() or ((), {})
+    return arguments[0] if len(arguments) == 1 and not keywords else None
+
+
+def inference(model):
+    """The model's outputs as a `tf.function` of `call_signature(model)`."""
+    autograph = not is_keras3(model)  # as each Keras does for its own exports
+    # A partial, since TensorFlow warns of retracing where many functions have the same code.
+    function = functools.partial(model.__call__)
+    return tf.function(function, input_signature=[call_signature(model)], autograph=autograph)
+
+
+def write_saved_model(model, path):
+    archive = keras_of(model).export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", model.__call__, [call_signature(model)])
+    archive.write_out(str(path))
+
+
+def load_model(path):
+    """The model of a `.keras` file, not compiled, in the Keras that wrote it. Loads no code.
+
+    Raises:
+        ValueError: the file is another one, or not whole, or holds code.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            version = json.loads(file.read("metadata.json"))["keras_version"]
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"'{path}' is no .keras file, or not whole: {error}") from error
+    world = tf_keras if version.startswith("2.") else keras
+    return world.models.load_model(path, compile=False, safe_mode=True)

@@ -1,0 +1,87 @@
+"""What a model's training consists of: its steps, and the state that its weights do not hold."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfap.keras_compat.copying import fresh
+from tfap.keras_compat.graphs import all_layers
+from tfap.keras_compat.worlds import is_keras3
+
+
+def steps_per_execution(model):
+    """How many steps there are between two calls of `on_train_batch_end`."""
+    if is_keras3(model):
+        return getattr(model, "steps_per_execution", 1)
+    steps = model._steps_per_execution  # a variable, or None before compile()
+    return 1 if steps is None else int(steps.numpy())
+
+
+def has_loss_in_replicas(model):
+    """True if only replicas can compute the loss: under a strategy tf_keras keeps metrics of it there."""
+    return not is_keras3(model) and not type(model.distribute_strategy).__name__.startswith("_Default")
+
+
+def is_compiled(model):
+    """True once `compile` has been called."""
+    return model.compiled if is_keras3(model) else model._is_compiled
+
+
+def untrained_variables(model):
+    """All of a model's variables but its trainable weights, those of its metrics too, each once."""
+    of_metrics = [variable for metric in model.metrics for variable in metric.variables]
+    return list(
+        {id(variable): variable for variable in [*model.non_trainable_variables, *of_metrics]}.values()
+    )
+
+
+class SeedStates:
+    """The states of all of a model's seed generators, in order; none on tf_keras."""
+
+    def __init__(self, model):
+        layers = all_layers(model) if is_keras3(model) else []
+        self._states = [g.state for layer in layers for g in getattr(layer, "_seed_generators", ())]
+
+    def __len__(self):
+        return len(self._states)
+
+    def read(self):
+        return np.stack([state.numpy() for state in self._states])
+
+    def write(self, values):
+        for state, value in zip(self._states, values, strict=True):
+            state.assign(value)
+
+
+def optimizer_slots(model):
+    """`(variable, index of the trainable variable it belongs to, which of its slots)` of the optimizer.
+
+    The index is None for what belongs to none, such as the number of steps. The optimizer is built first.
+
+    Raises:
+        TypeError: a legacy optimizer of tf_keras, which cannot tell; or one such as Adafactor, which keeps
+            something else than arrays of its variables' shapes and numbers.
+    """
+    optimizer, trainable = model.optimizer, model.trainable_variables
+    if not hasattr(optimizer, "build"):
+        raise TypeError(f"{type(optimizer).__name__} is a legacy optimizer")
+    if not optimizer.built if is_keras3(model) else not getattr(optimizer, "_built", False):
+        optimizer.build(trainable)
+    # A copy is built on stand-ins of different shapes, which its slots then give away.
+    stand_in = keras.Variable if is_keras3(model) else tf.Variable
+    probe = fresh(optimizer)
+    probe.build([stand_in(np.zeros(index + 2, "float32")) for index in range(len(trainable))])
+    held, marks, seen, slots = _variables(optimizer), _variables(probe), [], []
+    for variable, marked in zip(held, marks):
+        index = marked.shape[0] - 2 if len(marked.shape) == 1 else None
+        expected = () if index is None else tuple(trainable[index].shape)
+        if len(held) != len(marks) or tuple(variable.shape) != expected:
+            raise TypeError(f"the state of {type(optimizer).__name__} does not have its variables' shapes")
+        slots.append((variable, index, seen.count(index)))
+        seen.append(index)
+    return slots
+
+
+def _variables(optimizer):
+    variables = optimizer.variables
+    return list(variables() if callable(variables) else variables)
