@@ -100,13 +100,20 @@ def test_what_a_schedule_gives_is_a_sparsity(keras_module):
     assert nets.pruned_weights(model) == round(0.5 * nets.prunable_weights(model))
 
 
-def test_any_layer_of_the_model_can_be_chosen(keras_module):
-    """Inputs and nested models too, though there is nothing to choose."""
-    inner = keras_module.Sequential([keras_module.layers.Input((4,)), keras_module.layers.Dense(3, name="a")])
-    inputs = keras_module.Input((4,))
-    model = keras_module.Model(inputs, keras_module.layers.Dense(2, name="b")(inner(inputs)))
-    rows = tfap.plan(model, criterion="magnitude", include=model.layers, skip=[model.layers[0], inner])
-    assert [row.path.split("/")[-1] for row in rows.pruned] == ["a", "b"]
+def test_a_nested_model_means_all_layers_in_it(keras_module):
+    def pruned(**choice):
+        return [row.path for row in tfap.plan(model, criterion="magnitude", **choice).pruned]
+
+    model = nets.nested(keras_module)
+    middle, inner = model.get_layer("middle"), model.get_layer("middle").get_layer("inner")
+    assert pruned() == ["dense", "middle/inner/dense", "middle/dense"]
+    for inner_one in ("inner", "middle/inner", inner):
+        assert pruned(skip=inner_one) == ["dense", "middle/dense"]
+    assert pruned(skip=["middle"]) == pruned(skip=middle) == ["dense"]
+    assert pruned(skip="dense", include=[*model.layers]) == ["output"]  # inputs have nothing to prune
+    classifier = keras_module.Sequential([keras_module.Input((6,)), model])
+    found = tfap.plan(classifier, criterion="magnitude", include=model.name, skip="middle").pruned
+    assert [row.path.removeprefix(f"{model.name}/") for row in found] == ["dense", "output"]
 
 
 def test_what_cannot_be_pruned_is_skipped_with_its_reason(keras_module):

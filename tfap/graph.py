@@ -72,12 +72,14 @@ class Graph:
         calls_of: path -> the calls of that layer.
         inputs, outputs: the model's `Value`s.
         entries: `(nested model, the Values that one call of it reads)`.
+        models: path -> nested model.
     """
 
     def __init__(self, model, plain=False):
         self._plain = plain
         self.calls = []
         self.entries = []
+        self.models = {}
         self._paths = {}
         self.inputs = [Value(tensor.shape) for tensor in model.inputs]
         self.outputs = self._read(model, "", self.inputs)
@@ -94,6 +96,7 @@ class Graph:
             training = inherited if training is None else training
             if keras_compat.is_graph_model(layer):
                 self.entries.append((layer, read))
+                self.models.setdefault(prefix + layer.name, layer)
                 written = self._read(layer, f"{prefix}{layer.name}/", read, training)
             else:
                 written = [Value(result.shape) for result in results]

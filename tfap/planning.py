@@ -62,13 +62,13 @@ class PruningPlan(collections.abc.Sequence):
 def make_plan(model, settings, include=(), skip=()):
     """The `PruningPlan` for a built Sequential or Functional model; see `tfap.plan`."""
     layers = graph.Graph(model)
-    include, skip = (_Choice(*named, layers, model) for named in (("include", include), ("skip", skip)))
+    include, skip = (_Choice(*chosen, layers, model) for chosen in (("include", include), ("skip", skip)))
     outputs = layers.output_paths()
     rows = []
     for path, layer in layers.layers():
         if keras_compat.is_layer(layer) and layer.weights:
-            is_output = path in outputs and not include.chooses(path, layer)
-            rows += _rows_for(layers, path, layer, settings, is_output, skip.chooses(path, layer))
+            is_output = path in outputs and not include.chooses(layer)
+            rows += _rows_for(layers, path, layer, settings, is_output, skip.chooses(layer))
     return PruningPlan(rows)
 
 
@@ -100,32 +100,41 @@ def _row(path, layer, spec, firing, side, reason):
 
 
 class _Choice:
-    """Layers chosen by name, by path, as objects or by predicate."""
+    """Layers chosen by name, by path, as objects or by predicate; a nested model means all layers in it."""
 
     def __init__(self, argument, chosen, layers, model):
         if isinstance(chosen, str) or callable(chosen):  # layers are callable too
             chosen = [chosen]
         elif not isinstance(chosen, collections.abc.Iterable):
             raise TypeError(f"{argument} takes layer names, layers and predicates: received {chosen!r}.")
-        self._chosen = list(chosen)
-        inside = list(keras_compat.all_layers(model))
-        known = {path for path, _ in layers.layers()} | {layer.name for _, layer in layers.layers()}
-        for choice in self._chosen:
-            if not isinstance(choice, str) and not callable(choice):
+        self._argument, self._known = argument, [*layers.layers(), *layers.models.items()]
+        self._inside = {id(layer) for layer in keras_compat.all_layers(model)}
+        self._predicates, self._chosen = [], set()
+        for choice in chosen:
+            if isinstance(choice, str) or keras_compat.is_layer(choice):
+                self._chosen |= {id(layer) for layer in self._named(choice)}
+            elif callable(choice):
+                self._predicates.append(choice)
+            else:
                 raise TypeError(f"{argument} takes layer names, layers and predicates: received {choice!r}.")
-            if keras_compat.is_layer(choice) and all(choice is not layer for layer in inside):
-                raise ValueError(f"{argument} has the layer '{choice.name}', which is none of the model's.")
-            if isinstance(choice, str) and choice not in known:
+
+    def chooses(self, layer):
+        return id(layer) in self._chosen or any(predicate(layer) for predicate in self._predicates)
+
+    def _named(self, choice):
+        """The layers that a name, a path or an object means."""
+        if keras_compat.is_layer(choice):
+            if id(choice) not in self._inside:
                 raise ValueError(
-                    f"{argument} names the layer '{choice}', which the model does not have. "
-                    f"Its layers are: {', '.join(path for path, _ in layers.layers())}."
+                    f"{self._argument} has the layer '{choice.name}', which is none of the model's."
                 )
-
-    def chooses(self, path, layer):
-        return any(self._chooses(choice, path, layer) for choice in self._chosen)
-
-    @staticmethod
-    def _chooses(choice, path, layer):
-        if isinstance(choice, str):
-            return choice in (path, layer.name)
-        return choice is layer if keras_compat.is_layer(choice) else bool(choice(layer))
+            found = [choice]
+        else:
+            found = [layer for path, layer in self._known if choice in (path, layer.name)]
+            if not found:
+                raise ValueError(
+                    f"{self._argument} names the layer '{choice}', which the model does not have. "
+                    f"Its layers are: {', '.join(path for path, _ in self._known)}."
+                )
+        nested = [layer for layer in found if keras_compat.is_model(layer)]
+        return found + [layer for each in nested for layer in keras_compat.all_layers(each)]

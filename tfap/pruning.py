@@ -41,8 +41,9 @@ def prune(
             weights; channels tied by a residual Add or a depthwise convolution go together, so that
             `tfap.compact` can remove them, and every layer keeps one); None is the criterion's own:
             "neuron" for activation counts, else "weight".
-        include: names, paths or predicates of layers to prune although they make the model's outputs.
-        skip: names, paths or predicates of layers to leave alone.
+        include: layers to prune although they make the model's outputs: layers, their names or paths, and
+            predicates. A nested model means all layers in it; predicates are asked about each of these.
+        skip: layers to leave alone, given in the same ways.
         min_weights_per_layer: weights that every layer keeps, whatever their scores.
         sample_every: count activations in every n-th training step only.
         target: what a sparsity is a share of: "weights"; or, for whole neurons, "neurons" or "flops", the
