@@ -36,9 +36,10 @@ def shrunk(model, schedule, stages=2, epochs=4, samples=SAMPLES, **arguments):
     )  # fmt: skip
 
 
-def trained_without_compaction(model, schedule, epochs=4):
-    wrapped = tfap.prune(model, schedule, granularity="neuron", scope="local")
-    history = nets.fit(wrapped, epochs=epochs, batch_size=BATCH, samples=SAMPLES)
+def trained_without_compaction(model, schedule, epochs=4, criterion="activation_count", **of_callback):
+    wrapped = tfap.prune(model, schedule, criterion, granularity="neuron", scope="local")
+    callbacks = [tfap.UpdatePruningStep(**of_callback)]
+    history = nets.fit(wrapped, epochs=epochs, batch_size=BATCH, samples=SAMPLES, callbacks=callbacks)
     return wrapped, history.history
 
 
@@ -88,6 +89,18 @@ def test_losses_equal_those_without_compaction(keras_module, optimizer):
     compacted = tfap.compact(tfap.strip_pruning(wrapped))
     for ours, theirs in zip(fit.model.get_weights(), compacted.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_the_smaller_models(keras_module):
+    model = net(keras_module)
+    schedule = tfap.IterativeSparsity(0.25, updates=4, frequency=4)
+    gradients = {"criterion": "gradient", "gradient_data": nets.data(model, SAMPLES), "gradient_steps": 1}
+    _, expected = trained_without_compaction(model, schedule, **gradients)
+    fit = shrunk(model, schedule, **gradients)
+    assert units(fit.model) == [5, 3, 4]  # 0.75**4 of 16 and 8, rounded each time
+    np.testing.assert_allclose(fit.history["loss"], expected["loss"], rtol=1e-5)
+    with pytest.raises(ValueError, match="needs gradients: pass .* gradient_data=.* to the function"):
+        shrunk(model, schedule, criterion="gradient")
 
 
 def test_counts_steps_and_outputs_are_carried_over(keras_module):

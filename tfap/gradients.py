@@ -10,8 +10,8 @@ from tfap import checks, keras_compat
 
 _BATCH = 128  # samples, where arrays are given
 MISSING = (
-    "{criterion} needs gradients: pass tfap.UpdatePruningStep(gradient_data=(x, y)) to fit, or gradient_data "
-    "to tfap.update_masks."
+    "{criterion} needs gradients: pass tfap.UpdatePruningStep(gradient_data=(x, y)) to fit, or "
+    "gradient_data=(x, y) to the function that prunes."
 )
 
 

@@ -41,6 +41,8 @@ def fit_and_compact(
     min_weights_per_layer=0,
     sample_every=1,
     target="weights",
+    gradient_data=None,
+    gradient_steps=None,
     **fit_arguments,
 ):
     """Trains a model while it prunes whole neurons, and goes on in a smaller model several times.
@@ -59,6 +61,7 @@ def fit_and_compact(
         scope: as in `tfap.prune`, but "local" by itself: every layer loses the same share, which keeps narrow
             layers from collapsing.
         criterion, include, skip, min_weights_per_layer, sample_every, target: as in `tfap.prune`.
+        gradient_data, gradient_steps: as in `tfap.UpdatePruningStep`, which comes by itself here.
         **fit_arguments: everything else for `fit`, such as `epochs` and `callbacks`. Callbacks see a fit for
             each stage, with `epochs` and `initial_epoch` of that stage.
 
@@ -67,7 +70,7 @@ def fit_and_compact(
 
     Raises:
         ValueError: fewer epochs than stages, a model that is not compiled, or an `UpdatePruningStep` among
-            the callbacks, which comes by itself here. And what `tfap.prune` raises.
+            the callbacks. And what `tfap.prune` and `tfap.UpdatePruningStep` raise.
 
     >>> import keras, numpy, tfap
     >>> model = keras.Sequential(
@@ -100,9 +103,10 @@ def fit_and_compact(
             "The settings of compile() cannot be copied, as a warning above says: fit_and_compact needs them."
         )
     whole, history = _cost(current), {}
+    gradients = {"gradient_data": gradient_data, "gradient_steps": gradient_steps}
     ends = first + np.round(np.arange(1, stages + 1) * (epochs - first) / stages).astype(int)
     for begin, end in zip([first, *ends], ends):
-        pruning = _UpdateRescaled(whole / _cost(current), epochs - first)
+        pruning = _UpdateRescaled(whole / _cost(current), epochs - first, **gradients)
         fitted = current.fit(
             *data,
             initial_epoch=int(begin),
@@ -120,8 +124,8 @@ def fit_and_compact(
 class _UpdateRescaled(UpdatePruningStep):
     """Prunes by a schedule that means the model as it was given, spread over all stages."""
 
-    def __init__(self, times_smaller, epochs):
-        super().__init__()
+    def __init__(self, times_smaller, epochs, **gradients):
+        super().__init__(**gradients)
         self._times_smaller = times_smaller
         self._epochs = epochs
 

@@ -162,19 +162,20 @@ class _Run:
         if found is None:
             self._store.write_arrays("first", {"weights": net_weights.flat(given)})
             return given
-        return net_weights.like(given, found["weights"])
+        return net_weights.like(given, found["weights"], self._store.arrays_path("first"))
 
     def _on_file(self, number):
         """A `Cycle` that was finished before; None if it was not, or was the last and is so no longer."""
         row, arrays = self._store.read_row(number), self._store.read_arrays(name_of(number))
         if row is None or arrays is None:
             return None
-        weights = net_weights.like(self._first, arrays["weights"])
+        path = self._store.arrays_path(name_of(number))
+        weights = net_weights.like(self._first, arrays["weights"], path)
         if self._is_last(number):
             return Cycle(row, weights)
         if "masks" not in arrays:
             return None
-        kept = net_weights.like(self._first, arrays["kept"]) if "kept" in arrays else None
+        kept = net_weights.like(self._first, arrays["kept"], path) if "kept" in arrays else None
         return Cycle(row, weights, PackedMasks(self._masks[0].places, arrays["masks"]), kept)
 
     def _trained(self, number):

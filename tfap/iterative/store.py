@@ -47,7 +47,7 @@ class Store:
         named = {
             f"{group}-{at}": array for group, arrays in groups.items() for at, array in enumerate(arrays)
         }
-        files.replace(self._folder / f"{name}.npz", lambda file: np.savez(file, **named))
+        files.replace(self.arrays_path(name), lambda file: np.savez(file, **named))
 
     def read_arrays(self, name):
         """What `write_arrays` wrote, weights and other groups that are not empty; None if it is not there.
@@ -55,9 +55,9 @@ class Store:
         Raises:
             ValueError: the file is another one.
         """
-        if self._folder is None or not (self._folder / f"{name}.npz").exists():
+        if self._folder is None or not self.arrays_path(name).exists():
             return None
-        path, groups = self._folder / f"{name}.npz", {}
+        path, groups = self.arrays_path(name), {}
         try:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 for key in file.files:
@@ -69,6 +69,10 @@ class Store:
                 f"{path} was not written by tfap.prune_iteratively ({error}). {_AWAY}"
             ) from error
         return groups
+
+    def arrays_path(self, name):
+        """The file of the arrays that have this name."""
+        return self._folder / f"{name}.npz"
 
     def write_row(self, row):
         """Writes the row of a cycle, whose arrays have been written."""

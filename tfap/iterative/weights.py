@@ -32,19 +32,19 @@ def flat(weights):
     return [array for arrays in weights.values() for array in arrays]
 
 
-def like(weights, arrays):
-    """The weights of a list as `flat` gave it, for the net of other weights.
+def like(weights, arrays, path):
+    """The weights of a list as `flat` gave it, read from a file, for the net of other weights.
 
     Raises:
         ValueError: they are those of another net.
     """
     if [array.shape for array in arrays] != [array.shape for array in flat(weights)]:
-        raise ValueError("The weights on file are those of another net: use another directory.")
+        raise ValueError(f"{path} has the weights of another net: use another directory.")
     rest = iter(arrays)
     # NumPy's files know no bfloat16.
     return {
-        path: [array.view(old.dtype) if (array := next(rest)).dtype.kind == "V" else array for old in olds]
-        for path, olds in weights.items()
+        layer: [array.view(old.dtype) if (array := next(rest)).dtype.kind == "V" else array for old in olds]
+        for layer, olds in weights.items()
     }
 
 

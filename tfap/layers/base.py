@@ -150,8 +150,9 @@ class CountingWrapper:
             steps_before = tf.convert_to_tensor(self.pruning_step) - 1
             nothing = tf.zeros(activations.shape[axis], measure.dtype), tf.zeros((), tf.int64)
             counts, seen = tf.cond(steps_before % sample_every == 0, measured, lambda: nothing)
-        self._add_to(self._counts, _sum_over_replicas(counts))
-        self._add_to(self._seen, _sum_over_replicas(seen))
+        counts, seen = _sum_over_replicas(counts, seen)
+        self._add_to(self._counts, counts)
+        self._add_to(self._seen, seen)
 
 
 class CountActivationsBase(CountingWrapper):
@@ -405,8 +406,11 @@ def _replica():
     return None if context is None else int(tf.get_static_value(context.replica_id_in_sync_group))
 
 
-def _sum_over_replicas(value):
+def _sum_over_replicas(counts, seen):
+    """Both, summed over the replicas by one all-reduce; as float64 `seen` is exact below 2**53."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+        return counts, seen
+    together = tf.concat([counts, [tf.cast(seen, counts.dtype)]], axis=0)
+    together = context.all_reduce(tf.distribute.ReduceOp.SUM, together)
+    return together[:-1], tf.cast(together[-1], tf.int64)
