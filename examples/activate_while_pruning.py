@@ -184,17 +184,18 @@ def train(setting, run, folder):
 def train_all(setting, runs, folder, workers):
     """Trains what is not there yet, a process for each run: what TensorFlow keeps of one ends with it."""
     missing = [run for run in runs if not (folder / run.name / "rows.csv").exists()]
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers or multiprocessing.cpu_count(),
-        multiprocessing.get_context("spawn"),
-        initializer=use_one_core,
-        max_tasks_per_child=1,
-    )
-    with pool:
-        trained = {pool.submit(train, setting, run, folder / run.name): run for run in missing}
+    with concurrent.futures.ThreadPoolExecutor(workers or multiprocessing.cpu_count()) as pool:
+        trained = {pool.submit(in_a_process, train, setting, run, folder / run.name): run for run in missing}
         for number, future in enumerate(concurrent.futures.as_completed(trained), start=1):
             future.result()
             print(f"{number} of {len(missing)}: {trained[future].name}", flush=True)
+
+
+def in_a_process(function, *arguments):
+    """Calls the function in a new process, which ends with it."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context, initializer=use_one_core) as alone:
+        return alone.submit(function, *arguments).result()
 
 
 def use_one_core():

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 import error_table
+import joblib  # noqa: F401  (on import it sets an environment variable)
 import nets
 import numpy as np
 import pytest

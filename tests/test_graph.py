@@ -1,6 +1,8 @@
+import keras
 import nets
 import pytest
 
+import tfap
 from tfap import kernels
 from tfap.graph import FiringSite, Graph
 
@@ -22,6 +24,23 @@ def test_firing_is_found_past_normalisation_pooling_dropout_and_add(keras_module
         "dense": ["dense"],
         "output": [],
     }
+
+
+@pytest.mark.parametrize("dtype, fires_at", [("float16", ["relu"]), ("int32", [])])
+def test_casts_between_float_types_are_no_calls(dtype, fires_at):
+    """Keras 3.7 makes them in mixed precision; whole numbers fire elsewhere."""
+    layers = keras.layers
+    inputs = keras.Input((6,))
+    x = keras.ops.cast(layers.Dense(5, name="dense")(inputs), dtype)
+    x = layers.Dense(2, name="output")(layers.ReLU(name="relu")(x))
+    model = keras.Model(inputs, keras.ops.cast(x, "float64"))
+    assert sites(model) == {"dense": fires_at, "output": []}
+    if dtype == "float16":
+        assert Graph(model).output_paths() == {"output"}
+        kernel, bias = model.get_layer("dense").get_weights()
+        model.get_layer("dense").set_weights([kernel * [1, 0, 1, 0, 1], bias])
+        smaller = tfap.compact(model)  # which compares outputs
+        assert smaller.get_layer("dense").units == 3 and smaller.output.dtype == "float64"
 
 
 def test_paths_of_nested_models(keras_module):

@@ -27,7 +27,7 @@ class Constants:
 
     @classmethod
     def of(cls, known, values):
-        return cls(known, np.where(known, values, 0.0))
+        return cls(known, np.where(known, np.asarray(values, np.float64), 0.0))
 
     @classmethod
     def none(cls, count):
@@ -158,7 +158,7 @@ def _weight(layer, name):
 def _through_merge(layer, kind, read, count):
     known = np.logical_and.reduce([np.broadcast_to(part.known, count) for part in read])
     values = [np.broadcast_to(part.values, count) for part in read]
-    merged = np.asarray(_call(layer, [_row(part) for part in values]))[0]
+    merged = np.asarray(_call(layer, [_row(part) for part in values]), np.float64)[0]
     if kind == "Multiply":  # a product with a constant zero is zero
         zero = np.logical_or.reduce([np.broadcast_to(part.zero, count) for part in read])
         known, merged = known | zero, np.where(zero, 0, merged)

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 
+import tensorflow as tf
+
 from tfap import keras_compat
 
 # Layers whose output channel j depends on input channel j as the same neuron: the walk from a
@@ -62,6 +64,7 @@ class Graph:
     """The calls of a built Sequential or Functional model, nested models opened, inputs first.
 
     A layer goes by one path, such as `inner/dense`: the first, where it is shared between nested models.
+    Casts between float types are no calls: what they give is the value that they read.
 
     Args:
         model: the model.
@@ -93,6 +96,9 @@ class Graph:
             if not tensors or any(id(tensor) not in values for tensor in tensors):
                 continue  # an input, or a part of the layer's other life outside this model
             read = [values[id(tensor)] for tensor in tensors]
+            if _is_float_cast(layer, tensors, results):
+                values[id(results[0])] = read[0]
+                continue
             training = inherited if training is None else training
             if keras_compat.is_graph_model(layer):
                 self.entries.append((layer, read))
@@ -201,6 +207,12 @@ def channel_axis(layer):
 def _has_own_weights(layer):
     layer = unwrap(layer)
     return bool(getattr(layer, "weights", None)) and type(layer).__name__ not in _KEEP_CHANNELS | _ACTIVATIONS
+
+
+def _is_float_cast(layer, tensors, results):
+    """True for `keras.ops.cast`, which older releases of Keras 3 call by themselves in mixed precision."""
+    dtypes = [tf.as_dtype(tensor.dtype) for tensor in (*tensors, *results)]
+    return keras_compat.kind_of(layer) == "Cast" and all(dtype.is_floating for dtype in dtypes)
 
 
 def _nearest_activation(call):

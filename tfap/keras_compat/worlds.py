@@ -1,8 +1,12 @@
 """The two Keras worlds: which one owns an object."""
 
+import warnings
+
 import keras
 import tensorflow as tf
-import tf_keras
+
+with warnings.catch_warnings():  # importing tf_keras imports SciPy, which adds a filter of its own
+    import tf_keras
 
 
 class Callback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
