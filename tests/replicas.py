@@ -10,17 +10,29 @@ whole numbers. TensorFlow wants to know its devices before it starts, so every s
 import importlib
 import json
 import os
+import pathlib
 import sys
+import tempfile
 
 import numpy as np
 import tensorflow as tf
 
 GRID = 1 / 64
+MIRRORED = {  # of each Keras, with the arguments of `train`; tf_keras refuses gradients
+    "keras, whole": {},
+    "keras, stopped": {"stop": True},
+    "keras, by gradient": {"criterion": "gradient"},
+    "tf_keras, whole": {},
+    "tf_keras, stopped": {"stop": True},
+}
 SAMPLE_EVERY = {"keras": 1, "tf_keras": 2}  # counts outside and inside a tf.cond
 
 
-def train(keras, strategy=None):
-    """Four epochs of seven steps, the last one smaller; three steps in eager mode, the last of one sample."""
+def train(keras, strategy=None, criterion="activation_count", stop=False):
+    """Four epochs of seven steps, the last one smaller; three steps in eager mode, the last of one sample.
+
+    With a stop the model is saved after two epochs, and another loaded in the strategy's scope goes on.
+    """
     import tfap  # a MultiWorkerMirroredStrategy must come first
 
     generator = np.random.default_rng(0)
@@ -37,9 +49,18 @@ def train(keras, strategy=None):
         model.compile(keras.optimizers.Lion(GRID), loss)
         every = SAMPLE_EVERY[keras.__name__]
         schedule = tfap.PolynomialDecay(0.0, 0.7, 2, 26, frequency=2)
-        model = tfap.prune(model, schedule, scope="local", granularity="weight", sample_every=every)
-    fit = {"batch_size": 8, "shuffle": False, "verbose": 0, "callbacks": [tfap.UpdatePruningStep()]}
-    model.fit(x, y, epochs=4, **fit)
+        model = tfap.prune(
+            model, schedule, criterion, scope="local", granularity="weight", sample_every=every
+        )
+    callback = tfap.UpdatePruningStep(gradient_data=(x, y))
+    fit = {"batch_size": 8, "shuffle": False, "verbose": 0, "callbacks": [callback]}
+    if stop:
+        model.fit(x, y, epochs=2, **fit)
+        with tempfile.TemporaryDirectory() as folder, strategy.scope():
+            path = pathlib.Path(folder, "model.keras")
+            model.save(path)
+            model = keras.models.load_model(path)
+    model.fit(x, y, epochs=4, initial_epoch=2 if stop else 0, **fit)
     with strategy.scope():  # no updates: a mean over replicas of which one has no sample is another mean
         model.compile(keras.optimizers.SGD(0.0), loss, run_eagerly=True)
     model.fit(x[:17], y[:17], **fit)
@@ -57,6 +78,8 @@ def state(model):
         found |= {f"{name} kernel": rows(kernel), f"{name} mask": rows(mask)}
         found |= {f"{name} step": rows(wrapper.pruning_step), f"{name} updates": rows(wrapper.updates_made)}
     for counter in (model.layers[1], tfap.prunable_layers(model)[1]):
+        if getattr(counter, "activation_counts", None) is None:
+            continue  # another criterion
         found |= {f"{counter.name} counts": rows(counter.activation_counts)}
         found |= {f"{counter.name} seen": rows(counter.activations_seen)}
     return found
@@ -73,9 +96,9 @@ def mirrored(file):
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     found = {}
-    for name in ("keras", "tf_keras"):
-        model = train(importlib.import_module(name), strategy)
-        found |= {f"{name} {what}": value for what, value in state(model).items()}
+    for how, arguments in MIRRORED.items():
+        model = train(importlib.import_module(how.split(",")[0]), strategy, **arguments)
+        found |= {f"{how}: {what}": value for what, value in state(model).items()}
     np.savez(file, **found)
 
 

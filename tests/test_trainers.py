@@ -40,12 +40,14 @@ def mirrored(tmp_path_factory):
 
 
 @functools.cache
-def on_one_device(keras):
+def on_one_device(keras, criterion="activation_count"):
     """The state after the same training, which did count and prune."""
-    expected = replicas.state(replicas.train(keras))
+    expected = replicas.state(replicas.train(keras, criterion=criterion))
     for name in ("pointwise", "dense"):
         assert 0.6 < np.mean(expected[f"{name} mask"] == 0) < 0.8
         assert expected[f"{name} updates"] == 13 and expected[f"{name} step"] == 4 * 7 + 3
+    if criterion != "activation_count":
+        return expected
     # All steps, or 1, 3, ...; the last one has one sample, on one replica.
     samples = {"keras": 4 * 52 + 17, "tf_keras": 2 * (28 + 24) + 9}[keras.__name__]
     assert expected["dense seen"] == samples and expected["relu seen"] == 25 * samples
@@ -61,10 +63,11 @@ def assert_replicas_equal(found, expected, replicas_here):
             np.testing.assert_array_equal(of_one, value, what)
 
 
-def test_two_replicas_equal_one(keras_module, mirrored):
-    prefix = f"{keras_module.__name__} "
-    found = {name.removeprefix(prefix): mirrored[name] for name in mirrored if name.startswith(prefix)}
-    assert_replicas_equal(found, on_one_device(keras_module), 2)
+@pytest.mark.parametrize("how", replicas.MIRRORED)
+def test_two_replicas_equal_one(how, mirrored):
+    found = {name.removeprefix(f"{how}: "): mirrored[name] for name in mirrored if name.startswith(how)}
+    criterion = replicas.MIRRORED[how].get("criterion", "activation_count")
+    assert_replicas_equal(found, on_one_device(importlib.import_module(how.split(",")[0]), criterion), 2)
 
 
 def test_two_workers_equal_one(tmp_path):
