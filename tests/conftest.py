@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import gc
 import importlib
 
 import hypothesis
@@ -32,3 +33,14 @@ def both_kerases():
     for module in modules:
         module.backend.clear_session()
     return modules
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_garbage():
+    """Keras 3 collects garbage whenever a session is cleared, and looks at all that is alive.
+
+    That is half a second for what the imports have made and more for the graphs that TensorFlow never gives
+    back, so what earlier modules have left is not looked at again.
+    """
+    gc.collect()
+    gc.freeze()

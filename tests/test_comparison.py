@@ -2,7 +2,6 @@
 
 import concurrent.futures.process
 import dataclasses
-import gc
 import importlib
 import json
 import math
@@ -53,14 +52,6 @@ class Experiment:
     def compare(self, methods, sparsities=(0.5,), seeds=1, **options):
         functions = self.build_model, self.fit, self.evaluate
         return tfap.compare(*functions, methods, sparsities, seeds, **{"workers": 1, **options})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_garbage():
-    """Every run collects garbage, which takes as long as the run itself where so much is imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
