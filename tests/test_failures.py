@@ -9,9 +9,12 @@ import re
 import threading
 import zipfile
 
+import keras
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 
 import tfap
 from tfap.comparison import Comparison
@@ -114,6 +117,58 @@ def test_a_fit_that_was_interrupted_within_an_epoch(keras_module):
     assert all((mask <= before[path]).all() for path, mask in nets.masks(model).items())
 
 
+def test_a_fit_that_goes_on_within_an_epoch(tmp_path):
+    """tf_keras's BackupAndRestore can; Keras 3 begins the epoch anew."""
+
+    def stopping(batch=None):
+        back_up = tf_keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=3)
+        failing = raises_at(tf_keras, batch, RuntimeError("mine"), last_epoch=1)
+        return {"epochs": 4, "callbacks": [tfap.UpdatePruningStep(), back_up, failing]}
+
+    straight, stopped, resumed = (with_turns(tf_keras) for _ in range(3))
+    fit_on_one_batch(straight, epochs=4, callbacks=[tfap.UpdatePruningStep()])
+    with pytest.raises(RuntimeError, match="mine"):
+        fit_on_one_batch(stopped, **stopping(batch=3))  # saved after the update at step 6, within the epoch
+    fit_on_one_batch(resumed, **stopping())
+    assert int(tfap.prunable_layers(resumed)[0].updates_made.numpy()) == 5
+    assert_same(straight, resumed)
+
+
+def with_turns(keras):
+    """An update too many would prune another layer."""
+    keras.utils.set_random_seed(0)
+    schedule = tfap.IterativeSparsity(0.2, updates=5, frequency=3)
+    return tfap.prune(nets.mlp(keras), schedule, "magnitude", scope="layerwise")
+
+
+def fit_on_one_batch(model, **kwargs):
+    """Four steps an epoch on the same batch: a fit that goes on within an epoch begins its data anew."""
+    dataset = tf.data.Dataset.from_tensor_slices(nets.data(model, 16)).batch(16).repeat(4)
+    model.fit(dataset, verbose=0, **kwargs)
+
+
+def test_an_update_that_was_refused_is_made_when_it_can_be(keras_module):
+    """In a loop of one's own, which catches the error and sets good weights."""
+    model = tfap.prune(nets.mlp(keras_module), tfap.ConstantSparsity(0.5, 2, 2, 1), granularity="weight")
+    x, y = nets.data(model, 16)
+    callback = tfap.UpdatePruningStep()
+    callback.set_model(model)
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    for batch in range(4):
+        model.train_on_batch(x, y)
+        (kernel, *rest), layer = model.layers[0].layer.get_weights(), model.layers[0].layer
+        if batch == 1:
+            layer.set_weights([np.full_like(kernel, np.nan), *rest])
+            with pytest.raises(ValueError, match="contain NaN"):
+                callback.on_train_batch_end(batch)
+            layer.set_weights([kernel, *rest])
+        else:
+            callback.on_train_batch_end(batch)
+    assert nets.pruned_weights(model) == nets.prunable_weights(model) / 2
+    callback.on_train_end()
+
+
 # -- several at once -------------------------------------------------------------------------------
 
 
@@ -136,6 +191,23 @@ def test_models_pruned_in_turn_and_inside_each_other(keras_module):
     nets.fit(first, epochs=2, callbacks=[one])
     assert_same(first, expected[0])
     assert_same(second, expected[1])
+
+
+@pytest.mark.parametrize("ours", ["first", "last"])
+def test_a_fit_within_a_fit(keras_module, ours):
+    class Fitting(keras_module.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                nets.fit(self.model)
+
+    model = tfap.prune(nets.mlp(keras_module), EVERY_STEP, granularity="weight")
+    callbacks = [Fitting()]
+    callbacks.insert(0 if ours == "first" else 1, tfap.UpdatePruningStep())
+    nets.fit(model, epochs=3, callbacks=callbacks)
+    assert steps(model) == [16, 16]
+    assert nets.pruned_weights(model) == 0.75 * nets.prunable_weights(model)
+    with pytest.raises(RuntimeError, match="nothing prunes it"):
+        nets.fit(model, callbacks=[])
 
 
 def test_two_threads(keras_module):
@@ -236,6 +308,14 @@ def test_masks_edited_by_hand_are_where_the_next_update_begins(keras_module):
     layer.mask.assign(3 * mask)
     with pytest.raises(ValueError, match="mask of 'hidden_0' has other values than 0 and 1"):
         tfap.update_masks(model, 0.75)
+
+
+def test_a_layer_with_lora_since_it_was_wrapped():
+    model = tfap.prune(nets.mlp(keras), 0.5)
+    model.layers[0].layer.enable_lora(2)
+    nets.compiled(keras, model)
+    with pytest.raises(ValueError, match="'hidden_0' cannot be pruned: its kernel is no variable"):
+        nets.fit(model)
 
 
 def test_a_model_changed_after_prune(keras_module):

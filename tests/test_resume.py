@@ -107,6 +107,17 @@ def test_weights_only_files(keras_module, tmp_path, suffix):
     assert_same_state(trained, fresh)
 
 
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
+def test_a_model_that_is_not_built_yet(keras_module, tmp_path):
+    layers = keras_module.layers
+    hidden = tfap.prune(layers.Dense(8, activation="relu"), 0.5, granularity="weight")
+    keras_module.Sequential([hidden, layers.Dense(3, "softmax")]).save(tmp_path / "model.keras")
+    model = nets.compiled(keras_module, keras_module.models.load_model(tmp_path / "model.keras"))
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    model.fit(x, np.zeros(64), epochs=4, verbose=0, callbacks=[tfap.UpdatePruningStep()])
+    assert nets.pruned_weights(model) == 16
+
+
 def test_a_file_that_does_not_fit_says_why(keras_module, tmp_path):
     trained = tfap.prune(nets.mlp(keras_module), 0.5)
     trained.save_weights(str(tmp_path / "model.weights.h5"))

@@ -111,6 +111,17 @@ def test_under_tfmots_callback_the_masks_are_those_of_ours():
         assert (mask == 0).mean() == 0.5
 
 
+def test_tfmots_callback_goes_on_after_ours():
+    schedule = tfap.PolynomialDecay(0.0, 0.75, 1, 8, frequency=1)
+    model = tfap.prune(nets.mlp(tf_keras), schedule, "magnitude", scope="local")
+    nets.fit(model)
+    half_way = nets.masks(model)
+    nets.fit(model, epochs=2, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])
+    for name, mask in nets.masks(model).items():
+        assert (mask == 0).mean() == 0.75 and (mask <= half_way[name]).all()
+    nets.fit(model)  # and ours after tfmot's
+
+
 def test_jit_compile_under_tfmots_callback_is_an_error_that_says_so():
     model = nets.mlp(tf_keras)
     model.compile("sgd", model.loss, jit_compile=True)

@@ -59,6 +59,8 @@ class UpdatePruningStep(Callback):
                 "and fit its result."
             )
         self._check_alone()
+        for wrapper in self._wrappers:
+            wrapper.check_still_prunable()
         disconnected.check(self.model, self._wrappers)
         self._gradients = updater.gradients_for(
             self.model, self._wrappers, self._gradient_data, self._gradient_steps
@@ -82,6 +84,10 @@ class UpdatePruningStep(Callback):
         if self._first_epoch is None:
             self._first_epoch = epoch
             self._resume()
+        elif not self._wrappers[0].callback_active:  # a fit within this one has ended
+            self._set_active(True)
+            _NeedsCallback.lift(self.model)
+            self._groups = None  # it may have pruned
 
     def on_train_batch_end(self, batch, logs=None):
         passed = batch + 1 - self._batches  # several with steps_per_execution
@@ -112,7 +118,7 @@ class UpdatePruningStep(Callback):
             for weight in self._weights:
                 weight.zero_pruned()  # an optimizer's moving average has brought back old weights
             self._warn_of_missing_updates()
-        _NeedsCallback.impose(self.model, self._wrappers[0].name)
+        _NeedsCallback.impose(self.model, self._wrappers)
 
     # -- for subclasses ------------------------------------------------------------------------------
 
@@ -151,7 +157,9 @@ class UpdatePruningStep(Callback):
         self._step = self._current_step()
         before = self._step - passed
         self._groups = [
-            group_of(weights, self._schedule_of(weights[0].wrapper, before), before)
+            group_of(
+                weights, self._schedule_of(weights[0].wrapper, before), _not_updated_since(weights, before)
+            )
             for weights in updater.groups(self._weights)
         ]
         if logs:
@@ -256,6 +264,11 @@ class UpdatePruningStep(Callback):
             )
 
 
+def _not_updated_since(weights, before):
+    """The step up to which nothing is due any more: tf_keras goes on within an epoch, at its n-th batch."""
+    return max(before, int(weights[0].wrapper.last_update_step.numpy()))
+
+
 class StopWhenPruned(Callback):
     """Stops `fit` when a metric is good enough, but not before the pruning is over.
 
@@ -342,21 +355,25 @@ def _is_over(wrapper):
 class _NeedsCallback:
     """Stands for a model's train function between fits, so that a fit without the callback fails.
 
-    The layers' own check runs when the training step is traced; a second fit does not trace again.
+    The layers' own check runs when the training step is traced; a second fit does not trace again. Where
+    tfmot's callback is enough, a step is traced that prunes in its graph.
     """
 
-    def __init__(self, train_function, layer):
-        self.train_function = train_function
-        self._layer = layer
+    def __init__(self, model, wrappers):
+        self.train_function = model.train_function
+        self._model = weakref.ref(model)
+        self._needing = [wrapper.name for wrapper in wrappers if not wrapper.prunes_in_graph]
 
     def __call__(self, iterator):
-        raise RuntimeError(CALLBACK_MISSING.format(name=self._layer))
+        if self._needing:
+            raise RuntimeError(CALLBACK_MISSING.format(name=self._needing[0]))
+        return self._model().make_train_function(force=True)(iterator)
 
     @classmethod
-    def impose(cls, model, layer):
+    def impose(cls, model, wrappers):
         function = getattr(model, "train_function", None)
         if function is not None and not isinstance(function, cls):
-            model.train_function = cls(function, layer)
+            model.train_function = cls(model, wrappers)
 
     @classmethod
     def lift(cls, model):

@@ -30,7 +30,7 @@ class Group:
         """Raises ValueError if the schedule needs a metric that is not logged."""
 
     def due_at_step(self, step):
-        """The sparsity to prune to at a step, or None."""
+        """The sparsity to prune to at a step, or None; the same again until `prune` has been called."""
 
     def due_at_epoch_end(self, logs):
         """The sparsity to prune to at the end of an epoch, or None."""
@@ -56,8 +56,13 @@ class StepGroup(Group):
 
     def due_at_step(self, step):
         sparsity = self._timetable.sparsity_due(self._seen_until, step)
-        self._wait(step)
+        if sparsity is None:
+            self._wait(step)
         return sparsity
+
+    def prune(self, sparsity, step, gradients):
+        super().prune(sparsity, step, gradients)
+        self._wait(step)
 
     def _wait(self, step):
         self._seen_until = step

@@ -228,7 +228,7 @@ class Kernel:
     Attributes:
         path: of its layer, such as `inner/dense`.
         spec: which of its axes are which.
-        weights: float array.
+        weights: float32 or float64 array; float32 where the layer's are of 16 bits.
         mask: uint8 array of the same shape, 1 where the weight is alive.
         activations: `ActivationCounts` of the neurons on the side that the criterion asked for, or
             None if it asked for none.
@@ -263,6 +263,10 @@ class Kernel:
     previous: np.ndarray | None = None
     input_norms: np.ndarray | float = 1.0
     neuron_norms: np.ndarray | float = 1.0
+
+    def __post_init__(self):
+        if self.weights.dtype.itemsize < 4:  # NumPy cannot rank every kind of them
+            object.__setattr__(self, "weights", self.weights.astype(np.float32))
 
     def per_neuron(self, values):
         """Shape `(neurons,)` -> one that broadcasts against the kernel."""

@@ -74,7 +74,7 @@ def label_sparsity(figure, kept):
     last, ticks = len(kept) - 1, min(len(kept), _MOST_SPARSITIES)
     shown = [kept[round(number * last / max(1, ticks - 1))] for number in range(ticks)]
     axes.set_xticks(shown, [f"{100 * (1 - share):.4g}%" for share in shown])
-    axes.xaxis.minorticks_off()
+    axes.xaxis.set_minor_locator(_matplotlib().ticker.NullLocator())
     axes.invert_xaxis()
 
 

@@ -97,8 +97,8 @@ class PrunedWeight:
         return activations
 
     def write(self, mask, weights):
+        self.variable.assign(weights * mask)  # first: whatever comes between, no file has a pruned weight
         self.mask.assign(mask)
-        self.variable.assign(weights * mask)
 
     def zero_pruned(self):
         """For kernels that the constraint misses: frozen ones, and those an average has overwritten."""

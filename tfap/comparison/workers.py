@@ -102,7 +102,8 @@ def _result(future, run):
     try:
         return future.result()
     except concurrent.futures.BrokenExecutor as error:
-        return Failure(run, f"A process ended without a word, as for want of memory. {error}")
+        which = "this run's or that of one beside it"
+        return Failure(run, f"A process ended without a word, as for want of memory: {which}. {error}")
 
 
 def _pool(perform, workers):

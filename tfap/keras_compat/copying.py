@@ -80,8 +80,15 @@ def fresh(thing):
         return [fresh(value) for value in thing]
     if hasattr(thing, "get_config") and hasattr(type(thing), "from_config"):
         copy = type(thing).from_config(thing.get_config())
-        for name in ("_exclude_from_weight_decay_pattern", "_exclude_from_weight_decay_names"):
-            if getattr(thing, name, None):  # what exclude_from_weight_decay() was told is in no config
-                setattr(copy, name, getattr(thing, name))
+        _copy_exclusions(thing, copy)
         return copy
     return thing
+
+
+def _copy_exclusions(optimizer, copy):
+    """What exclude_from_weight_decay() was told is in no config."""
+    for name in ("_exclude_from_weight_decay_pattern", "_exclude_from_weight_decay_names"):
+        if getattr(optimizer, name, None):
+            setattr(copy, name, getattr(optimizer, name))
+    if hasattr(optimizer, "inner_optimizer"):
+        _copy_exclusions(optimizer.inner_optimizer, copy.inner_optimizer)

@@ -166,6 +166,8 @@ def _compile_like(target, source):
     arguments = {key: value for key, value in settings.config.items() if value is not None}
     if is_keras3(source) and "LossScale" not in type(source.optimizer).__name__:
         arguments["auto_scale_loss"] = False
+    if source.optimizer is not None:
+        arguments["optimizer"] = source.optimizer  # with its learning rate of now; tf_keras notes the first
     try:
         for key in ("optimizer", "metrics", "weighted_metrics"):
             if key in arguments:

@@ -103,11 +103,17 @@ class CountingWrapper:
 
     def save_own_variables(self, store):
         """Keras calls it to write `.keras` and `.weights.h5` files."""
+        if not self.built:
+            return
         for name, variable in self._own_state().items():
             store[name] = variable.numpy()
 
     def load_own_variables(self, store):
         """Keras calls it to read them; raises ValueError where the file does not fit the layer."""
+        if not self.built:
+            if len(store.keys()):
+                raise ValueError(f"The layer '{self.name}' is not built: call the model on data once.")
+            return
         for name, variable in self._own_state().items():
             if name not in store.keys():  # noqa: SIM118  (a store is no dict)
                 raise ValueError(f"The file has no {name} for the layer '{self.name}': was it pruned alike?")
@@ -206,6 +212,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         self._check_prunable(self.layer)
         self.settings = settings
         self.specs = self._specs()
+        self._masks = {}
         self.callback_active = False
         self.callback_missed = False  # a training step failed while it was traced
         self.called_in_training = False
@@ -218,6 +225,11 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         reason = kernels.why_not_prunable(layer)
         if reason:
             raise ValueError(f"The layer '{layer.name}' cannot be pruned: {reason}.")
+
+    def check_still_prunable(self):
+        """Raises ValueError where the layer has been changed since it was wrapped, as by `enable_lora`."""
+        if self.built:
+            self._check_prunable(self.layer)
 
     def begin_steps(self):
         """Called at the begin of every fit; only tf_keras's wrapper has something to do."""
@@ -250,7 +262,6 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         self._add_step()
         self.last_update_step = self._add_state("last_update_step", (), "int64")
         self.updates_made = self._add_state("updates_made", (), "int64")
-        self._masks = {}
         for spec in self.specs:
             kernel = spec.find(self.layer)
             mask = self._add_state(f"{spec.name.replace('.', '_')}_mask", kernel.shape, "uint8", "ones")

@@ -37,7 +37,8 @@ class _Wrapper(keras.layers.Wrapper):
         self.built = True
 
     def get_build_config(self):
-        return {**super().get_build_config(), "layer": self.layer.get_build_config()}
+        config = super().get_build_config()
+        return config and {**config, "layer": self.layer.get_build_config()}  # None if it is not built
 
     def build_from_config(self, config):
         if config["layer"] and not self.layer.built:

@@ -24,10 +24,13 @@ class _Wrapper(tf_keras.layers.Wrapper):
     """A wrapper that goes by its layer's name, dtype, masking and shapes."""
 
     def build(self, input_shape):
+        input_shape = tf.TensorShape(input_shape)  # a recurrent layer takes a list for several shapes
         tf_keras.layers.Wrapper.build(self, input_shape)  # not tfmot's, which makes float masks
+        if self.layer.get_build_config() is None:  # tf_keras 2.16 notes the shape in __call__ only
+            self.layer._build_input_shape = input_shape
         if isinstance(self.layer, tf_keras.layers.MultiHeadAttention):
             _build_attention(self.layer)
-        self._build_state(tf.TensorShape(input_shape).as_list())
+        self._build_state(input_shape.as_list())
 
     def call(self, inputs, *args, training=None, **kwargs):
         kwargs.pop("mask", None)  # the inner layer finds it on the inputs
@@ -151,12 +154,17 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         pass
 
     def _constrain(self, kernel, mask):
-        variable = getattr(kernel, "_variable", kernel)  # inside a mixed-precision variable
+        variable = _not_autocast(kernel)
         for component in getattr(variable, "values", (variable,)):  # one on each replica
             component._constraint = ZeroPruned(mask, users=component.constraint)
 
     def get_config(self):
         return {**tf_keras.layers.Wrapper.get_config(self), **self.settings.get_config()}
+
+
+def _not_autocast(kernel):
+    """The variable inside one that reads as float16 or bfloat16 in mixed precision."""
+    return getattr(kernel, "_variable", kernel)
 
 
 class InGraphPruning(TfmotPruning):
@@ -185,7 +193,7 @@ class InGraphPruning(TfmotPruning):
         counted = [wrapper.activation_counts, wrapper.activations_seen] if wrapper.counts_here else []
         threshold, new_mask = tf.numpy_function(
             functools.partial(self._decide, spec),
-            [self._pruning_schedule(self._step_fn())[1], weights, mask, *counted],
+            [self._pruning_schedule(self._step_fn())[1], _not_autocast(weights), mask, *counted],
             (tf.float32, tf.uint8),
             # XLA's error names the operation, and nothing else could tell the user.
             name="tfmots_UpdatePruningStep_needs_jit_compile_False_but_tfaps_does_not",
