@@ -163,6 +163,17 @@ def test_random_layers_that_stay_random_keep_their_neurons(keras_module):
     assert np.std(smaller.predict(np.zeros((50, 4)), verbose=0), axis=0).min() > 0
 
 
+def test_stateful_models_are_refused_before_they_are_trained(keras_module):
+    layers = keras_module.layers
+    stack = [layers.Dense(8, activation="relu"), layers.GRU(4, stateful=True, name="gru"), layers.Dense(3)]
+    model = keras_module.Sequential([keras_module.Input(batch_shape=(8, 5, 6)), *stack])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="'gru' in .* is stateful: outputs depend on what"):
+        tfap.compact(model)
+    with pytest.raises(ValueError, match="'gru' in .* is stateful"):
+        tfap.fit_and_compact(model, 0.5, np.ones((8, 5, 6)), np.ones((8, 3)))
+
+
 def test_what_the_config_of_a_model_does_not_tell_stays(keras_module):
     layers = keras_module.layers
     base = keras_module.Sequential([layers.Input((4,)), layers.Dense(5, name="a"), layers.Dense(3, name="b")])

@@ -171,6 +171,38 @@ def test_dicts_and_a_fixed_batch(keras_module, tmp_path):
         np.testing.assert_allclose(up, expected["up"], rtol=1e-5, atol=1e-6)
 
 
+def test_dicts_of_the_users(keras_module, tmp_path):
+    """Arrays by the names of inputs, here too of a model that takes a list."""
+    layers = keras_module.layers
+    wide, narrow = keras_module.Input((4,), name="wide"), keras_module.Input((2,), name="narrow")
+    x = layers.Dense(3)(layers.Concatenate()([layers.Dense(5, activation="relu")(wide), narrow]))
+    generator = np.random.default_rng(0)
+    data = {"narrow": generator.normal(size=(6, 2)), "wide": generator.normal(size=(6, 4))}
+    for given in ([wide, narrow], {"wide": wide, "narrow": narrow}):
+        model = keras_module.Model(given, x)
+        tfap.export(model, tmp_path / "model", data=data)
+        labels = np.asarray(model(data if isinstance(given, dict) else [data["wide"], data["narrow"]]))
+        labels = labels.argmax(-1)
+        assert tfap.report(model, data=(data, labels), batch_sizes=())["model"].score == 1
+        batches = tf.data.Dataset.from_tensor_slices((data, labels)).batch(4)
+        assert tfap.report(model, data=batches, batch_sizes=())["model"].score == 1
+        report = tfap.compaction_report(model, tfap.compact(model), (data, labels))
+        assert report.accuracy == (1, 1) and report.samples == 6
+
+
+def test_augmentation_is_off(keras_module, tmp_path):
+    """Its layers train where nobody says that they should not."""
+    layers = keras_module.layers
+    stack = [layers.Input((6, 6, 1)), layers.RandomFlip(), layers.RandomRotation(0.5), layers.Flatten()]
+    model = keras_module.Sequential([*stack, layers.Dense(3, activation="softmax")])
+    x = np.random.default_rng(0).normal(size=(20, 6, 6, 1)).astype("float32")
+    expected = model.predict(x, verbose=0)
+    assert tfap.report(model, data=(x, expected.argmax(-1)), batch_sizes=())["model"].score == 1
+    for format in ("saved_model", "tflite", "onnx"):
+        runtime = runtimes.load(tfap.export(model, tmp_path / FILES[format], format=format, data=x))
+        np.testing.assert_allclose(runtime(x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_subclassed_model(keras_module, tmp_path):
     model = nets.subclassed(keras_module, keras_module.layers.Dense(4, activation="relu"))
     with pytest.raises(ValueError, match="call it on data first"):

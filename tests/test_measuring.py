@@ -269,6 +269,26 @@ def test_several_inputs(keras_module):
         tfap.measure_activations(model, {"left": left, "right": right[1:]})
 
 
+def test_text(keras_module):
+    """tf_keras lists the vocabulary among the model's weights, though it is no variable."""
+    layers = keras_module.layers
+    text = layers.TextVectorization(20, output_sequence_length=6)
+    text.adapt(np.array(["a b c", "d e f"]))
+    stack = [keras_module.Input((1,), dtype="string"), text, layers.Embedding(20, 8)]
+    stack += [layers.Dense(8, activation="relu", name="a"), layers.GlobalMaxPooling1D(), layers.Dense(3)]
+    model = keras_module.Sequential(stack)
+    model.compile("sgd", "mse")
+    x, y = tf.constant([["a b"], ["c d"]] * 8), np.zeros((16, 3))
+    assert tfap.measure_activations(model, x)["a"].seen == 16 * 6
+    model.fit(x, y, verbose=0, callbacks=[tfap.DeadNeuronMonitor(x)])
+    assert tfap.report({"model": model}, batch_sizes=())["model"].weights == 20 * 8 + 8 * 9 + 9 * 3
+    assert "a" in str(tfap.compaction_report(model, tfap.compact(model)))
+    assert tfap.fit_and_compact(model, 0.5, x, y, epochs=2, stages=2, verbose=0).history["weights"][0] == 259
+    wrapped = tfap.prune(model, 0.5, "gradient")
+    wrapped.fit(x, y, epochs=3, verbose=0, callbacks=[tfap.UpdatePruningStep(gradient_data=(x, y))])
+    assert nets.pruned_weights(wrapped) == nets.prunable_weights(wrapped) / 2
+
+
 def test_steps(keras_module):
     model = nets.mlp(keras_module)
     x = inputs(model)

@@ -3,6 +3,7 @@ import math
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfap
 
@@ -321,6 +322,90 @@ def test_what_preprocessing_layers_learned_stays(keras_module):
     wrapped = tfap.prune(model, 0.5)
     np.testing.assert_array_equal(outputs(wrapped, x), outputs(model, x))
     np.testing.assert_array_equal(outputs(tfap.strip_pruning(wrapped), x), outputs(model, x))
+
+
+def test_a_layer_from_a_module_of_the_users_called_preprocessing_is_copied(keras_module):
+    class Scale(keras_module.layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(name="w", shape=(shape[-1],), initializer="ones")
+
+        def call(self, x):
+            return x * self.w
+
+    Scale.__module__ = "project.preprocessing"
+    layers = keras_module.layers
+    stack = [layers.Input((4,)), Scale(), layers.Dense(6, activation="relu"), layers.Dense(2, name="output")]
+    model = nets.compiled(keras_module, keras_module.Sequential(stack), "mse")
+    wrapped = tfap.prune(model, 0.5)
+    nets.fit(wrapped)
+    assert (model.get_weights()[0] == 1).all() and (wrapped.get_weights()[0] != 1).all()
+
+
+def test_tied_layers_stay_tied(keras_module, caplog):
+    """By a layer that holds another of the model; copies of the two would have two tables."""
+
+    class Tied(keras_module.layers.Layer):
+        def __init__(self, embedding, **kwargs):
+            super().__init__(**kwargs)
+            self.embedding = embedding
+
+        def call(self, x):
+            return tf.matmul(x, tf.transpose(tf.convert_to_tensor(self.embedding.embeddings)))
+
+    layers = keras_module.layers
+    embedding, inputs = layers.Embedding(9, 8, name="embedding"), keras_module.Input((5,), dtype="int32")
+    x = layers.Dense(8, activation="relu", name="dense")(embedding(inputs))
+    model = nets.compiled(keras_module, keras_module.Model(inputs, Tied(embedding, name="tied")(x)), "mse")
+    reasons = {row.path: row.reason for row in tfap.plan(model, criterion="magnitude")}
+    assert "the layer 'tied' holds it too, so it is shared" in reasons["embedding"]
+    assert "it holds the layer 'embedding', so it is shared" in reasons["tied"]
+    wrapped = tfap.prune(model, 0.5, "magnitude")
+    assert "The layer 'embedding' is shared with the given model, which is trained" in caplog.text
+    numbers = np.random.default_rng(0).integers(0, 9, (16, 5))
+    wrapped.fit(numbers, np.ones((16, 5, 9)), epochs=3, verbose=0, callbacks=[tfap.UpdatePruningStep()])
+    assert nets.pruned_weights(wrapped) == 32
+    for plain in (tfap.strip_pruning(wrapped), tfap.compact(tfap.strip_pruning(wrapped))):
+        assert plain.count_params() == model.count_params() == 9 * 8 + 8 * 8 + 8
+        np.testing.assert_allclose(outputs(plain, numbers), outputs(wrapped, numbers), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="'embedding' cannot be trained in cycles: the layer 'tied' holds"):
+        tfap.prune_iteratively(model, nets.fit, cycles=1)
+
+
+def test_a_layer_that_never_trains(keras_module):
+    """tf_keras keeps to training=False; in Keras 3 the training of the whole model goes before."""
+    layers = keras_module.layers
+    frozen = [layers.Input((4,)), layers.Dense(6, activation="relu", name="frozen")]
+    inputs = keras_module.Input((4,))
+    x = keras_module.Sequential(frozen, name="backbone")(inputs, training=False)
+    x = layers.Dense(5, activation="relu", name="head")(x)
+    model = nets.compiled(keras_module, keras_module.Model(inputs, layers.Dense(2, name="output")(x)), "mse")
+    wrapped = tfap.prune(model, 0.5, granularity="weight")
+    nets.fit(wrapped, epochs=3)
+    row = next(row for row in tfap.plan(model) if row.path == "backbone/frozen")
+    if keras_module.__name__ == "tf_keras":
+        assert not row.pruned and row.reason == "it is called with training=False"
+        assert nets.pruned_weights(wrapped) == 15
+    else:
+        assert row.pruned and nets.pruned_weights(wrapped) == (24 + 30) / 2
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_recurrent_layers_with_initial_states(keras_module, tmp_path, kind):
+    layers = keras_module.layers
+    recurrent = getattr(layers, kind)
+    read, written = keras_module.Input((5, 6)), keras_module.Input((4, 6))
+    _, *states = recurrent(6, return_state=True, name="encoder")(read)
+    x = recurrent(6, name="decoder")(written, initial_state=states)
+    model = keras_module.Model([read, written], layers.Dense(3, name="output")(x))
+    wrapped = tfap.prune(nets.compiled(keras_module, model, "mse"), 0.5, "magnitude")
+    x = [np.random.default_rng(0).normal(size=(16, size, 6)) for size in (5, 4)]
+    callbacks = [tfap.UpdatePruningStep()]
+    history = wrapped.fit(x, np.ones((16, 3)), epochs=3, verbose=0, callbacks=callbacks).history
+    assert len(tfap.prunable_layers(wrapped)) == 2 and history["sparsity"][-1] == 0.5
+    wrapped.save(tmp_path / "model.keras")
+    loaded = keras_module.models.load_model(tmp_path / "model.keras")
+    for made in (loaded, tfap.strip_pruning(loaded)):
+        np.testing.assert_array_equal(outputs(made, x), outputs(wrapped, x))
 
 
 def test_a_class_that_keras_cannot_rebuild_is_a_warning(keras_module, caplog):

@@ -70,6 +70,16 @@ def _chunks(count, size=1024):
     return [(start, start + size) for start in range(0, max(count, 1), size)]
 
 
+def check_comparable(model):
+    """Raises ValueError for a model that gives another output when it is called again."""
+    for layer in keras_compat.all_layers(model):
+        if getattr(layer, "stateful", False) is True and not keras_compat.is_model(layer):
+            raise ValueError(
+                f"'{layer.name}' in '{model.name}' is stateful: outputs depend on what the model was given "
+                "before, so it cannot be shown that a smaller model has the same."
+            )
+
+
 def check_equal(model, compacted):
     """Compares two models on random inputs.
 

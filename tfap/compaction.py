@@ -36,8 +36,8 @@ def compact(model, counts=None, drop_silent=False):
 
     Raises:
         TypeError: `model` is no model, or `counts` no such dict.
-        ValueError: `model` still has pruning wrappers, or is subclassed or not built; `counts` without
-            `drop_silent` or the other way round, or of other layers.
+        ValueError: `model` still has pruning wrappers, has stateful layers, or is subclassed or not built;
+            `counts` without `drop_silent` or the other way round, or of other layers.
         RuntimeError: outputs on random inputs differ by more than rounding. Nothing is returned then.
 
     >>> import keras
@@ -51,6 +51,7 @@ def compact(model, counts=None, drop_silent=False):
     3
     """
     keras_compat.check_plain(model, "tfap.compact")
+    certificates.check_comparable(model)
     if drop_silent != (counts is not None):
         raise ValueError("counts and drop_silent=True go together: received only one of them.")
     if drop_silent:
@@ -150,13 +151,16 @@ def smaller(model, found):
     groups = {path: found.groups(path) for path in found.layers.calls_of}
     kept = {path: _kept(layer, path, found, stay) for path, layer in found.layers.layers()}
     kept = {path: entry for path, entry in kept.items() if entry is not None}
+    tied = keras_compat.tied_layers(layer for _, layer in found.layers.layers())
 
     def replace(layer):
         path = found.layers.path_of(layer)
         if path not in kept:
-            return keras_compat.copied(layer)
+            return Replacement(layer) if id(layer) in tied else keras_compat.copied(layer)
         values, config = _values(layer, path, found), kept[path].config
         weights = [array.ravel()[at] for array, at in zip(values, kept[path].indices, strict=True)]
+        if id(layer) in tied and _same(weights, layer.get_weights()):
+            return Replacement(layer)
         config = {**layer.get_config(), **_without_arrays(layer), **config}
         return Replacement(type(layer).from_config(config), weights)
 
@@ -165,6 +169,11 @@ def smaller(model, found):
         {path: stay[sides[at]] for path, sides in groups.items() if sides[at] is not None} for at in (0, 1)
     )
     return Smaller(rebuilt, {path: entry.indices for path, entry in kept.items()}, inputs, outputs)
+
+
+def _same(weights, others):
+    """True if nothing has been cut and no constant folded into a bias."""
+    return len(weights) == len(others) and all(map(np.array_equal, weights, others))
 
 
 def _input_shapes(model, found, stay):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from tfap import certificates, compaction, flops, graph, keras_compat, scores, tables
+from tfap import certificates, compaction, flops, graph, keras_compat, samples, scores, tables
 from tfap.graph import Graph
 from tfap.liveness import Liveness
 
@@ -115,8 +115,8 @@ def compaction_report(model, compacted, data=None):
     Args:
         model: the model that was given to `compact`.
         compacted: what it returned.
-        data: inputs to compare outputs on: an array, a list of arrays for several inputs, or a tuple
-            `(x, y)` with integer or one-hot labels for the accuracy too. None compares on random inputs.
+        data: inputs to compare outputs on: an array, a list or dict of arrays for several inputs, or a
+            tuple `(x, y)` with integer or one-hot labels for the accuracy too. None: random inputs.
 
     Returns:
         A `CompactionReport`.
@@ -140,7 +140,7 @@ def compaction_report(model, compacted, data=None):
     before, after = Graph(model), Graph(compacted)
     if list(before.calls_of) != list(after.calls_of):
         raise ValueError(f"'{compacted.name}' is no compacted '{model.name}': their layers differ.")
-    inputs, labels = _read(data)
+    inputs, labels = _read(data, model)
     changes = _changes(before, after, [_operations(model), _operations(compacted)])
     return CompactionReport(
         layers=tuple(changes),
@@ -156,8 +156,11 @@ def compaction_report(model, compacted, data=None):
 
 def _changes(before, after, operations):
     for (path, layer), (_, smaller) in zip(before.layers(), after.layers()):
-        if keras_compat.is_layer(layer) and layer.weights:
-            weights = (sum(math.prod(weight.shape) for weight in each.weights) for each in (layer, smaller))
+        if keras_compat.weights_of(layer):
+            weights = (
+                sum(math.prod(weight.shape) for weight in keras_compat.weights_of(each))
+                for each in (layer, smaller)
+            )
             counted = [counts.get(path) for counts in operations]
             yield LayerChange(
                 path,
@@ -186,14 +189,15 @@ def _beyond_proof(found, after):
     return sum(max(0, left - _units(after, path)) for path, left in provable.items())
 
 
-def _read(data):
-    """`(list of inputs, labels)`, None for what is not given."""
+def _read(data, model):
+    """`(list of the model's inputs, labels)`, None for what is not given."""
     if data is None:
         return None, None
     inputs, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    inputs = [np.asarray(array) for array in (inputs if isinstance(inputs, list) else [inputs])]
+    names = [spec.name for spec in keras_compat.inputs_of(model)]
+    inputs = [np.asarray(array) for array in samples.listed(inputs, names)]
     if any(array.ndim == 0 for array in inputs):
-        raise TypeError(f"data must be an array, a list of arrays or (x, y): received {data!r}.")
+        raise TypeError(f"data must be an array, a list of arrays or (x, y): received {type(data)}.")
     return inputs, None if labels is None else np.asarray(labels)
 
 

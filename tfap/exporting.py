@@ -40,7 +40,7 @@ def export(model, path, format="saved_model", *, quantize=None, data=None, verif
             ops, with inputs and outputs in the model's order; "onnx": a file for ONNX Runtime.
         quantize: only with "tflite": "dynamic_range" stores the weights of large layers as int8, which
             changes outputs by more than rounding.
-        data: the arrays to compare outputs on, one or a list with one for each input. Default: random
+        data: the arrays to compare outputs on, one or a list or dict of one for each input. Default: random
             ones, normal for floats, 0 and 1 for integers.
         verify: False writes without running the file, so without its runtime installed.
 
@@ -242,7 +242,9 @@ class _Expected:
         self.model = model
         runtime = runtimes.of_model(model)
         self.data = (
-            samples.random_arrays(runtime.inputs, _SAMPLES, _FREE_SIZE) if data is None else _as_list(data)
+            samples.random_arrays(runtime.inputs, _SAMPLES, _FREE_SIZE)
+            if data is None
+            else samples.listed(data, [entry.name for entry in runtime.inputs])
         )
         with _on_cpu():
             self.outputs = runtime(*self.data)
@@ -294,10 +296,6 @@ def _own_classes(model):
 
 def _on_cpu():
     return tf.device("CPU:0")  # where LiteRT and ONNX Runtime compute; GPUs round otherwise (TF32)
-
-
-def _as_list(data):
-    return list(data) if isinstance(data, list | tuple) else [data]
 
 
 def _tolerance(model, expected):

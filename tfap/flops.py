@@ -185,5 +185,5 @@ _ELEMENTWISE = {"GroupNormalization", "LayerNormalization", "Normalization", "PR
 
 
 def _has_kernel(layer):
-    weights = getattr(layer, "weights", ())  # functions of keras.ops have none
+    weights = keras_compat.weights_of(layer)  # functions of keras.ops have none
     return type(layer).__name__ not in _ELEMENTWISE and any(len(weight.shape) > 1 for weight in weights)

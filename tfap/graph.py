@@ -131,6 +131,14 @@ class Graph:
         """`(path, layer)` of every layer, each once, in graph order."""
         return [(path, calls[0].layer) for path, calls in self.calls_of.items()]
 
+    def never_trains(self, path):
+        """True for a layer of tf_keras that its model, or one around it, calls with training=False for good.
+
+        Keras 3 lets the training of the whole model go before.
+        """
+        calls = self.calls_of[path]
+        return not keras_compat.is_keras3(calls[0].layer) and all(call.training is False for call in calls)
+
     def firing(self, path):
         """Where the neurons of the layer at `path` fire.
 

@@ -123,7 +123,8 @@ class ActivationMeter:
 @contextlib.contextmanager
 def _unchanged(model):
     """Puts back what layers write in inference too: some are called with training=True for good."""
-    before = [(variable, variable.numpy()) for variable in model.non_trainable_variables]
+    variables = filter(keras_compat.is_variable, model.non_trainable_variables)
+    before = [(variable, variable.numpy()) for variable in variables]
     try:
         yield
     finally:

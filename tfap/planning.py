@@ -64,16 +64,18 @@ def make_plan(model, settings, include=(), skip=()):
     layers = graph.Graph(model)
     include, skip = (_Choice(*chosen, layers, model) for chosen in (("include", include), ("skip", skip)))
     outputs = layers.output_paths()
+    tied = keras_compat.tied_layers(layer for _, layer in layers.layers())
     rows = []
     for path, layer in layers.layers():
         if keras_compat.is_layer(layer) and layer.weights:
             is_output = path in outputs and not include.chooses(layer)
-            rows += _rows_for(layers, path, layer, settings, is_output, skip.chooses(layer))
+            shared = tied.get(id(layer)) or keras_compat.why_shared(layer)
+            rows += _rows_for(layers, path, layer, settings, is_output, skip.chooses(layer), shared)
     return PruningPlan(rows)
 
 
-def _rows_for(layers, path, layer, settings, is_output, skipped):
-    reason, shared = kernels.why_not_prunable(layer), keras_compat.why_shared(layer)
+def _rows_for(layers, path, layer, settings, is_output, skipped, shared):
+    reason = kernels.why_not_prunable(layer)
     if shared:
         shared = f"{shared}, so it is shared with the given model"
     if reason:
@@ -84,6 +86,8 @@ def _rows_for(layers, path, layer, settings, is_output, skipped):
     firing = layers.firing(path) if fires else None
     if skipped:
         reason = "named in skip"
+    elif layers.never_trains(path):
+        reason = "it is called with training=False"
     elif is_output:
         reason = "an output layer: name it in include to prune it"
     elif firing and firing.reason:

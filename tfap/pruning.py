@@ -2,6 +2,8 @@
 
 import math
 
+from absl import logging
+
 from tfap import graph, keras_compat, kernels, layers, wrapped
 from tfap.keras_compat import Replacement
 from tfap.planning import make_plan
@@ -139,7 +141,10 @@ def strip_pruning(model):
             plain.set_weights(model.masked_weights())
         return plain
     _check_graph_model(model, "Strip its layers one by one: net.dense = tfap.strip_pruning(net.dense)")
-    return keras_compat.rebuild(model, _stripped)
+    tied = keras_compat.tied_layers(layer for _, layer in graph.Graph(model).layers())
+    return keras_compat.rebuild(
+        model, lambda layer: Replacement(layer) if id(layer) in tied else _stripped(layer)
+    )
 
 
 def prune_scope():
@@ -174,7 +179,11 @@ def _prune_model(model, settings, plan):
         for site in row.firing.sites
     }
 
+    tied = _tied_and_warned(layers_of)
+
     def replace(layer):
+        if id(layer) in tied:
+            return Replacement(layer)
         replacement, path = keras_compat.copied(layer), layers_of.path_of(layer)
         if path in wrap:
             return _wrapped(replacement, settings)
@@ -186,6 +195,21 @@ def _prune_model(model, settings, plan):
     for wrapper in wrapped.prunable_layers(pruned):  # links every wrapper to the layer that counts for it
         wrapper.note_weights()
     return pruned
+
+
+def _tied_and_warned(layers_of):
+    """`tied_layers` of a graph; warns of those whose training changes the given model."""
+    layers = [layer for _, layer in layers_of.layers()]
+    tied = keras_compat.tied_layers(layers)
+    for layer in filter(keras_compat.is_layer, layers):
+        reason = tied.get(id(layer)) or keras_compat.why_shared(layer)
+        if reason and layer.trainable_weights:
+            logging.warning(
+                "The layer '%s' is shared with the given model, which is trained with the new one: %s.",
+                layer.name,
+                reason,
+            )
+    return tied
 
 
 def _wrapped(replacement, settings):

@@ -23,7 +23,7 @@ def report(model, baseline=None, data=None, metric=None, *, batch_sizes=(1, 64),
             `.tflite` or `.onnx` file), or a dict of name to any of these, a row each.
         baseline: what the others are compared with: a model or path, or a name in the dict `model`.
         data: test samples, `(x, y)` as arrays or a batched tf.data.Dataset of such pairs; with several
-            inputs `x` is a list. `y` holds integer labels or is one-hot.
+            inputs `x` is a list or a dict. `y` holds integer labels or is one-hot.
         metric: function of `(y, outputs)`, NumPy arrays, that gives a number. None is the accuracy: the
             share of samples whose largest output is that of the label.
         batch_sizes: samples of one timed call; `()` measures no time.
@@ -52,7 +52,7 @@ def report(model, baseline=None, data=None, metric=None, *, batch_sizes=(1, 64),
     subjects = [_Subject(name, thing, threads) for name, thing in models.items()]
     samples = None
     if data is not None:
-        samples = _Samples(*_read(data), metric)
+        samples = _Samples(*_read(data, [entry.name for entry in subjects[0].runtime.inputs]), metric)
     elif batch_sizes:
         samples = _Samples(made_up.random_arrays(subjects[0].runtime.inputs, _CHUNK))
     for subject in subjects if samples else ():
@@ -178,20 +178,19 @@ class _Subject:
 # -- samples --------------------------------------------------------------------------------------
 
 
-def _read(data):
-    """`(list of input arrays, labels)`."""
+def _read(data, names):
+    """`(list of input arrays, in the order of the inputs' names; labels)`."""
     if isinstance(data, tf.data.Dataset):
         data = _gathered(data)
     if not isinstance(data, list | tuple) or len(data) != 2:
         raise TypeError(f"data must be (x, y) or a tf.data.Dataset of such pairs: received {type(data)}.")
-    inputs = data[0] if isinstance(data[0], list | tuple) else [data[0]]
-    return [np.asarray(array) for array in inputs], np.asarray(data[1])
+    return [np.asarray(array) for array in made_up.listed(data[0], names)], np.asarray(data[1])
 
 
 def _gathered(dataset):
     """The arrays of a batched dataset, joined."""
     spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2 or isinstance(spec[0], dict):
+    if not isinstance(spec, tuple) or len(spec) != 2:
         raise TypeError(f"data must be a dataset of pairs (x, y): its elements are {spec}.")
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("data never ends: give a dataset without repeat().")

@@ -3,6 +3,17 @@
 import numpy as np
 
 
+def listed(inputs, names):
+    """A model's inputs as a list in its order; a dict goes by their names, or else by its sorted keys.
+
+    >>> listed({"b": 1, "a": 2}, ["b", "a"]), listed({"b": 1, "a": 2}, ["x", "y"]), listed(3, ["x"])
+    ([1, 2], [2, 1], [3])
+    """
+    if isinstance(inputs, dict):
+        return [inputs[name] for name in (names if set(names) == set(inputs) else sorted(inputs))]
+    return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+
+
 def random_arrays(inputs, samples, free_size=None, integers_below=2, seed=0):
     """A random array for each input.
 

@@ -7,7 +7,7 @@ import numbers
 import numpy as np
 from absl import logging
 
-from tfap import checks, keras_compat, liveness, schedules, timetables, updater, wrapped
+from tfap import certificates, checks, keras_compat, liveness, schedules, timetables, updater, wrapped
 from tfap.callbacks import UpdatePruningStep
 from tfap.compaction import compact, smaller
 from tfap.graph import Graph, unwrap
@@ -159,6 +159,7 @@ def _check(model, stages, epochs):
         raise TypeError(f"fit_and_compact takes a Keras model: received {type(model).__name__}.")
     if getattr(model, "optimizer", None) is None:
         raise ValueError("fit_and_compact trains the model: call compile() on it first.")
+    certificates.check_comparable(model)
     if isinstance(stages, bool) or not isinstance(stages, numbers.Integral) or not 1 <= stages <= epochs:
         raise ValueError(
             f"stages must be a whole number from 1 to the number of epochs, {epochs}: received {stages!r}."
@@ -172,8 +173,8 @@ def _cost(model):
 
 def _weights(model):
     """How many weights the model itself has, without those of the wrappers."""
-    layers = [unwrap(layer) for _, layer in Graph(model).layers() if keras_compat.is_layer(layer)]
-    return sum(math.prod(weight.shape) for layer in layers for weight in layer.weights)
+    layers = [unwrap(layer) for _, layer in Graph(model).layers()]
+    return sum(math.prod(weight.shape) for layer in layers for weight in keras_compat.weights_of(layer))
 
 
 def _extend(history, more, weights):

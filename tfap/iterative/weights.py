@@ -50,8 +50,10 @@ def like(weights, arrays, path):
 
 def check_copied(model):
     """Raises ValueError if a copy of the model would train a layer of the model itself."""
-    for path, layer in Graph(model).layers():
-        reason = keras_compat.why_shared(layer)
+    layers = Graph(model).layers()
+    tied = keras_compat.tied_layers(layer for _, layer in layers)
+    for path, layer in layers:
+        reason = tied.get(id(layer)) or keras_compat.why_shared(layer)
         if reason and layer.trainable_weights:
             raise ValueError(f"The layer '{path}' cannot be trained in cycles: {reason}.")
 

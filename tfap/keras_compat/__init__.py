@@ -11,7 +11,7 @@ from tfap.keras_compat.checking import (
     is_any_wrapper,
     is_tfap_wrapper,
 )
-from tfap.keras_compat.copying import Replacement, built_copy_of, copied, copy_of, why_shared
+from tfap.keras_compat.copying import Replacement, built_copy_of, copied, copy_of, tied_layers, why_shared
 from tfap.keras_compat.graphs import all_layers, calls, is_built, is_graph_model
 from tfap.keras_compat.rebuilding import rebuild
 from tfap.keras_compat.registry import (
@@ -51,6 +51,7 @@ from tfap.keras_compat.worlds import (
     set_seeds,
     start_afresh,
     tensorflow_variable,
+    weights_of,
 )
 
 __all__ = [
@@ -98,7 +99,9 @@ __all__ = [
     "steps_per_execution",
     "tensorflow_variable",
     "tfmot",
+    "tied_layers",
     "untrained_variables",
+    "weights_of",
     "why_shared",
     "write_saved_model",
 ]

@@ -1,6 +1,7 @@
 """Copies of layers, optimizers and metrics, made from their configs."""
 
 import dataclasses
+import re
 
 import numpy as np
 from absl import logging
@@ -65,11 +66,22 @@ def copied(layer):
 
 def why_shared(layer):
     """The reason why a rebuilt model must share this layer with the given one, or None."""
-    if "preprocessing" in type(layer).__module__:
+    if any(re.match(r"(tf_)?keras\b.*\bpreprocessing\b", cls.__module__) for cls in type(layer).__mro__):
         return "what it has learned in adapt() is no weight"
     if copy_of(layer) is None:
         return "it cannot be rebuilt from its config"
     return None
+
+
+def tied_layers(layers):
+    """`{id: reason}` of those that hold each other, as for tying weights: copies of them would be untied."""
+    inside, found = {id(layer): layer for layer in layers if is_layer(layer)}, {}
+    for holder in inside.values():
+        for held in holder._flatten_layers(include_self=False):
+            if id(held) in inside:
+                found[id(held)] = f"the layer '{holder.name}' holds it too"
+                found.setdefault(id(holder), f"it holds the layer '{held.name}'")
+    return found
 
 
 def fresh(thing):

@@ -1,6 +1,7 @@
 """What a model is called on, and its files."""
 
 import functools
+import inspect
 import json
 import re
 import zipfile
@@ -62,15 +63,22 @@ def _input_structure(model):
 def inference(model):
     """The model's outputs as a `tf.function` of `call_signature(model)`."""
     autograph = not is_keras3(model)  # as each Keras does for its own exports
-    # A partial, since TensorFlow warns of retracing where many functions have the same code.
-    function = functools.partial(model.__call__)
-    return tf.function(function, input_signature=[call_signature(model)], autograph=autograph)
+    return tf.function(_in_inference(model), input_signature=[call_signature(model)], autograph=autograph)
+
+
+def _in_inference(model):
+    """The model as a function in inference mode: layers such as RandomFlip train where nothing is said.
+
+    A partial, since TensorFlow warns of retracing where many functions have the same code.
+    """
+    takes_training = "training" in inspect.signature(model.call).parameters
+    return functools.partial(model.__call__, **({"training": False} if takes_training else {}))
 
 
 def write_saved_model(model, path):
     archive = keras_of(model).export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serve", model.__call__, [call_signature(model)])
+    archive.add_endpoint("serve", _in_inference(model), [call_signature(model)])
     archive.write_out(str(path))
 
 

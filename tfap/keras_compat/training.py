@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfap.keras_compat.copying import fresh
 from tfap.keras_compat.graphs import all_layers
-from tfap.keras_compat.worlds import is_keras3
+from tfap.keras_compat.worlds import is_keras3, is_variable
 
 
 def steps_per_execution(model):
@@ -30,9 +30,8 @@ def is_compiled(model):
 def untrained_variables(model):
     """All of a model's variables but its trainable weights, those of its metrics too, each once."""
     of_metrics = [variable for metric in model.metrics for variable in metric.variables]
-    return list(
-        {id(variable): variable for variable in [*model.non_trainable_variables, *of_metrics]}.values()
-    )
+    known = {id(variable): variable for variable in [*model.non_trainable_variables, *of_metrics]}
+    return [variable for variable in known.values() if is_variable(variable)]
 
 
 class SeedStates:

@@ -51,6 +51,11 @@ def is_variable(thing):
     return isinstance(thing, tf.Variable) or (hasattr(thing, "assign") and hasattr(thing, "value"))
 
 
+def weights_of(layer):
+    """A layer's or model's weights; tf_keras lists the vocabularies of text layers among them."""
+    return [weight for weight in getattr(layer, "weights", ()) if is_variable(weight)]
+
+
 def tensorflow_variable(variable):
     """The variable that a tf.GradientTape watches."""
     return variable if isinstance(variable, tf.Variable) else variable.value

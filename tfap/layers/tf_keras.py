@@ -24,13 +24,14 @@ class _Wrapper(tf_keras.layers.Wrapper):
     """A wrapper that goes by its layer's name, dtype, masking and shapes."""
 
     def build(self, input_shape):
-        input_shape = tf.TensorShape(input_shape)  # a recurrent layer takes a list for several shapes
+        input_shape = _as_shapes(input_shape)
         tf_keras.layers.Wrapper.build(self, input_shape)  # not tfmot's, which makes float masks
         if self.layer.get_build_config() is None:  # tf_keras 2.16 notes the shape in __call__ only
             self.layer._build_input_shape = input_shape
         if isinstance(self.layer, tf_keras.layers.MultiHeadAttention):
             _build_attention(self.layer)
-        self._build_state(input_shape.as_list())
+        first = input_shape[0] if isinstance(input_shape, list) else input_shape
+        self._build_state(first.as_list())
 
     def call(self, inputs, *args, training=None, **kwargs):
         kwargs.pop("mask", None)  # the inner layer finds it on the inputs
@@ -71,6 +72,13 @@ class _Wrapper(tf_keras.layers.Wrapper):
         if isinstance(layer, dict):
             layer = tf_keras.layers.deserialize(layer, use_legacy_format="module" not in layer)
         return cls(layer, **config)
+
+
+def _as_shapes(shape):
+    """A TensorShape; a list of them of a recurrent layer that is called on initial states too."""
+    if isinstance(shape, list | tuple) and any(isinstance(s, list | tuple | tf.TensorShape) for s in shape):
+        return [tf.TensorShape(each) for each in shape]
+    return tf.TensorShape(shape)  # files give a list, which a recurrent layer would take for several shapes
 
 
 def _build_attention(layer):
