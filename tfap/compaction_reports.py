@@ -197,7 +197,9 @@ def _read(data, model):
     names = [spec.name for spec in keras_compat.inputs_of(model)]
     inputs = [np.asarray(array) for array in samples.listed(inputs, names)]
     if any(array.ndim == 0 for array in inputs):
-        raise TypeError(f"data must be an array, a list of arrays or (x, y): received {type(data)}.")
+        raise TypeError(
+            f"data must be an array, a list or dict of arrays, or (x, y): received {type(data).__name__}."
+        )
     return inputs, None if labels is None else np.asarray(labels)
 
 

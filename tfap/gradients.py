@@ -60,6 +60,7 @@ class MeanGradients:
         """One NumPy array a variable.
 
         Raises:
+            TypeError: a batch is no `(x, y)`.
             ValueError: there is no batch in the data, or no loss in the model.
         """
         if self._function is None or list(map(id, variables)) != list(map(id, self._variables)):
@@ -67,6 +68,7 @@ class MeanGradients:
         total, samples = None, 0
         with _unchanged(self._model):
             for batch in itertools.islice(_batches(self._data), self._steps):
+                _check_batch(batch)
                 size, gradients = len(tf.nest.flatten(batch)[0]), self._function(*batch)
                 total = total or [np.zeros(gradient.shape) for gradient in gradients]
                 for summed, gradient in zip(total, gradients):
@@ -108,6 +110,14 @@ def check_data(data, steps):
         )
     if steps is None and getattr(data, "cardinality", lambda: 0)() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("gradient_data has no end: say with gradient_steps how many batches to take.")
+
+
+def _check_batch(batch):
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise TypeError(
+            "gradient_data must be (x, y) or (x, y, sample_weight), or batches of these: received a batch of "
+            f"type {type(batch).__name__}."
+        )
 
 
 def _batches(data):
