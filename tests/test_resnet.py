@@ -34,15 +34,14 @@ FIRES_AT = {
 
 @pytest.fixture(scope="module")
 def images():
-    """600 of Fashion-MNIST; where it is not installed and cannot be loaded, digits of the same shape."""
+    """300 of Fashion-MNIST; where it is not installed and cannot be loaded, digits of the same shape."""
     try:
         data = datasets.load("fashion_mnist")
-        return data.x_train[:600, ..., None], data.y_train[:600]
+        return data.x_train[:300, ..., None], data.y_train[:300]
     except FileNotFoundError:
         data = datasets.load("digits")
-        return np.kron(data.x_train[:600], np.ones((4, 4), "float32"))[:, 2:30, 2:30, None], data.y_train[
-            :600
-        ]
+        x = np.kron(data.x_train[:300], np.ones((4, 4), "float32"))
+        return x[:, 2:30, 2:30, None], data.y_train[:300]
 
 
 def test_firing_of_every_convolution(keras_module, images):
@@ -54,7 +53,7 @@ def test_firing_of_every_convolution(keras_module, images):
 
     wrapped = tfap.prune(model, 0.5, granularity="weight")
     history = wrapped.fit(
-        x, y, batch_size=60, epochs=2, verbose=0, shuffle=False, callbacks=[tfap.UpdatePruningStep()]
+        x, y, batch_size=30, epochs=2, verbose=0, shuffle=False, callbacks=[tfap.UpdatePruningStep()]
     )
     total = sum(int(np.prod(row.shape)) for row in plan.pruned)
     assert history.history["sparsity"][-1] == round(0.5 * total) / total
@@ -62,7 +61,7 @@ def test_firing_of_every_convolution(keras_module, images):
     pixels = {"stem": 28 * 28, "s1": 28 * 28, "s2": 14 * 14, "s3": 7 * 7}
     for layer in tfap.prunable_layers(wrapped):
         counts, seen = layer.activation_counts.numpy(), int(layer.activations_seen.numpy())
-        assert seen == 2 * 600 * pixels[layer.name.split("b")[0].split("_")[0]]
+        assert seen == 2 * 300 * pixels[layer.name.split("b")[0].split("_")[0]]
         assert counts.shape == layer.layer.get_weights()[0].shape[-1:]
         assert 0 < counts.sum() < seen * len(counts)
     first = wrapped.get_layer("s2b1_shortcut_conv").activation_counts.numpy()
