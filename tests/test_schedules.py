@@ -75,7 +75,8 @@ def test_iterative_sparsity_rejects(arguments):
 @pytest.mark.parametrize("steps", [1, 2, 5, 17, 100, 1000, 12345])
 def test_a_float_ends_at_its_sparsity(steps):
     schedule = schedules.over_fit(0.9, steps)
-    sparsities = [Timetable(schedule).sparsity_due(step - 1, step) for step in range(1, steps + 1)]
+    timetable = Timetable(schedule)
+    sparsities = [timetable.sparsity_due(step - 1, step) for step in range(1, steps + 1)]
     given = [sparsity for sparsity in sparsities if sparsity is not None]
     assert given[-1] == np.float32(0.9) and given == sorted(given) and len(given) <= 61
     assert sparsities.index(given[-1]) + 1 <= max(1, 0.7 * steps + 1)
