@@ -122,7 +122,8 @@ def _in_short(error):
         if re.search(r"[a-z] [a-z]", line) and not line.startswith(("Detected", "File"))
     ]
     said = next((line for line in told if "Graph execution error" not in line), "")
-    return f"{type(error).__name__}: {said[:110]}"
+    said = re.sub(r" (sequential|dense)/\S*| \(defined @.*", "", said)  # which variable, and where
+    return f"{type(error).__name__}: {said[:80]}"
 
 
 def main(_):
