@@ -341,8 +341,10 @@ def test_a_layer_from_a_module_of_the_users_called_preprocessing_is_copied(keras
     assert (model.get_weights()[0] == 1).all() and (wrapped.get_weights()[0] != 1).all()
 
 
-def test_tied_layers_stay_tied(keras_module, caplog):
+@pytest.mark.parametrize("rebuilds", [False, True])
+def test_tied_layers_stay_tied(keras_module, caplog, rebuilds):
     """By a layer that holds another of the model; copies of the two would have two tables."""
+    saving = keras_module.saving
 
     class Tied(keras_module.layers.Layer):
         def __init__(self, embedding, **kwargs):
@@ -351,6 +353,15 @@ def test_tied_layers_stay_tied(keras_module, caplog):
 
         def call(self, x):
             return tf.matmul(x, tf.transpose(tf.convert_to_tensor(self.embedding.embeddings)))
+
+        def get_config(self):
+            if not rebuilds:
+                raise NotImplementedError
+            return {"name": self.name, "embedding": saving.serialize_keras_object(self.embedding)}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(saving.deserialize_keras_object(config.pop("embedding")), **config)
 
     layers = keras_module.layers
     embedding, inputs = layers.Embedding(9, 8, name="embedding"), keras_module.Input((5,), dtype="int32")

@@ -91,7 +91,9 @@ def test_losses_equal_those_without_compaction(keras_module, optimizer):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_the_learning_rate_of_now_goes_on(keras_module):
+@pytest.mark.parametrize("optimizer", ["sgd", None])
+def test_the_learning_rate_of_now_goes_on(keras_module, optimizer):
+    """Also where compile() was given a name."""
     rates = []
 
     class Lower(Callback):
@@ -100,8 +102,8 @@ def test_the_learning_rate_of_now_goes_on(keras_module):
                 self.model.optimizer.learning_rate.assign(0.25)
             rates.append(float(self.model.optimizer.learning_rate.numpy()))
 
-    shrunk(net(keras_module), 0.5, stages=4, callbacks=[Lower()])
-    assert rates == [pytest.approx(0.05), 0.25, 0.25, 0.25]
+    shrunk(net(keras_module, optimizer), 0.5, stages=4, callbacks=[Lower()])
+    assert rates == [pytest.approx(0.01 if optimizer else 0.05), 0.25, 0.25, 0.25]
 
 
 def test_gradients_of_the_smaller_models(keras_module):
