@@ -382,6 +382,26 @@ def test_tied_layers_stay_tied(keras_module, caplog, rebuilds):
         tfap.prune_iteratively(model, nets.fit, cycles=1)
 
 
+def test_an_activation_that_another_layer_holds_is_counted(keras_module):
+    """Without weights there is nothing to tie."""
+
+    class Holding(keras_module.layers.Layer):
+        def __init__(self, activation):
+            super().__init__()
+            self.activation = activation
+
+        def call(self, x):
+            return self.activation(x)
+
+    layers, relu = keras_module.layers, keras_module.layers.ReLU(name="relu")
+    inputs = keras_module.Input((4,))
+    x = Holding(relu)(relu(layers.Dense(6, name="hidden")(inputs)))
+    model = nets.compiled(keras_module, keras_module.Model(inputs, layers.Dense(2, name="output")(x)), "mse")
+    wrapped = tfap.prune(model, 0.5, granularity="weight")
+    nets.fit(wrapped, epochs=3)
+    assert nets.pruned_weights(wrapped) == 12
+
+
 def test_a_layer_that_never_trains(keras_module):
     """tf_keras keeps to training=False; in Keras 3 the training of the whole model goes before."""
     layers = keras_module.layers

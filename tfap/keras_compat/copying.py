@@ -78,7 +78,7 @@ def tied_layers(layers):
     inside, found = {id(layer): layer for layer in layers if is_layer(layer)}, {}
     for holder in inside.values():
         for held in holder._flatten_layers(include_self=False):
-            if id(held) in inside:
+            if id(held) in inside and held.weights:
                 found[id(held)] = f"the layer '{holder.name}' holds it too"
                 found.setdefault(id(holder), f"it holds the layer '{held.name}'")
     return found
