@@ -21,7 +21,7 @@ from absl import app
 
 import tfap
 from tfap import low_rank
-from tfap.activations import ActivationCounts
+from tfap.graph.counts import ActivationCounts
 
 HEAD = """# Errors
 

@@ -18,9 +18,9 @@ import tf_keras
 from absl import app, flags
 
 import tfap
-from tfap import masks
+from tfap.graph.kernel import Kernel, KernelSpec
 from tfap.keras_compat import TfmotPruning
-from tfap.kernels import Kernel, KernelSpec
+from tfap.masks.weights import Scored, prune_weights
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_integer("size", [270_000, 2_500_000, 25_000_000], "Numbers of weights.")
@@ -49,10 +49,8 @@ def whole(weights):
 
 def ranking(weights):
     """From scores to masks."""
-    scored = [
-        masks.Scored(Kernel("k", KernelSpec(), w, np.ones(w.shape, np.uint8)), np.abs(w)) for w in weights
-    ]
-    return lambda: None, lambda _: masks.prune_weights(scored, 0.5)
+    scored = [Scored(Kernel("k", KernelSpec(), w, np.ones(w.shape, np.uint8)), np.abs(w)) for w in weights]
+    return lambda: None, lambda _: prune_weights(scored, 0.5)
 
 
 def partition(weights):

@@ -30,7 +30,12 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 import tfap
-from tfap import certificates, files, graph, keras_compat, runtimes
+from tfap import keras_compat
+from tfap.exporting import runtime
+from tfap.graph import layer_types
+from tfap.graph.calls import Graph
+from tfap.keras_compat import equality
+from tfap.utils import files
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import model_zoo
@@ -157,7 +162,7 @@ class Plain:
 
     def export(self):
         keras_compat.write_saved_model(self.model, self.folder / "plain")
-        served = runtimes.load(self.folder / "plain")(*tf.nest.flatten(self.x))
+        served = runtime.load(self.folder / "plain")(*tf.nest.flatten(self.x))
         check_equal(self.outputs(self.model), served, exactly=False)
         return "yes"
 
@@ -247,7 +252,7 @@ def check_equal(ours, theirs, exactly=True):
     """Outputs of what must be the same net: to the last bit, or to what rounding explains."""
     for one, other in zip(ours, theirs, strict=True):
         assert np.isfinite(one).all(), "outputs are not finite"
-        apart, largest = certificates.largest_difference(other, one), np.abs(one).max()
+        apart, largest = equality.largest_difference(other, one), np.abs(one).max()
         allowed = 0 if exactly else 1e-6 + 1e-4 * largest
         assert apart <= allowed, f"outputs are {apart:.1e} apart, the largest is {largest:.1e}"
 
@@ -259,9 +264,9 @@ def kernels(model, criterion):
     """
     plan = tfap.plan(model, criterion=criterion, include=lambda layer: True)
     prunable, others = [], {}
-    for path, layer in graph.Graph(model).layers():
+    for path, layer in Graph(model).layers():
         rows = [row for row in plan if row.path == path]
-        specs = {spec.name: spec for spec in tfap.kernels.kernel_specs(layer)}
+        specs = {spec.name: spec for spec in layer_types.kernel_specs(layer)}
         found = {id(specs[row.weight].find(layer)) for row in rows if row.pruned}
         reasons = [row.reason for row in rows if not row.pruned]
         for weight in getattr(layer, "trainable_weights", ()):

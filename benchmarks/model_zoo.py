@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 import tfap
-from tfap import keras_compat, kernels
+from tfap import keras_compat
+from tfap.graph import layer_types
 
 CLASSES = 10
 OPEN_SIZE = 9  # of sizes that a model leaves open
@@ -250,7 +251,7 @@ def subclassed(keras):
 
 def _transformer(attention, *dense):
     """The kernels inside a layer that keeps an attention and Dense layers under these names."""
-    in_attention = kernels.PRUNABLE_LAYERS["MultiHeadAttention"](None)
+    in_attention = layer_types.PRUNABLE_LAYERS["MultiHeadAttention"](None)
     inside = dict(feeds_output=False, reads_input=False)  # neither are its own inputs and outputs
     return [
         *(dataclasses.replace(spec, name=f"{attention}.{spec.name}") for spec in in_attention),

@@ -21,7 +21,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import quickstart
 
-from tfap import datasets
+from tfap.datasets import load
 
 flags.DEFINE_integer("seeds", 10, "Number of seeds.", 2)
 FLAGS = flags.FLAGS
@@ -38,7 +38,7 @@ def main(_):
     epochs = FLAGS.epochs or quickstart.EPOCHS[FLAGS.dataset]
     dense_accuracy, points, times = [], [], []
     for seed in range(FLAGS.seeds):
-        data = datasets.load(FLAGS.dataset, seed)
+        data = load(FLAGS.dataset, seed)
         dense, _, compacted = quickstart.train_and_prune(keras, data, epochs, FLAGS.sparsity, seed)
         dense_accuracy.append(100 * quickstart.accuracy(dense, data))
         points.append(100 * quickstart.accuracy(compacted, data) - dense_accuracy[-1])

@@ -33,8 +33,10 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from tfap import low_rank, paired, tables
+from tfap import low_rank
 from tfap.comparison import Run
+from tfap.utils import tables
+from tfap.utils.statistics import interval
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import activation_based_pruning as experiment
@@ -181,13 +183,11 @@ def table(rows):
     ranks = {(row["method"], float(row["percent"]), row["control"]): row["ranks"] for row in reversed(rows)}
     for (method, percent, control), by_seed in accuracies.items():
         pruned = accuracies.get((method, percent, "pruned"), {})
-        interval = paired.interval(
-            [pruned[seed] - value for seed, value in by_seed.items() if seed in pruned]
-        )
+        found_interval = interval([pruned[seed] - value for seed, value in by_seed.items() if seed in pruned])
         cells = f"{percent:g}", str(len(by_seed)), ranks[method, percent, control]
         mean = f"{np.mean(list(by_seed.values())):.2f}%"
         found.add_row(
-            method, control, *cells, mean, "" if control == "pruned" else interval.text("{:.2f}".format)
+            method, control, *cells, mean, "" if control == "pruned" else found_interval.text("{:.2f}".format)
         )
     return tables.as_text(found)
 

@@ -34,11 +34,11 @@ from absl import app, flags
 from ai_edge_litert.interpreter import Interpreter
 
 import tfap
-from tfap import datasets
-from tfap.artifacts import exported_size
-from tfap.flops import flops as count_flops
+from tfap.datasets import load
+from tfap.exporting.sizes import exported_size
+from tfap.graph.flops import flops as count_flops
 from tfap.keras_compat import load_model, tfmot
-from tfap.latency import measure
+from tfap.reporting.latency import measure
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import networks
@@ -338,7 +338,7 @@ def main(_):
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
     tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
     keras = importlib.import_module("keras")
-    recipe = {"mlp": Mlp, "resnet": Resnet}[FLAGS.net](keras, datasets.load("fashion_mnist"))
+    recipe = {"mlp": Mlp, "resnet": Resnet}[FLAGS.net](keras, load("fashion_mnist"))
     folder = pathlib.Path(FLAGS.folder)
     folder.mkdir(parents=True, exist_ok=True)
     (summarize if FLAGS.summarize else run)(recipe, folder)

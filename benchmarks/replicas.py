@@ -18,14 +18,14 @@ import step_overhead
 import tensorflow as tf
 from absl import app, flags
 
-from tfap import wrapped
+from tfap.layers.find import counting_layers
 
 FLAGS = flags.FLAGS  # those of step_overhead.py: --net, --keras, --pairs, --block_seconds
 
 
 def bytes_a_step(model):
     """What a replica hands to the all-reduce of the counts: int64 counts, and how many were seen."""
-    counted = [layer.own_counts() for layer in wrapped.counting_layers(model)]
+    counted = [layer.own_counts() for layer in counting_layers(model)]
     return sum(8 * (len(each.counts) + 1) for each in counted if each is not None)
 
 

@@ -26,8 +26,10 @@ import numpy as np
 import scipy.stats
 from absl import app, flags
 
-from tfap import low_rank, paired, tables
+from tfap import low_rank
 from tfap.comparison import Run
+from tfap.utils import tables
+from tfap.utils.statistics import interval
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import activation_based_pruning as experiment
@@ -129,8 +131,8 @@ def main(_):
             prunes = [taken_by_prunes(setting, Run(method, share, seed)) for seed in range(FLAGS.seeds)]
             for layer in range(len(setting.widths) - 2):
                 pairs = [(pruned[layer], lost[layer]) for pruned, (lost, _) in zip(prunes, losses)]
-                ratio = paired.interval([pruned.sum() / lost.sum() for pruned, lost in pairs])
-                same_order = paired.interval([scipy.stats.spearmanr(*pair).statistic for pair in pairs])
+                ratio = interval([pruned.sum() / lost.sum() for pruned, lost in pairs])
+                same_order = interval([scipy.stats.spearmanr(*pair).statistic for pair in pairs])
                 last = np.mean([accuracies[-1] for _, accuracies in losses])
                 texts = (part.text("{:.2f}".format) for part in (ratio, same_order))
                 table.add_row(method, loss, f"hidden {layer + 1}", *texts, f"{last:.1%}")

@@ -34,7 +34,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfap
-from tfap import datasets
+from tfap.datasets import load
 
 MODELS = ["mlp", "vgg", "resnet20", "densenet", "mobilenet", "vit"]
 # X: criterion and scope.
@@ -109,7 +109,7 @@ class Setting:
 
     def data(self):
         """`(x, y)` for training and test, images with a channel axis."""
-        data = datasets.load(self.dataset)
+        data = load(self.dataset)
         x, x_test = data.x_train[: self.samples], data.x_test
         if x.ndim == 3:
             x, x_test = x[..., None], x_test[..., None]

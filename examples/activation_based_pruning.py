@@ -32,9 +32,8 @@ import tf_keras
 from absl import app, flags
 
 import tfap
-from tfap import datasets
-from tfap.callbacks import pruning_is_over
 from tfap.comparison import Comparison, Method, tfmot
+from tfap.datasets import load
 from tfap.low_rank import RecordSingularValues
 
 FLAGS = flags.FLAGS
@@ -151,7 +150,7 @@ class Setting:
 
 
 def _data(dataset):
-    data = datasets.load(dataset)
+    data = load(dataset)
     x, x_test = (images.reshape(len(images), -1) for images in (data.x_train, data.x_test))
     held_out = len(x) // 10
     return (
@@ -192,7 +191,7 @@ def _stopping(model, patient):
         ticks = 0
 
         def on_epoch_begin(self, epoch, logs=None):
-            self.waits = patient and not pruning_is_over(self.model)
+            self.waits = patient and not tfap.pruning_is_over(self.model)
 
         def on_epoch_end(self, epoch, logs=None):
             loss = logs["val_loss"]

@@ -6,8 +6,9 @@ import dataclasses
 import numpy as np
 import scipy.stats
 
-from tfap import paired, plots
-from tfap.plots import Line
+from tfap.utils import plots
+from tfap.utils.plots import Line
+from tfap.utils.statistics import interval
 
 ALONE = "X"  # the arm without AP
 FEWEST_RANKED = 5  # cycles, for a rank correlation
@@ -140,7 +141,7 @@ def table(arms):
         for cycle in _shown(arm.kept):
             rows.append((*_cells(arm, f"{100 * (1 - arm.kept[cycle]):.4g}%", slice(cycle, cycle + 1)), ""))
         ranked = arm.name != ALONE and len(arm.kept) > FEWEST_RANKED
-        correlation = paired.interval(arm.correlation()).text(_signed) if ranked else ""
+        correlation = interval(arm.correlation()).text(_signed) if ranked else ""
         rows.append((*_cells(arm, "pruned", slice(1, None)), correlation))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -163,7 +164,7 @@ def _cells(arm, sparsity, cycles):
     def difference(figure):
         if arm.name == ALONE:
             return ""
-        return paired.interval(100 * arm.differences(figure)[:, cycles].mean(axis=1)).text(_signed)
+        return interval(100 * arm.differences(figure)[:, cycles].mean(axis=1)).text(_signed)
 
     return (
         *(arm.base, arm.rewind, arm.name, sparsity, str(arm.seeds)),
@@ -174,9 +175,7 @@ def _cells(arm, sparsity, cycles):
 
 def draw(arms, figure):
     """A figure of the rows against sparsity, a line an arm, with 95% intervals over the seeds."""
-    lines = [
-        Line(arm.name, arm.kept, [paired.interval(values) for values in arm.beside[figure].T]) for arm in arms
-    ]
+    lines = [Line(arm.name, arm.kept, [interval(values) for values in arm.beside[figure].T]) for arm in arms]
     label = f"{FIGURES[figure]} (mean with 95% interval)"
     drawn = plots.lines(lines, None, "sparsity", label, share=figure == "accuracy", spread=1.04)
     plots.label_sparsity(drawn, list(arms[0].kept))

@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfap
-from tfap import datasets
+from tfap.datasets import load
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras (Keras 2).")
@@ -24,7 +24,7 @@ flags.DEFINE_integer("seed", 0, "Random seed.")
 def main(_):
     keras = importlib.import_module(FLAGS.keras)
     keras.utils.set_random_seed(FLAGS.seed)
-    data = datasets.load("digits")
+    data = load("digits")
     batches = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train))
     batches = batches.shuffle(len(data.x_train), seed=FLAGS.seed).batch(32)
 

@@ -16,7 +16,7 @@ import tf_keras as keras
 from absl import app, flags
 
 import tfap  # before tfmot, which otherwise turns tf.keras into Keras 2
-from tfap import datasets
+from tfap.datasets import load
 
 import tensorflow_model_optimization as tfmot  # isort: skip
 
@@ -27,7 +27,7 @@ flags.DEFINE_string("tensorboard", None, "Folder for TensorBoard; needs pip inst
 
 def main(_):
     keras.utils.set_random_seed(0)
-    data = datasets.load("digits")
+    data = load("digits")
     model = keras.Sequential(
         [
             keras.layers.Flatten(input_shape=(8, 8)),

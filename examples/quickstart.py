@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 import tfap
-from tfap import datasets
+from tfap.datasets import load
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", "digits", ["digits", "fashion_mnist"], "Images to train on.")
@@ -90,7 +90,7 @@ def train_and_prune(keras, data, epochs, sparsity, seed):
 def main(_):
     logging.set_verbosity(logging.ERROR)  # Keras's exporters are chatty
     keras = importlib.import_module(FLAGS.keras)
-    data = datasets.load(FLAGS.dataset)
+    data = load(FLAGS.dataset)
     epochs = FLAGS.epochs or EPOCHS[FLAGS.dataset]
     dense, pruned, compacted = train_and_prune(keras, data, epochs, FLAGS.sparsity, FLAGS.seed)
 

@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 
 import tfap
-from tfap import datasets
+from tfap.datasets import load
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", "digits", ["digits", "fashion_mnist"], "Images to train on.")
@@ -106,7 +106,7 @@ def main(_):
     logging.set_verbosity(logging.ERROR)
     keras = importlib.import_module(FLAGS.keras)
     keras.utils.set_random_seed(FLAGS.seed)
-    data = datasets.load(FLAGS.dataset)
+    data = load(FLAGS.dataset)
     x, x_test = (part[..., None] if FLAGS.net == "cnn" else part for part in (data.x_train, data.x_test))
     epochs = FLAGS.epochs or EPOCHS[FLAGS.dataset, FLAGS.net]
     build = {"mlp": mlp, "cnn": networks.small_resnet}[FLAGS.net]

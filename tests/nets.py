@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 import tfap
-from tfap import wrapped
+from tfap.layers.find import with_paths
 
 
 def mlp(keras, sizes=(12, 16, 8, 4), activation="relu", use_bias=True):
@@ -98,7 +98,7 @@ def set_counts(wrapper, counts, seen):
 
 def masks(model):
     """Mask arrays by layer path."""
-    return {path: wrapper.mask.numpy() for path, wrapper in wrapped.with_paths(model)}
+    return {path: wrapper.mask.numpy() for path, wrapper in with_paths(model)}
 
 
 def connected(masks):

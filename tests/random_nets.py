@@ -1,7 +1,7 @@
 """Random nets of either Keras, with channels planted in them that a compaction has to remove.
 
 The maker numbers the channels of every value while it builds a net and notes which layers make and read
-each of them: an independent, simpler copy of what `tfap.channels` finds out from a finished model.
+each of them: an independent, simpler copy of what `tfap.graph.channels` finds out from a finished model.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 import numpy as np
 
-from tfap.activations import ActivationCounts
+from tfap.graph.counts import ActivationCounts
 
 
 def test_firing_rate():

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import tfap
-from tfap import criteria, serialization, settings
+from tfap import criteria
+from tfap.keras_compat.registry import serialize
+from tfap.layers.settings import PruningSettings
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "ap_index.json").read_text())["cases"]
@@ -271,9 +273,9 @@ def test_with_disconnected_neurons(keras_module):
 
 def test_a_saved_ap_comes_back():
     mine = tfap.AP(tfap.ActivationCount(False, threshold=0.5), 0.25, "random", "positive")
-    again = criteria.get(serialization.serialize(mine))
+    again = criteria.get(serialize(mine))
     assert repr(again) == repr(mine) and again.threshold == 0.5 and again.counts == "output"
-    keys = {settings.PruningSettings(0.5, criterion).key for criterion in (mine, again)}
+    keys = {PruningSettings(0.5, criterion).key for criterion in (mine, again)}
     assert len(keys) == 1 and isinstance(criteria.get("ap").base, tfap.Magnitude)
 
 

@@ -1,29 +1,28 @@
-"""The house: each file imports only from floors below its own, and only two rooms name a Keras."""
+"""The layout: packages import from their own folder and from rows below, and only two name a Keras."""
 
 import ast
 import pathlib
-import re
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def floors():
-    """File or folder -> floor, from the table in CONTRIBUTING.md; the package itself stands on top."""
-    rows = re.findall(r"^\| (\d+) \| (.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-    found = {room: int(floor) for floor, names in rows for room in re.findall(r"`(\w+)", names)}
-    return {**found, "__init__": max(found.values()) + 1}
-
-
-FLOOR_OF = floors()
-PACKAGE = ROOT / "tfap"
+PACKAGE = pathlib.Path(__file__).parent.parent / "tfap"
+# From top to bottom. A package imports from its own folder and from the rows below it.
+ROWS = (
+    ("__init__",),
+    ("comparison",),
+    ("compaction", "iterative", "low_rank"),
+    ("pruning", "training"),
+    ("layers",),
+    ("activations", "criteria", "masks", "reporting"),
+    ("graph", "schedules", "exporting"),
+    ("keras_compat", "utils", "datasets", "moved", "version"),
+)
+ROW_OF = {package: row for row, packages in enumerate(reversed(ROWS)) for package in packages}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(path):
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+def package_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imports(path):
@@ -35,7 +34,7 @@ def imports(path):
             yield from ((node.module, alias.name) for alias in node.names)
 
 
-def rooms_imported(path):
+def packages_imported(path):
     for module, name in imports(path):
         if module == "tfap":
             yield name
@@ -43,19 +42,46 @@ def rooms_imported(path):
             yield module.split(".")[1]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_come_from_lower_floors(path):
-    room = room_of(path)
-    for other in rooms_imported(path):
-        assert FLOOR_OF[other] < FLOOR_OF[room] or other == room, f"{room} imports {other}"
+def modules_imported(path):
+    """Files of tfap that a file imports."""
+    for module, name in imports(path):
+        if module.split(".")[0] != "tfap":
+            continue
+        for dotted in (f"{module}.{name}", module):
+            parts = dotted.split(".")[1:]
+            found = PACKAGE.joinpath(*parts).with_suffix(".py") if parts else None
+            if found is not None and found.exists():
+                yield found
+                break
+
+
+def row_of(name):
+    return ROW_OF[name]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_two_rooms_name_a_keras(path):
+def test_imports_come_from_rows_below(path):
+    package = package_of(path)
+    for other in packages_imported(path):
+        assert row_of(other) < row_of(package) or other == package, f"{package} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_two_packages_name_a_keras(path):
     named = {module for module, _ in imports(path) if module.split(".")[0] in ("keras", "tf_keras")}
-    allowed = {"keras"} if room_of(path) == "datasets" else set()
-    assert named <= allowed or room_of(path) in ("keras_compat", "layers")
+    allowed = {"keras"} if package_of(path) == "datasets" else set()
+    assert named <= allowed or package_of(path) in ("keras_compat", "layers")
 
 
-def test_every_room_has_a_floor():
-    assert {room_of(path) for path in FILES} == set(FLOOR_OF)
+def test_no_two_files_import_each_other():
+    imported = {path: set(modules_imported(path)) - {path} for path in FILES}
+    left = set(imported)
+    while left:
+        ready = {path for path in left if not imported[path] & left}
+        assert ready, f"these import each other: {sorted(str(path.relative_to(PACKAGE)) for path in left)}"
+        left -= ready
+
+
+def test_every_package_has_a_row():
+    assert {package_of(path) for path in FILES} == set(ROW_OF)
+    assert len(ROWS) <= 10

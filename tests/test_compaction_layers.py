@@ -6,7 +6,7 @@ import pytest
 import random_nets
 
 import tfap
-from tfap.liveness import Liveness
+from tfap.graph.liveness import Liveness
 
 
 def functional(keras, shape, build, **input_options):

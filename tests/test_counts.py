@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import tfap
+from tfap.training import mask_update
 
 BATCH, SAMPLES = 16, 40  # the last batch is smaller
 
@@ -151,7 +152,7 @@ def test_both_kerases_give_the_same_counts_scores_and_masks(both_kerases, build,
         )
         nets.fit(wrapped)
         counts.append([layer.activation_counts.numpy() for layer in tfap.prunable_layers(wrapped)])
-        kernels = [weight.gather() for weight in tfap.updater.pruned_weights(wrapped)]
+        kernels = [weight.gather() for weight in mask_update.pruned_weights(wrapped)]
         scores.append([tfap.ActivationCount().scores(kernel) for kernel in kernels])
         masks.append(list(nets.masks(wrapped).values()))
     for kind in (counts, scores, masks):

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from tfap import criteria, serialization
-from tfap.activations import ActivationCounts
+from tfap import criteria
 from tfap.criteria import LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
-from tfap.kernels import Kernel, KernelSpec
+from tfap.graph.counts import ActivationCounts
+from tfap.graph.kernel import Kernel, KernelSpec
+from tfap.keras_compat.registry import serialize
 
 WEIGHTS = np.array([[1.0, -2.0], [3.0, 4.0]], "float32")
 
@@ -37,7 +38,7 @@ def test_activation_count(weighted, side, expected):
     ids=repr,
 )
 def test_saved_criteria_come_back(criterion):
-    again = criteria.get(serialization.serialize(criterion))
+    again = criteria.get(serialize(criterion))
     assert type(again) is type(criterion) and again.get_config() == criterion.get_config()
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tfap import datasets
+from tfap.datasets import _FASHION_MNIST_FILES, keras_cache, load
 
 
 def write_idx(path, array):
@@ -13,7 +14,7 @@ def write_idx(path, array):
 
 def fill(folder, value):
     folder.mkdir(parents=True)
-    for part, file in datasets._FASHION_MNIST_FILES.items():
+    for part, file in _FASHION_MNIST_FILES.items():
         write_idx(folder / file, np.full((3, 28, 28) if part[0] == "x" else (3,), value))
 
 
@@ -32,28 +33,28 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def test_digits():
-    data = datasets.load("digits")
+    data = load("digits")
     assert data.x_train.shape == (1437, 8, 8) and data.x_test.shape == (360, 8, 8)
     assert data.x_train.dtype == "float32" and data.x_train.min() == 0 and data.x_train.max() == 1
     assert data.classes == 10 and data.y_train.dtype == "int64"
-    np.testing.assert_array_equal(data.x_test, datasets.load("digits").x_test)
-    assert not np.array_equal(data.x_test, datasets.load("digits", seed=1).x_test)
+    np.testing.assert_array_equal(data.x_test, load("digits").x_test)
+    assert not np.array_equal(data.x_test, load("digits", seed=1).x_test)
 
 
 def test_the_keras_cache_comes_before_the_debian_files(nowhere):
     fill(nowhere / "debian", 51)
-    assert datasets.load("fashion_mnist").x_train[0, 0, 0] == np.float32(0.2)
+    assert load("fashion_mnist").x_train[0, 0, 0] == np.float32(0.2)
     fill(nowhere / "keras" / "datasets" / "fashion-mnist", 102)
-    data = datasets.load("fashion_mnist")
+    data = load("fashion_mnist")
     assert data.x_train.shape == (3, 28, 28) and data.x_test[0, 0, 0] == np.float32(0.4)
     assert data.y_train.tolist() == [102] * 3
 
 
 def test_the_error_names_all_three_places(nowhere):
     with pytest.raises(FileNotFoundError) as error:
-        datasets.load("fashion_mnist")
+        load("fashion_mnist")
     for place in (
-        str(datasets.keras_cache()),
+        str(keras_cache()),
         str(nowhere / "debian"),
         "apt-get install",
         "no route to host",
@@ -66,7 +67,7 @@ def test_cifar10_comes_from_keras_alone(nowhere, monkeypatch):
 
     images = np.full((3, 32, 32, 3), 255, "uint8"), np.arange(3).reshape(3, 1)
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (images, images))
-    data = datasets.load("cifar10")
+    data = load("cifar10")
     assert data.x_train.shape == (3, 32, 32, 3) and data.x_test.max() == 1.0
     assert data.y_train.tolist() == [0, 1, 2]
 
@@ -76,10 +77,10 @@ def test_mnist_comes_from_keras_alone(nowhere, monkeypatch):
 
     monkeypatch.setattr(keras.datasets.mnist, "load_data", keras.datasets.fashion_mnist.load_data)
     with pytest.raises(FileNotFoundError, match=r"MNIST is not in the Keras cache .*mnist\.npz.*no route"):
-        datasets.load("mnist")
+        load("mnist")
     arrays = [np.full((3, 28, 28), 255, "uint8"), np.arange(3)]
     monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (arrays, arrays))
-    data = datasets.load("mnist")
+    data = load("mnist")
     assert data.name == "mnist" and data.x_test[0, 0, 0] == 1.0 and data.y_train.tolist() == [0, 1, 2]
 
 
@@ -87,4 +88,4 @@ def test_unknown_name():
     with pytest.raises(
         ValueError, match="Unknown data set 'emnist'. Known: digits, fashion_mnist, mnist, cifar10"
     ):
-        datasets.load("emnist")
+        load("emnist")

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfap
-from tfap.activations import ActivationCounts
+from tfap.graph.counts import ActivationCounts
 
 SAMPLES, BATCH = 40, 16  # the last batch is smaller
 RATES = ("dead_neuron_rate", "static_dead_neuron_rate", "dynamic_dead_neuron_rate")

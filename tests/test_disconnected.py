@@ -8,7 +8,7 @@ import pytest
 import random_nets
 
 import tfap
-from tfap import disconnected
+from tfap.training import disconnected
 
 WORLDS = ["keras", "tf_keras"]
 EVERY_STEP = tfap.PolynomialDecay(0.0, 0.9, 1, 9, frequency=1)
@@ -78,7 +78,7 @@ def count(model):
 
 
 def reasons(model):
-    return {one.path: (one.channels, one.reason) for one in disconnected.kept(model)}
+    return {one.path: (one.channels, one.reason) for one in tfap.unremovable_neurons(model)}
 
 
 # -- what goes -------------------------------------------------------------------------------------

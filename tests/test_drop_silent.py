@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfap
-from tfap.activations import ActivationCounts
+from tfap.graph.counts import ActivationCounts
 
 SAMPLES = 50
 

@@ -14,7 +14,9 @@ import pytest
 import tensorflow as tf
 
 import tfap
-from tfap import certificates, exporting, runtimes
+from tfap.exporting import formats, runtime, tflite
+from tfap.exporting.export import FORMATS, _Expected
+from tfap.keras_compat import equality
 
 FILES = {"saved_model": "folder", "keras": "model.keras", "tflite": "model.tflite", "onnx": "model.onnx"}
 every_format = pytest.mark.parametrize("format", FILES)
@@ -70,13 +72,13 @@ def wide(keras):
     return nets.mlp(keras, (64, 256, 256, 4))
 
 
-def random_inputs(runtime, samples):
+def random_inputs(live, samples):
     generator = np.random.default_rng(1)
     return [
         generator.integers(0, 9, (samples, *entry.shape[1:])).astype(entry.dtype)
         if entry.dtype.kind == "i"
         else generator.normal(size=(samples, *entry.shape[1:])).astype(entry.dtype)
-        for entry in runtime.inputs
+        for entry in live.inputs
     ]
 
 
@@ -89,7 +91,7 @@ def plain():
 @pytest.mark.parametrize("net", MODELS)
 def test_every_file_gives_the_models_outputs_at_any_batch_size(keras_module, tmp_path, net):
     model = MODELS[net](keras_module)
-    live = runtimes.of_model(model)
+    live = runtime.of_model(model)
     calls = []
     for samples in (1, 7):
         arrays = random_inputs(live, samples)
@@ -97,28 +99,28 @@ def test_every_file_gives_the_models_outputs_at_any_batch_size(keras_module, tmp
         calls.append((arrays, [output.numpy() for output in tf.nest.flatten(outputs)]))
     assert_same(live, calls)
     for format, name in FILES.items():
-        runtime = runtimes.load(tfap.export(model, tmp_path / name, format=format), threads=1)
-        assert runtime.format == format
-        assert runtime.inputs == live.inputs
-        assert_same(runtime, calls)
+        loaded = formats.load_runtime(tfap.export(model, tmp_path / name, format=format), threads=1)
+        assert loaded.format == format
+        assert loaded.inputs == live.inputs
+        assert_same(loaded, calls)
     assert sorted(os.listdir(tmp_path)) == sorted(FILES.values())
 
 
-def assert_same(runtime, calls):
+def assert_same(loaded, calls):
     for arrays, expected in calls:
-        outputs = runtime(*arrays)
-        assert len(outputs) == len(expected), runtime
+        outputs = loaded(*arrays)
+        assert len(outputs) == len(expected), loaded
         for given, output in zip(outputs, expected):
-            np.testing.assert_allclose(given, output, rtol=1e-4, atol=1e-5, err_msg=runtime.format)
+            np.testing.assert_allclose(given, output, rtol=1e-4, atol=1e-5, err_msg=loaded.format)
 
 
 def test_a_live_model_and_its_inputs(keras_module):
     model = two_by_two(keras_module)
-    live = runtimes.of_model(model)
+    live = runtime.of_model(model)
     assert live.format == "keras"
     assert live.inputs == [
-        runtimes.Input("z_first", (None, 3), np.dtype("float32")),
-        runtimes.Input("a_second", (None, 3), np.dtype("int32")),
+        runtime.Input("z_first", (None, 3), np.dtype("float32")),
+        runtime.Input("a_second", (None, 3), np.dtype("int32")),
     ]
     model.set_weights([0 * weight for weight in model.get_weights()])
     assert not any(output.any() for output in live(np.ones((2, 3)), np.ones((2, 3))))
@@ -165,8 +167,8 @@ def test_dicts_and_a_fixed_batch(keras_module, tmp_path):
     early, late = np.ones((5, 3), "float32"), np.zeros((5, 3), "float32")
     expected = model({"late": late, "early": early})
     for format, name in FILES.items():
-        runtime = runtimes.load(tfap.export(model, tmp_path / name, format=format))
-        down, up = runtime(early, late)
+        loaded = formats.load_runtime(tfap.export(model, tmp_path / name, format=format))
+        down, up = loaded(early, late)
         np.testing.assert_allclose(down, expected["down"], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(up, expected["up"], rtol=1e-5, atol=1e-6)
 
@@ -199,8 +201,8 @@ def test_augmentation_is_off(keras_module, tmp_path):
     expected = model.predict(x, verbose=0)
     assert tfap.report(model, data=(x, expected.argmax(-1)), batch_sizes=())["model"].score == 1
     for format in ("saved_model", "tflite", "onnx"):
-        runtime = runtimes.load(tfap.export(model, tmp_path / FILES[format], format=format, data=x))
-        np.testing.assert_allclose(runtime(x)[0], expected, rtol=1e-5, atol=1e-6)
+        loaded = formats.load_runtime(tfap.export(model, tmp_path / FILES[format], format=format, data=x))
+        np.testing.assert_allclose(loaded(x)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_subclassed_model(keras_module, tmp_path):
@@ -210,8 +212,8 @@ def test_a_subclassed_model(keras_module, tmp_path):
     x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
     expected = model(x)
     for format in ("saved_model", "tflite", "onnx"):
-        runtime = runtimes.load(tfap.export(model, tmp_path / FILES[format], format=format))
-        np.testing.assert_allclose(runtime(x)[0], expected, rtol=1e-5, atol=1e-6)
+        loaded = formats.load_runtime(tfap.export(model, tmp_path / FILES[format], format=format))
+        np.testing.assert_allclose(loaded(x)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_layers_that_tf2onnx_alone_does_not_convert(keras_module, tmp_path):
@@ -238,7 +240,7 @@ def test_layers_of_ones_own_need_not_be_registered(keras_module, tmp_path):
     model = keras_module.Sequential([keras_module.layers.Input((2,)), Double()])
     path = tfap.export(model, tmp_path / "model.keras", format="keras")
     with keras_module.saving.custom_object_scope({"Double": Double}):
-        assert runtimes.load(path)([[1, 2]])[0].tolist() == [[2, 4]]
+        assert formats.load_runtime(path)([[1, 2]])[0].tolist() == [[2, 4]]
 
 
 # -- quantization ----------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ def test_dynamic_range_is_smaller_and_near(keras_module, tmp_path):
     rounded = tfap.export(model, tmp_path / "rounded.tflite", format="tflite", quantize="dynamic_range")
     assert rounded.stat().st_size < 0.3 * exact.stat().st_size
     x, _ = nets.data(model, samples=7)
-    np.testing.assert_allclose(runtimes.load(rounded)(x)[0], model(x), atol=0.05)
+    np.testing.assert_allclose(formats.load_runtime(rounded)(x)[0], model(x), atol=0.05)
 
 
 # -- what export leaves alone ----------------------------------------------------------------------
@@ -300,7 +302,7 @@ def test_an_earlier_export_is_replaced(tmp_path, format):
     path = tmp_path / "new" / FILES[format]
     for sizes in ((3, 2, 1), (4, 2, 1)):
         tfap.export(nets.mlp(keras, sizes), path, format=format)
-    assert runtimes.load(path).inputs[0].shape == (None, 4)
+    assert formats.load_runtime(path).inputs[0].shape == (None, 4)
     assert os.listdir(path.parent) == [FILES[format]]
 
 
@@ -316,10 +318,10 @@ def test_a_failure_leaves_what_was_there(plain, tmp_path, format, monkeypatch):
             tfap.export(plain, path, format=format)
         before = contents(tmp_path)
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-            patch.setitem(exporting.FORMATS, format, half)
+            patch.setitem(FORMATS, format, half)
             tfap.export(plain, path, format=format)
         with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-            patch.setattr(exporting._Expected, "compare", lambda *args, **kwargs: 1 / 0)
+            patch.setattr(_Expected, "compare", lambda *args, **kwargs: 1 / 0)
             tfap.export(plain, path, format=format)
         assert contents(tmp_path) == before
         assert bool(before) == earlier
@@ -334,7 +336,7 @@ def contents(folder):
 
 @every_format
 def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
-    write = exporting.FORMATS[format]
+    write = FORMATS[format]
 
     def wrong(model, path, quantize):
         weights = model.get_weights()
@@ -342,7 +344,7 @@ def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
         write(model, path, quantize)
         model.set_weights(weights)
 
-    monkeypatch.setitem(exporting.FORMATS, format, wrong)
+    monkeypatch.setitem(FORMATS, format, wrong)
     with pytest.raises(RuntimeError, match=r"output 0 differs by 0.\d+; allowed is .*e-05.*verify=False"):
         tfap.export(plain, tmp_path / FILES[format], format=format)
     assert not contents(tmp_path)
@@ -350,7 +352,7 @@ def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
 
 
 def test_swapped_outputs_are_an_error(keras_module, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "_in_model_order", lambda content, inputs: content)
+    monkeypatch.setattr(tflite, "_in_model_order", lambda content, inputs: content)
     with pytest.raises(RuntimeError, match="does not (do|run)"):
         tfap.export(two_by_two(keras_module), tmp_path / "model.tflite", format="tflite")
 
@@ -361,7 +363,7 @@ def test_data_of_the_users(keras_module, tmp_path):
     x = np.arange(6).reshape(2, 3)
     for data in (None, x, [x], (x.tolist(),)):
         tfap.export(words, tmp_path / "model.onnx", format="onnx", data=data)
-    assert runtimes.load(tmp_path / "model.onnx")(x)[0].shape == (2, 3, 2)
+    assert formats.load_runtime(tmp_path / "model.onnx")(x)[0].shape == (2, 3, 2)
     with pytest.raises(ValueError, match=r"array of shape \(2, 2\); expected is \(None, 3\)"):
         tfap.export(words, tmp_path / "model.onnx", format="onnx", data=x[:, :2])
     with pytest.raises(ValueError, match="2 arrays were given; expected are 1"):
@@ -379,7 +381,7 @@ def test_data_of_the_users(keras_module, tmp_path):
     ],
 )
 def test_largest_difference(given, expected, difference):
-    np.testing.assert_equal(certificates.largest_difference(np.array(given), np.array(expected)), difference)
+    np.testing.assert_equal(equality.largest_difference(np.array(given), np.array(expected)), difference)
 
 
 # -- bad input -------------------------------------------------------------------------------------
@@ -438,7 +440,7 @@ def test_a_missing_package(plain, tmp_path, monkeypatch, format, module, command
     if module != "tf2onnx.convert":
         path = tfap.export(plain, tmp_path / FILES[format], format=format, verify=False)
         with pytest.raises(ImportError, match=re.escape(command)):
-            runtimes.load(path)
+            formats.load_runtime(path)
 
 
 @pytest.mark.parametrize("format", ["tflite", "onnx"])
@@ -459,9 +461,9 @@ def test_what_a_format_cannot_hold(keras_module, tmp_path, format):
 
 def test_loading_what_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no model at"):
-        runtimes.load(tmp_path / "model.onnx")
+        formats.load_runtime(tmp_path / "model.onnx")
     for path in (tmp_path, tmp_path / "model.h5"):
         with contextlib.suppress(IsADirectoryError):
             path.write_text("")
         with pytest.raises(ValueError, match="is of no known format"):
-            runtimes.load(path)
+            formats.load_runtime(path)

@@ -6,7 +6,7 @@ from networks import resnet20
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 import tfap
-from tfap.flops import flops, layer_flops, uncounted
+from tfap.graph.flops import flops, layer_flops, uncounted
 
 PRODUCTS = ("MatMul", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative")
 

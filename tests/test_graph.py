@@ -3,13 +3,13 @@ import nets
 import pytest
 
 import tfap
-from tfap import kernels
-from tfap.graph import FiringSite, Graph
+from tfap.graph import layer_types
+from tfap.graph.calls import FiringSite, Graph
 
 
 def firing(model):
     graph = Graph(model)
-    return {path: graph.firing(path) for path, layer in graph.layers() if kernels.kernel_specs(layer)}
+    return {path: graph.firing(path) for path, layer in graph.layers() if layer_types.kernel_specs(layer)}
 
 
 def sites(model):

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import tfap
-from tfap.dead_neuron_reports import DeadNeurons
-from tfap.iterative import IterativePruning, Row, weights
-from tfap.iterative.pruning import alive_weights
+from tfap.activations.dead_neurons import DeadNeurons
+from tfap.iterative import IterativePruning, Row
+from tfap.iterative.run import alive_weights
+from tfap.iterative.state import read
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -45,7 +46,7 @@ class Fit:
         self.began, self.optimizers = [], []
 
     def __call__(self, model, callbacks):
-        self.began.append(weights.read(model))
+        self.began.append(read(model))
         self.optimizers.append(model.optimizer)
         steps = model.optimizer.iterations.numpy()
         assert steps == 0
@@ -131,7 +132,7 @@ def test_rewinding_to_the_first_weights(keras_module):
     model, spy = net(keras_module), Fit()
     x, y = nets.data(model)
     model.fit(x, y, epochs=1, verbose=0)
-    first = weights.read(model)
+    first = read(model)
     pruned = tfap.prune_iteratively(model, spy, cycles=2)
     for cycle, began in enumerate(spy.began):
         assert_same_weights(began, times_masks(first, pruned.masks(cycle)))
@@ -143,7 +144,7 @@ def test_rewinding_to_an_epoch(keras_module):
 
     class Look(keras_module.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            seen.append(weights.read(self.model))
+            seen.append(read(self.model))
 
     def looked_at(model, callbacks):
         return spy(model, [*callbacks, Look()])
@@ -160,7 +161,7 @@ def test_training_on(keras_module):
 
     def watched(model, callbacks):
         spy(model, callbacks)
-        ended.append(weights.read(model))
+        ended.append(read(model))
 
     pruned = tfap.prune_iteratively(model, watched, cycles=2, rewind=None)
     for cycle in (1, 2):
@@ -190,7 +191,7 @@ def test_ap_measures_movement_from_the_begin_of_the_cycle(keras_module):
 
     def watched(model, callbacks):
         spy(model, callbacks)
-        ended.append(weights.read(model))
+        ended.append(read(model))
 
     criterion = tfap.AP(share=1.0)
     pruned = tfap.prune_iteratively(net(keras_module), watched, criterion, rate=0.1, cycles=2)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tfap import kernels
-from tfap.kernels import Kernel, KernelSpec
+from tfap.graph import layer_types
+from tfap.graph.kernel import Kernel, KernelSpec, neuron_count
 
 LAYERS = [
     ("Dense", (4,), dict(units=3), 3),
@@ -22,9 +22,9 @@ def test_zeroing_a_neuron_in_the_kernel_zeroes_its_channel(keras_module, kind, s
     layer = getattr(keras_module.layers, kind)(use_bias=False, **arguments)
     x = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
     assert layer(x).shape[-1] == neurons
-    (spec,) = kernels.kernel_specs(layer)
+    (spec,) = layer_types.kernel_specs(layer)
     weights = spec.find(layer).numpy()
-    assert kernels.neuron_count(spec, weights.shape) == neurons
+    assert neuron_count(spec, weights.shape) == neurons
     kernel = Kernel("layer", spec, weights, np.ones_like(weights, "uint8"))
     keep = np.ones(neurons)
     keep[neurons - 2] = 0
@@ -41,7 +41,7 @@ def test_zeroing_an_input_in_the_kernel_equals_zeroing_it_in_the_data(
     layer = getattr(keras_module.layers, kind)(**arguments)
     x = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
     layer(x)
-    (spec,) = kernels.kernel_specs(layer)
+    (spec,) = layer_types.kernel_specs(layer)
     weights = spec.find(layer).numpy()
     kernel = Kernel("layer", spec, weights, np.ones_like(weights, "uint8"))
     keep = np.array([1, 0, 1, 1])
@@ -61,18 +61,18 @@ def test_a_subclass_of_dense_is_prunable(keras_module):
     class Scaled(keras_module.layers.Dense):
         pass
 
-    assert kernels.kernel_specs(Scaled(3))
+    assert layer_types.kernel_specs(Scaled(3))
 
 
 def test_reasons(keras_module):
     layers = keras_module.layers
     norm = layers.BatchNormalization()
     norm.build((None, 3))
-    assert "no kernel that tfap knows" in kernels.why_not_prunable(norm)
+    assert "no kernel that tfap knows" in layer_types.why_not_prunable(norm)
     relu = layers.ReLU()
     relu.build((None, 3))
-    assert kernels.why_not_prunable(relu) == "it has no weights"
-    assert kernels.why_not_prunable(layers.Dense(3)) is None
+    assert layer_types.why_not_prunable(relu) == "it has no weights"
+    assert layer_types.why_not_prunable(layers.Dense(3)) is None
 
 
 def test_lora_and_quantized_kernels_are_refused():
@@ -81,8 +81,8 @@ def test_lora_and_quantized_kernels_are_refused():
     lora = keras.layers.Dense(8)
     lora.build((None, 8))
     lora.enable_lora(2)
-    assert "LoRA" in kernels.why_not_prunable(lora)
+    assert "LoRA" in layer_types.why_not_prunable(lora)
     quantized = keras.layers.Dense(8)
     quantized.build((None, 8))
     quantized.quantize("int8")
-    assert "quantized to int8" in kernels.why_not_prunable(quantized)
+    assert "quantized to int8" in layer_types.why_not_prunable(quantized)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfap import latency
+from tfap.reporting import latency
 
 
 class Clock:

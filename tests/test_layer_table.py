@@ -4,8 +4,8 @@ import pytest
 from layer_table import ENTRIES, STEPS, run
 
 import tfap
-from tfap import kernels
-from tfap.graph import Graph, fires
+from tfap.graph import layer_types
+from tfap.graph.calls import Graph, fires
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
@@ -26,7 +26,7 @@ def followed_by_relu(graph, path):
         for reader, _ in pending.pop().readers:
             if fires(reader.layer):
                 return True
-            if not kernels.kernel_specs(reader.layer):
+            if not layer_types.kernel_specs(reader.layer):
                 pending += reader.outputs
     return False
 

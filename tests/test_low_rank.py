@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 import tfap
-from tfap import certificates, low_rank
+from tfap import low_rank
+from tfap.keras_compat import equality
 from tfap.low_rank import regularizer
 
 LAYERS = [
@@ -49,7 +50,7 @@ def lower(layer, rank, seed=0):
 
 def apart(model, other):
     """The largest difference of two models' outputs, relative to the largest output."""
-    return certificates.difference(model, other).relative
+    return equality.difference(model, other).relative
 
 
 def names_and_ranks(model):

@@ -3,15 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfap import masks, neurons
-from tfap.kernels import Kernel, KernelSpec
+from tfap.graph.kernel import Kernel, KernelSpec
+from tfap.masks.neurons import prune_neurons
+from tfap.masks.weights import Scored, lowest, prune_weights
 
 
 def scored(weights, scores=None, mask=None):
     weights = np.asarray(weights, "float32")
     mask = np.ones(weights.shape, "uint8") if mask is None else np.asarray(mask, "uint8")
     scores = np.abs(weights) if scores is None else np.asarray(scores, "float64")
-    return masks.Scored(Kernel("layer", KernelSpec(), weights, mask), scores)
+    return Scored(Kernel("layer", KernelSpec(), weights, mask), scores)
 
 
 @given(
@@ -23,21 +24,21 @@ def test_lowest_equals_a_stable_sort(rows, count):
     order = np.lexsort((np.arange(len(rows)), second, first))
     expected = np.zeros(len(rows), bool)
     expected[order[:count]] = True
-    np.testing.assert_array_equal(masks.lowest(count, first, second), expected)
+    np.testing.assert_array_equal(lowest(count, first, second), expected)
 
 
 def test_ties_go_by_weight_then_layer_then_index():
     layers = [scored([[3, 1], [2, 1]], scores=np.ones((2, 2))), scored([[1, 9]], scores=np.ones((1, 2)))]
-    by_weight = masks.prune_weights(layers, 2 / 6)
+    by_weight = prune_weights(layers, 2 / 6)
     np.testing.assert_array_equal(by_weight[0], [[1, 0], [1, 0]])  # both 1s, before the other layer's 1
     np.testing.assert_array_equal(by_weight[1], [[1, 1]])
-    np.testing.assert_array_equal(masks.prune_weights(layers, 3 / 6)[1], [[0, 1]])
+    np.testing.assert_array_equal(prune_weights(layers, 3 / 6)[1], [[0, 1]])
 
 
 @pytest.mark.parametrize("sparsity", [0, 0.5, 0.9999, 1 - 1 / 20000])
 def test_exact_number_globally_even_if_all_scores_are_equal(sparsity):
     layers = [scored(np.ones((100, 150))), scored(np.ones((50, 100)))]
-    made = masks.prune_weights(layers, sparsity)
+    made = prune_weights(layers, sparsity)
     assert sum((mask == 0).sum() for mask in made) == round(sparsity * 20000)
 
 
@@ -51,40 +52,40 @@ def test_masks_are_monotone_and_exact(data):
     total = sum(mask.size for mask in current)
     for sparsity in sparsities:
         layers = [scored(generator.normal(size=mask.shape), mask=mask) for mask in current]
-        before, current = current, masks.prune_weights(layers, sparsity)
+        before, current = current, prune_weights(layers, sparsity)
         assert all((new <= old).all() for new, old in zip(current, before))
     assert sum((mask == 0).sum() for mask in current) == max(round(s * total) for s in sparsities)
 
 
 def test_less_sparsity_than_before_changes_nothing():
     layer = scored([[1, 2], [3, 4]], mask=[[0, 0], [1, 1]])
-    assert masks.prune_weights([layer], 0.25)[0] is layer.kernel.mask
+    assert prune_weights([layer], 0.25)[0] is layer.kernel.mask
 
 
 def test_floor_keeps_the_best_of_each_layer():
     weak, strong = scored([[1, 2, 3]]), scored([[10, 20, 30]])
-    made = masks.prune_weights([weak, strong], 0.5, min_weights_per_layer=1)
+    made = prune_weights([weak, strong], 0.5, min_weights_per_layer=1)
     np.testing.assert_array_equal(made[0], [[0, 0, 1]])
     np.testing.assert_array_equal(made[1], [[0, 1, 1]])
 
 
 def test_floors_that_leave_too_few_prune_what_there_is():
-    made = masks.prune_weights([scored([[1, 2]]), scored([[3, 4]])], 0.9, min_weights_per_layer=1)
+    made = prune_weights([scored([[1, 2]]), scored([[3, 4]])], 0.9, min_weights_per_layer=1)
     assert [int(mask.sum()) for mask in made] == [1, 1]
 
 
 def test_neurons_go_whole_by_their_mean_score():
     kernel = [[1, 5, 2], [1, 5, 2]]  # means 1, 5, 2
     np.testing.assert_array_equal(
-        neurons.prune_neurons([scored(kernel)], 0.5)[0], [[0, 1, 1], [0, 1, 1]]
+        prune_neurons([scored(kernel)], 0.5)[0], [[0, 1, 1], [0, 1, 1]]
     )  # 3 weights may go: one neuron of 2
-    np.testing.assert_array_equal(neurons.prune_neurons([scored(kernel)], 0.67)[0], [[0, 1, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(prune_neurons([scored(kernel)], 0.67)[0], [[0, 1, 0], [0, 1, 0]])
 
 
 def test_wide_and_narrow_neurons_are_ranked_alike():
     """A sum over weights would prune all neurons with few inputs before any with many."""
     narrow, wide = scored(np.full((2, 4), 3.0)), scored(np.full((10, 4), 1.0))
-    made = neurons.prune_neurons([narrow, wide], 0.5)
+    made = prune_neurons([narrow, wide], 0.5)
     assert narrow.kernel.mask.all() and (made[0] == 1).all()
     assert (made[1] == 0).sum() == 20
 
@@ -93,12 +94,12 @@ def test_neurons_take_the_most_that_do_not_exceed_the_sparsity():
     generator = np.random.default_rng(0)
     layers = [scored(generator.normal(size=(7, 5))), scored(generator.normal(size=(4, 6)))]
     for sparsity in np.linspace(0, 0.8, 30):
-        made = neurons.prune_neurons(layers, sparsity)
+        made = prune_neurons(layers, sparsity)
         pruned = sum((mask == 0).sum() for mask in made)
         assert pruned <= round(sparsity * 59) < pruned + 7  # the next neuron has 4 or 7 weights
         assert all({column.mean() for column in mask.T} <= {0.0, 1.0} for mask in made)
 
 
 def test_floor_for_neurons():
-    made = neurons.prune_neurons([scored([[1, 2, 3]] * 2), scored([[9, 9]] * 2)], 0.6, 4)
+    made = prune_neurons([scored([[1, 2, 3]] * 2), scored([[9, 9]] * 2)], 0.6, 4)
     assert [int(mask.sum()) for mask in made] == [4, 4]

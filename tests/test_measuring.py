@@ -9,7 +9,8 @@ import rich.console
 import tensorflow as tf
 
 import tfap
-from tfap import batches
+from tfap.activations import batches
+from tfap.activations.batches import _with_progress
 
 SAMPLES, BATCH = 40, 16  # the last batch is smaller
 
@@ -398,5 +399,5 @@ def test_progress_on_terminals_and_long_work_only(monkeypatch, terminal, patienc
     console = rich.console.Console(file=written, force_terminal=terminal, width=80)
     monkeypatch.setattr(batches, "_PATIENCE", patience)
     monkeypatch.setattr(rich.console, "Console", lambda **_: console)
-    assert list(batches._with_progress(iter("abc"), 3, None)) == ["a", "b", "c"]
+    assert list(_with_progress(iter("abc"), 3, None)) == ["a", "b", "c"]
     assert ("Measuring activations" in written.getvalue()) == shown

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfap import masks, neurons
-from tfap.kernels import Kernel, KernelSpec
+from tfap.graph.kernel import Kernel, KernelSpec
+from tfap.masks.neurons import prune_neurons, without_dead_inputs
+from tfap.masks.weights import Scored
 
 
 def scored(weights, mask=None, scores=None, spec=None, **ties):
@@ -15,13 +16,13 @@ def scored(weights, mask=None, scores=None, spec=None, **ties):
     mask = np.ones(weights.shape, "uint8") if mask is None else np.asarray(mask, "uint8")
     scores = np.abs(weights) if scores is None else np.broadcast_to(scores, weights.shape)
     ties = {name: np.asarray(value) if isinstance(value, list) else value for name, value in ties.items()}
-    return masks.Scored(Kernel("layer", spec or KernelSpec(), weights, mask, **ties), scores)
+    return Scored(Kernel("layer", spec or KernelSpec(), weights, mask, **ties), scores)
 
 
 def pruned(layers, sparsity, floor=0):
     """The masks of one update."""
-    made = neurons.prune_neurons(layers, sparsity, floor)
-    return neurons.without_dead_inputs([item.kernel for item in layers], made)
+    made = prune_neurons(layers, sparsity, floor)
+    return without_dead_inputs([item.kernel for item in layers], made)
 
 
 def rows(mask):
@@ -94,9 +95,9 @@ def test_inputs_go_with_neurons_that_were_ranked_elsewhere():
     """In a local scope each kernel is ranked by itself, and an update puts the masks together."""
     feeder = scored([[1, 9]] * 2, neuron_groups=[0, 1])
     reader = scored(np.ones((2, 3)), neuron_groups=[2, 3, 4], input_groups=[0, 1])
-    made = [*neurons.prune_neurons([feeder], 0.5), *neurons.prune_neurons([reader], 0)]
+    made = [*prune_neurons([feeder], 0.5), *prune_neurons([reader], 0)]
     assert made[1].all()
-    _, mask = neurons.without_dead_inputs([feeder.kernel, reader.kernel], made)
+    _, mask = without_dead_inputs([feeder.kernel, reader.kernel], made)
     np.testing.assert_array_equal(rows(mask), [0, 1])
 
 

@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import tfap
-from tfap import graph, wrapped
+from tfap.graph.calls import channel_axis
+from tfap.layers.find import counting_layers
 
 EXAMPLES = int(os.environ.get("TFAP_EXAMPLES", "3"))
 NO_OPERATIONS = sorted(set(random_nets.KINDS) - {"Operation"})  # which only Keras 3 has as layers
@@ -48,13 +49,13 @@ def recorded(layer):
 
 def check_counts(model):
     """One pass in training, with dropout: counts are those of what the layers have given out."""
-    counting = [layer for layer in wrapped.counting_layers(model) if layer.own_counts() is not None]
+    counting = [layer for layer in counting_layers(model) if layer.own_counts() is not None]
     outputs = [recorded(layer.layer) for layer in counting]
     for layer in tfap.prunable_layers(model):
         layer.callback_active = True
     model(random_nets.inputs_for(model, samples=5), training=True)
     for layer, made in zip(counting, outputs):
-        axis, found = graph.channel_axis(layer.layer), layer.own_counts()
+        axis, found = channel_axis(layer.layer), layer.own_counts()
         fired = [np.moveaxis(array > 0, axis, -1).reshape(-1, array.shape[axis]) for array in made]
         assert found.counts.dtype == np.int64
         np.testing.assert_array_equal(found.counts, sum(each.sum(axis=0) for each in fired))

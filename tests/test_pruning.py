@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfap
+from tfap.graph.calls import Graph
 
 BUILDERS = [nets.mlp, nets.cnn, nets.nested]
 
@@ -532,7 +533,7 @@ def test_channels_first_layers_count_along_their_axis(keras_module):
     x = layers.Conv2D(5, 3, data_format="channels_first", name="conv")(inputs)
     x = layers.ReLU(name="relu")(x)
     model = keras_module.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D("channels_first")(x)))
-    (site,) = tfap.graph.Graph(model).firing("conv").sites
+    (site,) = Graph(model).firing("conv").sites
     assert (site.path, site.start, site.stop) == ("relu", 0, 5)
     wrapped = tfap.prune(model, 0.5)
     assert wrapped.get_layer("relu").activation_counts.shape == (5,)

@@ -7,7 +7,8 @@ import tfap
 PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
-    *("AP", "Gradient", "LAMP", "Lookahead"),
+    *("AP", "ActivationCounts", "Gradient", "Kernel", "LAMP", "Lookahead"),
+    *("flops", "layer_flops", "load_runtime", "measure_latency", "pruning_is_over", "unremovable_neurons"),
     *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "low_rank"),
     *(
         "compaction_report",

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import tfap
-from tfap.latency import Latency, Ratio
-from tfap.reports import ModelReport, Report
+from tfap.reporting.latency import Latency, Ratio
+from tfap.reporting.table import ModelReport, Report
 
 LIKE_ANY_NUMBER = "The zeros are stored and computed like any number: compact() removes whole neurons."
 

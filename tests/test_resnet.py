@@ -5,7 +5,7 @@ import pytest
 from networks import resnet20
 
 import tfap
-from tfap import datasets
+from tfap.datasets import load
 
 FIRES_AT = {
     "stem_conv": "stem_relu",
@@ -36,10 +36,10 @@ FIRES_AT = {
 def images():
     """300 of Fashion-MNIST; where it is not installed and cannot be loaded, digits of the same shape."""
     try:
-        data = datasets.load("fashion_mnist")
+        data = load("fashion_mnist")
         return data.x_train[:300, ..., None], data.y_train[:300]
     except FileNotFoundError:
-        data = datasets.load("digits")
+        data = load("digits")
         x = np.kron(data.x_train[:300], np.ones((4, 4), "float32"))
         return x[:, 2:30, 2:30, None], data.y_train[:300]
 

@@ -7,17 +7,17 @@ import tensorflow as tf
 import tf_keras
 
 import tfap
-from tfap import updater
 from tfap.criteria import LAMP
-from tfap.gradients import MeanGradients
-from tfap.kernels import Kernel, KernelSpec
-from tfap.neighbours import Neighbours
+from tfap.criteria.gradient import MeanGradients
+from tfap.criteria.lookahead import Neighbours
+from tfap.graph.kernel import Kernel, KernelSpec
+from tfap.training import mask_update
 
 
 def scores_of(model, gradients=None):
     """`{path: scores}` as a mask update would see them."""
-    weights = updater.pruned_weights(model)
-    kernels = updater.gathered(weights, gradients)
+    weights = mask_update.pruned_weights(model)
+    kernels = mask_update.gathered(weights, gradients)
     return {kernel.path: weights[0].wrapper.criterion.scores(kernel) for kernel in kernels}
 
 

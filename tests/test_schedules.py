@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfap import schedules
 from tfap.schedules import ConstantSparsity, IterativeSparsity, PolynomialDecay, PruningSchedule
-from tfap.timetables import Timetable
+from tfap.schedules.timetable import Timetable
 
 
 class OneStepAtATime(PruningSchedule):

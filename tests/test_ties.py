@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import tfap
-from tfap import flops, graph, updater
-from tfap.liveness import Liveness
-from tfap.ties import Ties
+from tfap.graph import flops
+from tfap.graph.calls import Graph
+from tfap.graph.coupling import Ties
+from tfap.graph.liveness import Liveness
+from tfap.training import mask_update
 
 
 def mobilenet(keras):
@@ -37,7 +39,7 @@ def alive(wrapped):
     """`{path: bool array}`: which neurons the masks leave alive."""
     return {
         weight.path: weight.gather().neuron_sums(weight.mask.numpy().astype(int)) > 0
-        for weight in updater.pruned_weights(wrapped)
+        for weight in mask_update.pruned_weights(wrapped)
     }
 
 
@@ -46,7 +48,7 @@ def assert_all_that_was_pruned_goes(wrapped):
     plain = tfap.strip_pruning(wrapped)
     assert Liveness(plain).kept() == []
     smaller = tfap.compact(plain)
-    calls = graph.Graph(smaller).calls_of
+    calls = Graph(smaller).calls_of
     left = alive(wrapped)
     assert {path: calls[path][0].outputs[0].shape[-1] for path in left} == {
         path: neurons.sum() for path, neurons in left.items()
@@ -80,7 +82,7 @@ def dense_net(keras, groups=1):
 
 def test_groups_of_neurons(keras_module):
     wrapped = tfap.prune(nets.cnn(keras_module), 0.5, "magnitude", granularity="neuron")
-    groups = {weight.path: weight.neuron_groups for weight in updater.pruned_weights(wrapped)}
+    groups = {weight.path: weight.neuron_groups for weight in mask_update.pruned_weights(wrapped)}
     np.testing.assert_array_equal(groups["conv_a"], groups["conv_b"])  # joined by the Add
     np.testing.assert_array_equal(groups["depthwise"], np.repeat(groups["conv_a"], 2))
     assert len(set(groups["conv_a"])) == 6
@@ -89,7 +91,7 @@ def test_groups_of_neurons(keras_module):
 
 def test_inputs_go_where_a_bias_cannot_take_their_constants(keras_module):
     wrapped = tfap.prune(dense_net(keras_module), 0.5, "magnitude", granularity="neuron")
-    weights = {weight.path: weight for weight in updater.pruned_weights(wrapped)}
+    weights = {weight.path: weight for weight in mask_update.pruned_weights(wrapped)}
     inputs = {path: weight.input_groups is not None for path, weight in weights.items()}
     assert inputs == {
         "first": False, "second": True, "pointwise": False, "transposed": True, "dense": False,
@@ -109,7 +111,7 @@ def test_models_without_a_graph_have_no_ties(keras_module):
 
 def test_single_weights_are_not_tied(keras_module):
     wrapped = tfap.prune(nets.cnn(keras_module), 0.5, "magnitude", granularity="weight")
-    assert all(weight.neuron_groups is None for weight in updater.pruned_weights(wrapped))
+    assert all(weight.neuron_groups is None for weight in mask_update.pruned_weights(wrapped))
 
 
 # -- everything that is pruned can be removed ------------------------------------------------------
@@ -137,7 +139,7 @@ def test_after_training(keras_module):
 def test_grouped_and_transposed_convolutions(keras_module):
     wrapped = tfap.prune(dense_net(keras_module, groups=2), 0.4, "magnitude", granularity="neuron")
     tfap.update_masks(wrapped, 0.4)
-    weights = {weight.path: weight.mask.numpy() for weight in updater.pruned_weights(wrapped)}
+    weights = {weight.path: weight.mask.numpy() for weight in mask_update.pruned_weights(wrapped)}
     dead = ~weights["first"].any(axis=(0, 1, 2))
     assert dead.any()
     for number, outputs in ((0, slice(0, 4)), (1, slice(4, 8))):

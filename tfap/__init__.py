@@ -1,19 +1,24 @@
 """tfap: prunes Keras networks by what their neurons do."""
 
-from tfap import layers, low_rank
-from tfap.callbacks import StopWhenPruned, UpdatePruningStep
-from tfap.compaction import compact
-from tfap.compaction_reports import compaction_report
+from tfap import layers, low_rank, moved
+from tfap.activations.dead_neurons import DeadNeuronMonitor, dead_neuron_report
+from tfap.activations.measure import measure_activations
+from tfap.compaction.compact import compact
+from tfap.compaction.fit import fit_and_compact
+from tfap.compaction.report import compaction_report
 from tfap.comparison import compare
 from tfap.criteria import AP, LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
-from tfap.dead_neuron_reports import dead_neuron_report
-from tfap.exporting import export
+from tfap.exporting.export import export
+from tfap.exporting.formats import load_runtime
+from tfap.graph.counts import ActivationCounts
+from tfap.graph.flops import flops, layer_flops
+from tfap.graph.kernel import Kernel, KernelSpec
+from tfap.graph.layer_types import register_prunable_layer
 from tfap.iterative import prune_iteratively
-from tfap.kernels import KernelSpec, register_prunable_layer
-from tfap.measuring import measure_activations
-from tfap.monitors import DeadNeuronMonitor
-from tfap.pruning import plan, prune, prune_scope, strip_pruning
-from tfap.reporting import report
+from tfap.layers.find import prunable_layers
+from tfap.pruning.prune import plan, prune, prune_scope, strip_pruning
+from tfap.reporting.latency import measure as measure_latency
+from tfap.reporting.report import report
 from tfap.schedules import (
     AccuracyIntervals,
     ConstantSparsity,
@@ -21,21 +26,24 @@ from tfap.schedules import (
     PolynomialDecay,
     PruningSchedule,
 )
-from tfap.shrinking import fit_and_compact
-from tfap.updater import update_masks
+from tfap.training.callbacks import UpdatePruningStep
+from tfap.training.disconnected import unremovable_neurons
+from tfap.training.mask_update import update_masks
+from tfap.training.stopping import StopWhenPruned, pruning_is_over
 from tfap.version import __version__
-from tfap.wrapped import prunable_layers
 
 __all__ = [
     "AP",
     "LAMP",
     "AccuracyIntervals",
     "ActivationCount",
+    "ActivationCounts",
     "ConstantSparsity",
     "Criterion",
     "DeadNeuronMonitor",
     "Gradient",
     "IterativeSparsity",
+    "Kernel",
     "KernelSpec",
     "Lookahead",
     "Magnitude",
@@ -50,16 +58,24 @@ __all__ = [
     "dead_neuron_report",
     "export",
     "fit_and_compact",
+    "flops",
+    "layer_flops",
     "layers",
+    "load_runtime",
     "low_rank",
     "measure_activations",
+    "measure_latency",
     "plan",
     "prunable_layers",
     "prune",
     "prune_iteratively",
     "prune_scope",
+    "pruning_is_over",
     "register_prunable_layer",
     "report",
     "strip_pruning",
+    "unremovable_neurons",
     "update_masks",
 ]
+
+moved.alias()

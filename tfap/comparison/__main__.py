@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from tfap.comparison import Method, compare, images
 from tfap.comparison.images import Images
 from tfap.criteria import ActivationCount
-from tfap.pruning import strip_pruning
+from tfap.pruning.prune import strip_pruning
 
 METHODS = {
     "activation_count": "activation_count",

@@ -4,13 +4,12 @@ import collections.abc
 import contextlib
 import numbers
 
-from tfap import checks
 from tfap.comparison import methods as ways
 from tfap.comparison import workers as processes
 from tfap.comparison.experiments import Experiment
 from tfap.comparison.results import Comparison
-from tfap.comparison.runs import DENSE, Run
-from tfap.comparison.store import Store
+from tfap.comparison.runs import DENSE, Run, Store
+from tfap.utils import checks
 
 
 def compare(

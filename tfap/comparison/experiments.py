@@ -5,9 +5,12 @@ import inspect
 import math
 import time
 
-from tfap import artifacts, compaction, flops, keras_compat, scores
-from tfap.comparison import runs
-from tfap.comparison.runs import Row
+from tfap import keras_compat
+from tfap.compaction.compact import compact
+from tfap.comparison.runs import Row, check_metric_names
+from tfap.exporting.sizes import count_weights
+from tfap.graph import flops
+from tfap.utils.accuracy import metrics_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +82,8 @@ def _check_function(name, function, arguments):
 
 
 def _numbers(found):
-    metrics = scores.metrics_of(found)
-    runs.check_metric_names(metrics)
+    metrics = metrics_of(found)
+    check_metric_names(metrics)
     return metrics
 
 
@@ -88,7 +91,7 @@ def _numbers(found):
 
 
 def _sizes(plain):
-    compacted = compaction.compact(plain)
+    compacted = compact(plain)
     return {
         "zeros": _share_of_zeros(plain.get_weights()),
         "weights": _weights(plain),
@@ -104,7 +107,7 @@ def _share_of_zeros(arrays):
 
 
 def _weights(model):
-    return artifacts.count_weights(model.get_weights()).total
+    return count_weights(model.get_weights()).total
 
 
 def _flops(model):

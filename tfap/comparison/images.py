@@ -6,10 +6,9 @@ import importlib
 
 import tensorflow as tf
 
-from tfap import datasets
-from tfap.callbacks import UpdatePruningStep
-from tfap.datasets import Dataset
-from tfap.pruning import prune
+from tfap.datasets import Dataset, load
+from tfap.pruning.prune import prune
+from tfap.training.callbacks import UpdatePruningStep
 
 _BATCH = 32
 _FOR_GRADIENTS = 512  # images
@@ -77,4 +76,4 @@ def prune_by_gradient(model, sparsity):
 
 @functools.lru_cache(maxsize=1)
 def _load(dataset, seed) -> Dataset:
-    return datasets.load(dataset, seed)
+    return load(dataset, seed)

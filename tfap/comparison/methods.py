@@ -7,11 +7,13 @@ import inspect
 import json
 import re
 
-from tfap import callbacks, criteria, keras_compat, pruning
+from tfap import criteria, keras_compat
 from tfap.comparison import tfmot
 from tfap.comparison.runs import DENSE
 from tfap.criteria import Criterion
-from tfap.settings import PruningSettings
+from tfap.layers.settings import PruningSettings
+from tfap.pruning.prune import prune, strip_pruning
+from tfap.training.callbacks import UpdatePruningStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +53,13 @@ class _Tfap:
         return self.pruning_schedule(sparsity) if self.pruning_schedule else sparsity
 
     def prune(self, model, sparsity):
-        return pruning.prune(model, self._schedule(sparsity), **self.arguments)
+        return prune(model, self._schedule(sparsity), **self.arguments)
 
     def callbacks(self):
-        return [callbacks.UpdatePruningStep()]
+        return [UpdatePruningStep()]
 
     def strip(self, model):
-        return pruning.strip_pruning(model)
+        return strip_pruning(model)
 
     def settings(self, sparsity):
         return {"tfap.prune": {**self.arguments, "pruning_schedule": self._schedule(sparsity)}}
@@ -152,7 +154,7 @@ def _method_of(thing, pruning_schedule):
         raise TypeError(
             f"pruning_schedule must be a function from a sparsity to a PruningSchedule: {pruning_schedule!r}."
         )
-    known = list(inspect.signature(pruning.prune).parameters)[2:]
+    known = list(inspect.signature(prune).parameters)[2:]
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise TypeError(f"tfap.prune has no argument {', '.join(unknown)}. It has {', '.join(known)}.")

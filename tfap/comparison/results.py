@@ -2,13 +2,15 @@
 
 import csv
 import dataclasses
+import itertools
 import math
+import operator
 import statistics
 
-from tfap import paired, tables
-from tfap.comparison import figures, runs, store
-from tfap.comparison.runs import DENSE, Row
-from tfap.paired import Interval
+from tfap.comparison.runs import AFTER_METRICS, BEFORE_METRICS, DENSE, Row, Run, Store
+from tfap.utils import plots, tables
+from tfap.utils.plots import Line
+from tfap.utils.statistics import Interval, interval, smallest_detectable_effect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Difference:
             and seed.
         interval: mean of the differences (method - other) with its 95% interval, Student's t.
         smallest_detectable_effect: a true difference of this size is found with a probability of 80%
-            by so many pairs with this scatter; see `tfap.paired`.
+            by so many pairs with this scatter; see `tfap.utils.statistics`.
     """
 
     method: str
@@ -91,15 +93,15 @@ class Comparison:
         base = {row.run: row.metrics[metric] for row in self.rows if row.method == against}
         pairs = []
         for row in rows:
-            twin = runs.Run(against, 0.0 if against == DENSE else row.sparsity, row.seed)
+            twin = Run(against, 0.0 if against == DENSE else row.sparsity, row.seed)
             if twin in base:
                 pairs.append(row.metrics[metric] - base[twin])
         return Difference(
             rows[0].method,
             rows[0].sparsity,
             len(pairs),
-            paired.interval(pairs),
-            paired.smallest_detectable_effect(pairs),
+            interval(pairs),
+            smallest_detectable_effect(pairs),
         )
 
     def _metric(self, metric):
@@ -164,7 +166,7 @@ class Comparison:
         Raises:
             ValueError: there is no such metric.
         """
-        return figures.against_sparsity(self.cells(), self._metric(metric))
+        return against_sparsity(self.cells(), self._metric(metric))
 
     def plot_size(self, metric=None):
         """A metric against the weights that `tfap.compact` leaves; else like `plot_sparsity`.
@@ -172,7 +174,7 @@ class Comparison:
         Args:
             metric: its name; None is the main one.
         """
-        return figures.against_size(self.cells(), self._metric(metric))
+        return against_size(self.cells(), self._metric(metric))
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -183,7 +185,7 @@ class Comparison:
         Raises:
             FileNotFoundError: there are none. ValueError: another JSON file is among them.
         """
-        rows = store.Store(path).read_all()
+        rows = Store(path).read_all()
         return cls(sorted(rows, key=lambda row: (row.method != DENSE, *vars(row.run).values())))
 
     def to_csv(self, path):
@@ -208,7 +210,7 @@ class Comparison:
 
 
 def _row(line):
-    known = {name: line.pop(name) for name in (*runs.BEFORE_METRICS, *runs.AFTER_METRICS)}
+    known = {name: line.pop(name) for name in (*BEFORE_METRICS, *AFTER_METRICS)}
     flops = known["flops_compacted"]
     return Row(
         known["method"],
@@ -244,3 +246,56 @@ def _difference_cells(metric, difference):
 def _whole(numbers):
     numbers = list(numbers)
     return "-" if None in numbers else f"{statistics.fmean(numbers):,.0f}"
+
+
+_SPREAD = 1.18
+
+
+def against_sparsity(cells, metric):
+    """A metric against the share of weights asked to be kept, in logarithmic steps, labelled as sparsity."""
+    kept = sorted({1 - sparsity for method, sparsity in cells if method != DENSE})
+    nearest = min((more / less for less, more in itertools.pairwise(kept)), default=_SPREAD)
+    figure = plots.lines(
+        _lines(cells, metric, lambda rows: 1 - rows[0].sparsity),
+        _band(cells, metric),
+        "sparsity asked for",
+        _label(metric),
+        share=metric == "accuracy",
+        spread=1 / min(_SPREAD, nearest**0.5),  # the axis runs from right to left
+    )
+    plots.label_sparsity(figure, kept)
+    return figure
+
+
+def against_size(cells, metric):
+    """A metric against the weights of the compacted model."""
+    return plots.lines(
+        _lines(cells, metric, lambda rows: statistics.fmean(row.weights_compacted for row in rows)),
+        _band(cells, metric),
+        "weights left by tfap.compact",
+        _label(metric),
+        share=metric == "accuracy",
+    )
+
+
+def _label(metric):
+    return f"{metric} (mean with 95% interval)"
+
+
+def _lines(cells, metric, place):
+    points = {}
+    for (method, _), rows in cells.items():
+        if method != DENSE:
+            points.setdefault(method, []).append((place(rows), _interval(rows, metric)))
+    by_place = operator.itemgetter(0)
+    return [Line(method, *zip(*sorted(pairs, key=by_place))) for method, pairs in points.items()]
+
+
+def _band(cells, metric):
+    """The line of "dense"; None where its runs are missing."""
+    rows = cells.get((DENSE, 0.0))
+    return Line(DENSE, (1.0,), (_interval(rows, metric),)) if rows else None
+
+
+def _interval(rows, metric):
+    return interval([row.metrics[metric] for row in rows])

@@ -2,8 +2,10 @@
 
 import dataclasses
 
-from tfap import graph, keras_compat, pruning, schedules
+from tfap import keras_compat, schedules
+from tfap.graph.calls import Graph
 from tfap.keras_compat import Replacement
+from tfap.pruning.prune import plan, strip_pruning
 
 _tfmot = keras_compat.tfmot.sparsity.keras
 
@@ -20,8 +22,8 @@ class Magnitude:
     def prune(self, model, sparsity):
         if keras_compat.is_keras3(model):
             raise ValueError("tfmot prunes models of tf_keras only: build_model gave one of Keras 3.")
-        schedule, layers = self._schedule(sparsity), graph.Graph(model)
-        wrap = {row.path for row in pruning.plan(model, criterion="magnitude").pruned}
+        schedule, layers = self._schedule(sparsity), Graph(model)
+        wrap = {row.path for row in plan(model, criterion="magnitude").pruned}
 
         def replace(layer):
             copied = keras_compat.copied(layer)
@@ -36,7 +38,7 @@ class Magnitude:
         return [_UpdatePruningStep()]
 
     def strip(self, model):
-        return pruning.strip_pruning(model)  # tfmot's own gives a model that is not compiled
+        return strip_pruning(model)  # tfmot's own gives a model that is not compiled
 
     def settings(self, sparsity):
         return {"prune_low_magnitude": {"pruning_schedule": self._schedule(sparsity)}}

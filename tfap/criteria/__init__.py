@@ -1,12 +1,10 @@
 """Saliency criteria: arrays in, scores out. The weights with the lowest scores are pruned first."""
 
 from tfap.criteria.ap import AP
-from tfap.criteria.base import Criterion
+from tfap.criteria.base import Criterion, get
 from tfap.criteria.counts import ActivationCount
 from tfap.criteria.gradient import Gradient
-from tfap.criteria.known import get
-from tfap.criteria.lamp import LAMP
 from tfap.criteria.lookahead import Lookahead
-from tfap.criteria.magnitude import Magnitude
+from tfap.criteria.magnitude import LAMP, Magnitude
 
 __all__ = ["AP", "LAMP", "ActivationCount", "Criterion", "Gradient", "Lookahead", "Magnitude", "get"]

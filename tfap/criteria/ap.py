@@ -5,9 +5,9 @@ import zlib
 
 import numpy as np
 
-from tfap import checks, serialization
-from tfap.criteria.base import Criterion
-from tfap.criteria.known import built_in, get
+from tfap.criteria.base import Criterion, built_in, get
+from tfap.keras_compat.registry import serialize
+from tfap.utils import checks
 
 _CHOICES = {"which": ("least_moved", "random"), "sign": ("negative", "positive")}
 
@@ -36,9 +36,8 @@ class AP(Criterion):
     kernel by itself. Ties: the smallest absolute weight, then layer order, then index.
 
     >>> import numpy, tfap
-    >>> from tfap.kernels import Kernel
     >>> weights, before = numpy.array([[1.0, -2.0, -3.0]]), numpy.array([[1.0, -1.0, -2.5]])
-    >>> kernel = Kernel("a", tfap.KernelSpec(), weights, numpy.ones((1, 3), "uint8"), previous=before)
+    >>> kernel = tfap.Kernel("a", tfap.KernelSpec(), weights, numpy.ones((1, 3), "uint8"), previous=before)
     >>> AP().second_scores(kernel)  # the last one has moved least
     array([[inf, 1. , 0.5]])
     """
@@ -82,10 +81,10 @@ class AP(Criterion):
 
     def get_config(self):
         names = ("share", "which", "sign", "seed")
-        return {"base": serialization.serialize(self.base), **{name: getattr(self, name) for name in names}}
+        return {"base": serialize(self.base), **{name: getattr(self, name) for name in names}}
 
     def __repr__(self):
-        return super().__repr__().replace(repr(serialization.serialize(self.base)), repr(self.base))
+        return super().__repr__().replace(repr(serialize(self.base)), repr(self.base))
 
 
 def _check(share, seed, **chosen):

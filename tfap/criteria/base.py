@@ -1,5 +1,8 @@
 """What every criterion is: scores of a kernel's weights, and what they are computed from."""
 
+from tfap import keras_compat
+from tfap.keras_compat.registry import deserialize
+
 
 class Criterion:
     """Base class: a criterion of your own overrides `scores` and, if it has settings, `get_config`.
@@ -11,7 +14,7 @@ class Criterion:
         decay: share of the counts so far that every mask update leaves; 1 never forgets.
         metric: name of the logged metric by which an epoch's counts are multiplied, or None.
         granularity: what it prunes unless told otherwise, "weight" or "neuron".
-        needs: names of the fields of `tfap.kernels.Kernel` that are filled in only for criteria that read
+        needs: names of the fields of `tfap.Kernel` that are filled in only for criteria that read
             them: "gradients", "input_norms", "neuron_norms", "previous".
         share: of each update's removals that go by `second_scores`, as in `tfap.AP`.
 
@@ -35,7 +38,7 @@ class Criterion:
         return self.decay != 1.0 or self.metric is not None
 
     def scores(self, kernel):
-        """Scores of one `tfap.kernels.Kernel`.
+        """Scores of one `tfap.Kernel`.
 
         Returns:
             A finite array of the shape of `kernel.weights`; comparable between layers if it is to be
@@ -57,3 +60,36 @@ class Criterion:
     def __repr__(self):
         settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({settings})"
+
+
+_BUILT_IN = {}
+
+
+def built_in(cls):
+    """Decorates a criterion of tfap's own: registered with both Kerases, and known by its class's name."""
+    _BUILT_IN[keras_compat.snake_case(cls.__name__)] = keras_compat.register(cls)
+    return cls
+
+
+def get(criterion):
+    """A criterion from an object, a name or a saved config, as Keras's `get` functions do.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a criterion nor a name.
+
+    >>> get("magnitude")
+    Magnitude()
+    """
+    if isinstance(criterion, Criterion):
+        return criterion
+    if isinstance(criterion, dict):
+        return deserialize(criterion, {})
+    if isinstance(criterion, str):
+        if criterion not in _BUILT_IN:
+            raise ValueError(f"Unknown criterion '{criterion}'. Known: {', '.join(sorted(_BUILT_IN))}.")
+        return _BUILT_IN[criterion]()
+    raise TypeError(
+        "criterion must be a tfap.Criterion, such as tfap.ActivationCount(), or the name of one: "
+        f"received {criterion!r} of type {type(criterion).__name__}."
+    )

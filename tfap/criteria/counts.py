@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from tfap import checks
-from tfap.criteria.base import Criterion
-from tfap.criteria.known import built_in
+from tfap.criteria.base import Criterion, built_in
+from tfap.utils import checks
 
 
 @built_in

@@ -1,7 +1,6 @@
 """Pruning in cycles: train, prune, rewind, train again."""
 
-from tfap.iterative.pruning import prune_iteratively
-from tfap.iterative.results import IterativePruning
-from tfap.iterative.rows import Row
+from tfap.iterative.results import IterativePruning, Row
+from tfap.iterative.run import prune_iteratively
 
 __all__ = ["IterativePruning", "Row", "prune_iteratively"]

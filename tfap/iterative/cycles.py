@@ -5,13 +5,51 @@ import time
 
 import numpy as np
 
-from tfap import keras_compat, measuring, scores, updater, wrapped
-from tfap import pruning as wrapping
-from tfap.dead_neuron_reports import dead_neuron_report
-from tfap.iterative import weights as net_weights
-from tfap.iterative.callbacks import NEVER, KeepEpoch, KeepMasks
-from tfap.iterative.masks import PackedMasks
-from tfap.iterative.rows import Row
+from tfap import keras_compat
+from tfap.activations.dead_neurons import dead_neuron_report
+from tfap.activations.measure import measure_activations
+from tfap.iterative.results import Row
+from tfap.iterative.state import PackedMasks, read, write
+from tfap.keras_compat import Callback
+from tfap.layers.find import prunable_layers
+from tfap.pruning.prune import prune, strip_pruning
+from tfap.schedules import ConstantSparsity
+from tfap.training import mask_update
+from tfap.training.callbacks import UpdatePruningStep
+from tfap.utils.accuracy import metrics_of
+
+NEVER = ConstantSparsity(0.0, begin_step=2**40)  # masks are updated between trainings
+
+
+class KeepMasks(UpdatePruningStep):
+    """Trains a model with the masks that it has; arguments as for `tfap.UpdatePruningStep`."""
+
+    def _warn_of_missing_updates(self):
+        """None is missing."""
+
+
+class KeepEpoch(Callback):
+    """Keeps the weights at the end of an epoch.
+
+    Args:
+        epoch: which, counted from 1 over all fits.
+
+    Attributes:
+        epochs: how many there have been.
+        weights: as `tfap.iterative.state.read` gives them; None before that epoch is over.
+    """
+
+    def __init__(self, epoch):
+        super().__init__()
+        self._epoch = epoch
+        self.epochs = 0
+        self.weights = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs += 1
+        if self.epochs == self._epoch:
+            self.weights = read(self.model)
+
 
 _BATCH = 128  # samples, where dead neurons are counted
 
@@ -22,7 +60,7 @@ class Cycle:
 
     Attributes:
         row: its figures.
-        weights: after the training, as `tfap.iterative.weights.read` gives them.
+        weights: after the training, as `tfap.iterative.state.read` gives them.
         next_masks: `PackedMasks` of the next cycle; None after the last.
         kept: the weights to rewind to, of the epoch that was asked for; None if it was not this cycle's.
     """
@@ -47,7 +85,7 @@ class Trainer:
 
     def untrained(self):
         """A copy of the model with pruning wrappers."""
-        return wrapping.prune(self.model, NEVER, **self.pruning)
+        return prune(self.model, NEVER, **self.pruning)
 
     def perform(self, cycle, weights, masks, keep_epoch=None, next_alive=None):
         """Trains one cycle.
@@ -70,7 +108,7 @@ class Trainer:
         fit_seconds = time.perf_counter() - begin
         if keep_epoch and keeper.weights is None:
             raise ValueError(f"rewind={keep_epoch} needs that many epochs: fit trained {keeper.epochs}.")
-        plain = wrapping.strip_pruning(model)
+        plain = strip_pruning(model)
         begin = time.perf_counter()
         metrics, dead = self._metrics(plain), self._dead(plain)
         row = Row(
@@ -83,7 +121,7 @@ class Trainer:
             fit_seconds,
             evaluate_seconds=time.perf_counter() - begin,
         )
-        trained = net_weights.read(model)
+        trained = read(model)
         return Cycle(row, trained, self._next(model, masks, next_alive), keeper.weights)
 
     def _ready(self, cycle, weights, masks):
@@ -91,9 +129,9 @@ class Trainer:
         seed = seed_of(self.seed, cycle)
         keras_compat.set_seeds(seed)  # the copies of tf_keras's random layers draw theirs
         model = self.untrained()
-        net_weights.write(model, weights)
+        write(model, weights)
         masks.write(model)
-        for wrapper in wrapped.prunable_layers(model):
+        for wrapper in prunable_layers(model):
             wrapper.updates_made.assign(cycle)
             wrapper.note_weights()
         states = keras_compat.SeedStates(model)
@@ -103,17 +141,17 @@ class Trainer:
         return model
 
     def _metrics(self, plain):
-        return {} if self.evaluate is None else scores.metrics_of(self.evaluate(plain))
+        return {} if self.evaluate is None else metrics_of(self.evaluate(plain))
 
     def _dead(self, plain):
         if self.data is None:
             return None
-        return dead_neuron_report(measuring.measure_activations(plain, self.data, _BATCH)).net
+        return dead_neuron_report(measure_activations(plain, self.data, _BATCH)).net
 
     def _next(self, model, masks, alive):
         if alive is None:
             return None
-        updater.update_masks(model, (masks.total - alive) / masks.total, **self.gradients)
+        mask_update.update_masks(model, (masks.total - alive) / masks.total, **self.gradients)
         return PackedMasks.of(model)
 
 

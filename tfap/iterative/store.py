@@ -7,8 +7,8 @@ import zipfile
 
 import numpy as np
 
-from tfap import files
-from tfap.iterative.rows import Row
+from tfap.iterative.results import Row
+from tfap.utils import files
 
 
 class Store:

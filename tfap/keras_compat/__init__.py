@@ -4,15 +4,33 @@ Everything above this floor is written once for Keras 3 (`keras`) and Keras 2 (`
 folder and `tfap/layers/` name a Keras.
 """
 
-from tfap.keras_compat.checking import (
+from tfap.keras_compat.copying import Replacement, built_copy_of, copied, copy_of, tied_layers, why_shared
+from tfap.keras_compat.graphs import (
+    all_layers,
+    calls,
     check_measurable,
     check_plain,
     check_readable,
     is_any_wrapper,
+    is_built,
+    is_graph_model,
     is_tfap_wrapper,
 )
-from tfap.keras_compat.copying import Replacement, built_copy_of, copied, copy_of, tied_layers, why_shared
-from tfap.keras_compat.graphs import all_layers, calls, is_built, is_graph_model
+from tfap.keras_compat.owner import (
+    Callback,
+    Regularizer,
+    is_keras3,
+    is_layer,
+    is_layer_class,
+    is_model,
+    is_variable,
+    keras_of,
+    kind_of,
+    set_seeds,
+    start_afresh,
+    tensorflow_variable,
+    weights_of,
+)
 from tfap.keras_compat.rebuilding import rebuild
 from tfap.keras_compat.registry import (
     custom_object_scope,
@@ -37,21 +55,6 @@ from tfap.keras_compat.training import (
     optimizer_slots,
     steps_per_execution,
     untrained_variables,
-)
-from tfap.keras_compat.worlds import (
-    Callback,
-    Regularizer,
-    is_keras3,
-    is_layer,
-    is_layer_class,
-    is_model,
-    is_variable,
-    keras_of,
-    kind_of,
-    set_seeds,
-    start_afresh,
-    tensorflow_variable,
-    weights_of,
 )
 
 __all__ = [

@@ -6,7 +6,7 @@ import re
 import numpy as np
 from absl import logging
 
-from tfap.keras_compat.worlds import is_keras3, is_layer
+from tfap.keras_compat.owner import is_keras3, is_layer
 
 
 @dataclasses.dataclass(frozen=True)

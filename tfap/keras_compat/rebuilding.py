@@ -8,7 +8,7 @@ from absl import logging
 
 from tfap.keras_compat.copying import Replacement, fresh
 from tfap.keras_compat.graphs import calls, is_graph_model
-from tfap.keras_compat.worlds import is_keras3, is_sequential, keras_of
+from tfap.keras_compat.owner import is_keras3, is_sequential, keras_of
 
 
 def rebuild(model, replace, input_shapes=None):

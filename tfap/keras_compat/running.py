@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfap.keras_compat.graphs import is_built, is_graph_model
-from tfap.keras_compat.worlds import is_keras3, keras_of
+from tfap.keras_compat.owner import is_keras3, keras_of
 
 
 def call_signature(model):

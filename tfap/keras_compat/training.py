@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfap.keras_compat.copying import fresh
 from tfap.keras_compat.graphs import all_layers
-from tfap.keras_compat.worlds import is_keras3, is_variable
+from tfap.keras_compat.owner import is_keras3, is_variable
 
 
 def steps_per_execution(model):

@@ -1,6 +1,6 @@
 """What the wrappers of both Kerases share: counting, masks, and their settings.
 
-The wrappers store and count; scores and masks are computed outside, in NumPy (tfap/updater.py).
+The wrappers store and count; scores and masks are computed outside, in NumPy (tfap/training/mask_update.py).
 A class for one Keras adds to these mixins how to make a state variable (`_add_state`) and add to it
 (`_add_to`), how to hang a constraint on a kernel (`_constrain`), serialization of the inner layer and
 shapes.
@@ -12,10 +12,12 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-from tfap import checks, graph, kernels
-from tfap.activations import ActivationCounts
-from tfap.layers.memory import CountMemory
-from tfap.layers.previous import PreviousWeights
+from tfap.graph import layer_types
+from tfap.graph.calls import channel_axis, fires
+from tfap.graph.counts import STATISTICS, ActivationCounts
+from tfap.graph.kernel import neuron_count
+from tfap.layers.history import CountMemory, PreviousWeights
+from tfap.utils import checks
 
 CALLBACK_MISSING = (
     "The layer '{name}' is wrapped for pruning, but nothing prunes it: pass "
@@ -65,7 +67,7 @@ class CountingWrapper:
         self.pruning_step = self._add_state("pruning_step", (), "int64", initializer)
 
     def _add_counters(self, neurons, statistic):
-        dtype = _STATISTICS[statistic].dtype
+        dtype = STATISTICS[statistic].dtype
         self._counts = self._add_state("activation_counts", (neurons,), dtype)
         self._seen = self._add_state("activations_seen", (), "int64")
 
@@ -145,7 +147,7 @@ class CountingWrapper:
 
     def _count(self, activations, axis, threshold, sample_every, statistic):
         """Counts one call in training, before the step's weight update, if the step is a sampled one."""
-        measure = _STATISTICS[statistic]
+        measure = STATISTICS[statistic]
 
         def measured():
             return measure(activations, axis, threshold)
@@ -166,7 +168,7 @@ class CountActivationsBase(CountingWrapper):
 
     def _configure(self, threshold, sample_every, data_format, statistic):
         for name, value, choices in (
-            ("statistic", statistic, tuple(_STATISTICS)),
+            ("statistic", statistic, tuple(STATISTICS)),
             ("data_format", data_format, (None, "channels_first", "channels_last")),
         ):
             if value not in choices:
@@ -178,7 +180,7 @@ class CountActivationsBase(CountingWrapper):
 
     def _build_state(self, input_shape):
         self._add_step()
-        self._axis = graph.channel_axis(self)
+        self._axis = channel_axis(self)
         self._add_counters(input_shape[self._axis], self.statistic)
 
     def _forward(self, training, inputs, *args, **kwargs):
@@ -222,7 +224,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
 
     @staticmethod
     def _check_prunable(layer):
-        reason = kernels.why_not_prunable(layer)
+        reason = layer_types.why_not_prunable(layer)
         if reason:
             raise ValueError(f"The layer '{layer.name}' cannot be pruned: {reason}.")
 
@@ -237,10 +239,11 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     def _specs(self):
         """The layer's weights that the criterion can rank."""
         side = self.criterion.counts
-        specs = [spec for spec in kernels.kernel_specs(self.layer) if spec.countable(side)]
+        specs = [spec for spec in layer_types.kernel_specs(self.layer) if spec.countable(side)]
         if not specs:
             raise ValueError(
-                f"The layer '{self.layer.name}' cannot be pruned by counts: {kernels.NOT_COUNTABLE[side]}."
+                f"The layer '{self.layer.name}' cannot be pruned by counts: "
+                f"{layer_types.NOT_COUNTABLE[side]}."
             )
         return specs
 
@@ -256,7 +259,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     def counts_here(self):
         """True if this wrapper counts by itself, False if none is needed or another layer counts."""
         side = self.criterion.counts
-        return side == "input" or (side == "output" and graph.fires(self.layer))
+        return side == "input" or (side == "output" and fires(self.layer))
 
     def _build_state(self, input_shape):
         self._add_step()
@@ -276,9 +279,9 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
 
     def _neurons_counted(self, input_shape):
         if self.criterion.counts == "input":
-            return input_shape[graph.channel_axis(self.layer)]
+            return input_shape[channel_axis(self.layer)]
         (spec,) = self.specs
-        return kernels.neuron_count(spec, spec.find(self.layer).shape)
+        return neuron_count(spec, spec.find(self.layer).shape)
 
     def _forward(self, training, inputs, *args, **kwargs):
         in_graph = training and not self.callback_active
@@ -291,7 +294,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
             self._step_once()
             if self.counts_here:
                 counted = inputs if self.criterion.counts == "input" else outputs
-                axis = graph.channel_axis(self.layer)
+                axis = channel_axis(self.layer)
                 criterion = self.criterion
                 every = self.settings.sample_every
                 self._count(counted, axis, criterion.threshold, every, criterion.statistic)
@@ -365,32 +368,6 @@ class _LinkedCounters:
 
     def seen(self):
         return sum(counter().activations_seen for counter, _ in self._counters)
-
-
-def firing(activations, axis, threshold):
-    """`(counts, seen)` of one batch: int64, how often each neuron is above the threshold, and of how many."""
-    fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int32)
-    return tf.cast(_over_all_but(axis, fired), tf.int64), _seen(activations, axis)
-
-
-def summed(activations, axis, threshold):
-    """`(sums, seen)` of one batch: float64, the sum of each neuron's activations above the threshold."""
-    above = activations > tf.cast(threshold, activations.dtype)
-    sums = _over_all_but(axis, tf.where(above, tf.cast(activations, tf.float64), 0.0))
-    return sums, _seen(activations, axis)
-
-
-firing.dtype, summed.dtype = "int64", "float64"
-_STATISTICS = {"count": firing, "sum": summed}
-
-
-def _over_all_but(axis, values):
-    rank = values.shape.rank
-    return tf.reduce_sum(values, [other for other in range(rank) if other != axis % rank])
-
-
-def _seen(activations, axis):
-    return tf.size(activations, tf.int64) // activations.shape[axis]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from tfap.layers.base import (
     ZeroPruned,
     made_by_each_worker,
 )
-from tfap.settings import PruningSettings
+from tfap.layers.settings import PruningSettings
 
 
 class _ZeroPruned(ZeroPruned, keras.constraints.Constraint):

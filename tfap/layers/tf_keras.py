@@ -6,8 +6,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tfap import kernels, masks
-from tfap.activations import ActivationCounts
+from tfap.graph import layer_types
+from tfap.graph.counts import ActivationCounts
+from tfap.graph.kernel import Kernel
 from tfap.keras_compat import PruneLowMagnitude, TfmotPruning
 from tfap.layers.base import (
     CALLBACK_MISSING,
@@ -17,7 +18,9 @@ from tfap.layers.base import (
     ZeroPruned,
     made_by_each_worker,
 )
-from tfap.settings import PruningSettings
+from tfap.layers.settings import PruningSettings
+from tfap.masks import patterns
+from tfap.masks.weights import score
 
 
 class _Wrapper(tf_keras.layers.Wrapper):
@@ -107,7 +110,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         settings, kwargs = PruningSettings.split(settings, kwargs)
         self._check_prunable(layer)
         # tfmot then takes any layer type, also those that its own registry does not know.
-        specs = kernels.kernel_specs(layer)
+        specs = layer_types.kernel_specs(layer)
         layer.get_prunable_weights = lambda: [spec.find(layer) for spec in specs]
         kwargs = {"dtype": layer._dtype_policy, **kwargs}
         name = kwargs.pop("name", layer.name)
@@ -211,9 +214,9 @@ class InGraphPruning(TfmotPruning):
     def _decide(self, spec, sparsity, weights, mask, *counted):
         settings = self._wrapper.settings
         activations = ActivationCounts(*counted) if counted else None
-        kernel = kernels.Kernel(self._wrapper.name, spec, weights, mask, activations)
-        scored = masks.score(settings.criterion, kernel)
-        (new,) = settings.new_masks([scored], sparsity)
+        kernel = Kernel(self._wrapper.name, spec, weights, mask, activations)
+        scored = score(settings.criterion, kernel)
+        (new,) = patterns.new_masks(settings, [scored], sparsity)
         pruned = scored.scores[new == 0]
         return np.float32(pruned.max() if pruned.size else 0), new
 

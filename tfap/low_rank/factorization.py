@@ -4,9 +4,10 @@ import numbers
 
 import numpy as np
 
-from tfap import graph, keras_compat
+from tfap import keras_compat
+from tfap.graph.calls import Graph
 from tfap.keras_compat import Replacement
-from tfap.low_rank import matrices, spectra
+from tfap.low_rank.spectra import KernelMatrix, check_rank, rank_of, why_no_matrix
 
 _FACTORIZED = ("Dense", "Conv1D", "Conv2D", "Conv3D")
 
@@ -47,7 +48,7 @@ def factorize(model, rank=None, energy=None, error=None, layers=None):
     """
     keras_compat.check_plain(model, "tfap.low_rank.factorize")
     lost = _share_lost(rank, energy, error)
-    layers_of = graph.Graph(model)
+    layers_of = Graph(model)
     ranks = _ranks(layers_of, rank, layers)
     found = {path: _Factors(_matrix(layers_of, path), limit, lost) for path, limit in ranks.items()}
     factors = {path: entry for path, entry in found.items() if entry.saves}
@@ -106,7 +107,7 @@ def _ranks(layers_of, rank, layers):
         if reasons[path]:
             raise ValueError(f"The layer '{path}' cannot be factorized: {reasons[path]}.")
         if most is not None:
-            spectra.check_rank(most, "rank", 1)
+            check_rank(most, "rank", 1)
     return ranks
 
 
@@ -124,7 +125,7 @@ def _why_not(layer):
     """The reason why a layer cannot be two, or None if it can."""
     if keras_compat.kind_of(layer) not in _FACTORIZED:
         return f"it is a {type(layer).__name__}, and only Keras's own {', '.join(_FACTORIZED)} layers can"
-    return matrices.why_no_matrix(layer)
+    return why_no_matrix(layer)
 
 
 def _nothing_saved(model, found):
@@ -150,7 +151,7 @@ class _Factors:
     def __init__(self, matrix, limit, lost):
         left, values, right = np.linalg.svd(matrix.values, full_matrices=False)
         rank = _rank_that_loses(values, lost)
-        rank = min(rank, spectra.rank_of(matrix, values), len(values) if limit is None else limit)
+        rank = min(rank, rank_of(matrix, values), len(values) if limit is None else limit)
         self.rank = max(1, rank)  # Keras has no layers without units
         rows, columns = matrix.values.shape
         self.most = (rows * columns - 1) // (rows + columns)
@@ -164,7 +165,7 @@ class _Factors:
 
 
 def _matrix(layers_of, path):
-    return matrices.KernelMatrix(path, layers_of.calls_of[path][0].layer)
+    return KernelMatrix(path, layers_of.calls_of[path][0].layer)
 
 
 def _rank_that_loses(values, share):

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from tfap import graph, keras_compat
+from tfap import keras_compat
+from tfap.graph.calls import Graph
 from tfap.keras_compat import Replacement
-from tfap.low_rank import matrices, spectra
+from tfap.low_rank.spectra import check_rank, of_model
 
 
 def pca_reconstruction(model, ranks):
@@ -60,8 +61,8 @@ def svd_reconstruction(model, ranks):
 
 def _reconstructed(model, ranks, reconstruct, function):
     keras_compat.check_plain(model, function)
-    layers = graph.Graph(model)
-    found = {matrix.path: matrix for matrix in matrices.of_model(model)}
+    layers = Graph(model)
+    found = {matrix.path: matrix for matrix in of_model(model)}
     ranks = _checked(ranks, found)
 
     def replace(layer):
@@ -81,7 +82,7 @@ def _checked(ranks, found):
     """`{layer path: rank}` of the ranks that were given."""
     ranks = ranks if isinstance(ranks, dict) else dict.fromkeys(found, ranks)
     for path, rank in ranks.items():
-        spectra.check_rank(rank, "ranks", 0)
+        check_rank(rank, "ranks", 0)
         if path not in found:
             raise ValueError(
                 f"ranks names '{path}', which is no layer whose kernel is a matrix: these are "

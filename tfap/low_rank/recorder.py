@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from tfap import wrapped
-from tfap.callbacks import UpdatePruningStep
-from tfap.low_rank import matrices, spectra
+from tfap.layers.find import prunable_layers, with_paths
+from tfap.low_rank.spectra import of_layers, spectrum
+from tfap.training.callbacks import UpdatePruningStep
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,12 +58,12 @@ class RecordSingularValues(UpdatePruningStep):
         self._before = self._spectra()
 
     def after_update(self):
-        wrappers = wrapped.prunable_layers(self.model)
+        wrappers = prunable_layers(self.model)
         step = max(int(wrapper.pruning_step.numpy()) for wrapper in wrappers)
         masks = [mask.numpy() for wrapper in wrappers for _, _, mask in wrapper.kernel_and_mask()]
         sparsity = 1 - sum(map(np.count_nonzero, masks)) / sum(mask.size for mask in masks)
         self.history.append(SpectraAtUpdate(step, self._before, self._spectra(), float(sparsity)))
 
     def _spectra(self):
-        found = matrices.of_layers(wrapped.with_paths(self.model))
-        return {matrix.path: spectra.spectrum(matrix) for matrix in found}
+        found = of_layers(with_paths(self.model))
+        return {matrix.path: spectrum(matrix) for matrix in found}

@@ -1,0 +1,1 @@
+"""Who fires: activation counts measured on data, and dead-neuron rates."""

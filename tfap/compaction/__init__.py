@@ -1,0 +1,1 @@
+"""Really smaller models: dead neurons removed, outputs unchanged."""

@@ -1,0 +1,1 @@
+"""Exported files: written, run in their own runtimes, and compared with the model."""

@@ -1,0 +1,1 @@
+"""What tfap knows of a model: its layers, their types, channels, constants and FLOPs."""

@@ -1,0 +1,135 @@
+"""What a pruning wrapper remembers between updates: earlier counts and earlier weights."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfap.graph.counts import ActivationCounts
+
+
+class CountMemory:
+    """A mixin for wrappers that have a `criterion`, `counted()` and `_add_state`.
+
+    The counters go on for ever and stay exact. What the criterion sees is
+    `fade * remembered + epoch_weight * (counters - remembered_until)`, of the counts and of how many were
+    seen. Old counts fade only once there are new ones, so that there is always something to rank by.
+    """
+
+    remembers = False
+
+    def _add_memory(self, neurons):
+        self.remembers = True
+        self._remembered = self._add_state("remembered", (neurons + 1,), "float64")
+        self._until = self._add_state("remembered_until", (neurons + 1,), "float64")
+        self._epoch_weight = self._add_state("epoch_weight", (), "float64", "ones")
+        self._fade = self._add_state("fade", (), "float64", "ones")
+
+    def _memory_state(self):
+        if not self.remembers:
+            return {}
+        return {
+            "remembered": self._remembered,
+            "remembered_until": self._until,
+            "epoch_weight": self._epoch_weight,
+            "fade": self._fade,
+        }
+
+    def remembered(self):
+        """`ActivationCounts` as the criterion sees them, float64 where it forgets; None if nothing counts."""
+        counted = self.counted()
+        if counted is None or not self.remembers:
+            return counted
+        values = self._settled(_row(counted))
+        return ActivationCounts(values[:-1], float(values[-1]))
+
+    def weigh_epoch(self, logs):
+        """Multiplies the counts of the epoch that is over by its metric, if the criterion wants that.
+
+        Raises:
+            ValueError: the metric is not among the logs.
+        """
+        metric = self.criterion.metric
+        if metric is None:
+            return
+        if metric not in logs:
+            raise ValueError(
+                f"{self.criterion} weighs epochs by the metric '{metric}', and fit logs "
+                f"{', '.join(sorted(logs)) or 'none'}."
+            )
+        self._epoch_weight.assign(logs[metric])
+        self._settle()
+
+    def forget(self, decay):
+        """Keeps a share of what has been counted so far, from the next count on."""
+        self._settle()
+        self._fade.assign(decay)
+
+    def carry_memory(self, other, neurons):
+        """Takes over what another wrapper remembers of some of its neurons, a bool array."""
+        kept = np.append(neurons, True)
+        self._epoch_weight.assign(other._epoch_weight.numpy())
+        self._remembered.assign(other._remembered.numpy()[kept])
+        self._until.assign(other._until.numpy()[kept])
+        self._fade.assign(other._fade.numpy())
+
+    def _settle(self):
+        """Adds what is new to what is remembered, and lets that fade if it is to."""
+        now = _row(self.counted())
+        if now[-1] > self._until.numpy()[-1]:
+            self._remembered.assign(self._settled(now))
+            self._until.assign(now)
+            self._fade.assign(1.0)
+
+    def _settled(self, now):
+        new = now - self._until.numpy()
+        fade = self._fade.numpy() if new[-1] else 1.0
+        return fade * self._remembered.numpy() + self._epoch_weight.numpy() * new
+
+
+def _row(counted):
+    """The counts and, at the end, how many were seen."""
+    return np.append(counted.counts, counted.seen).astype(np.float64)
+
+
+class PreviousWeights:
+    """A mixin for wrappers that have `kernel_and_mask()` and `_add_state`.
+
+    State: `previous`, each kernel as it was when masks last changed; NaN until `note_weights` is called.
+    """
+
+    keeps_previous = False
+
+    def _add_previous(self):
+        self.keeps_previous = True
+        self._previous = {
+            spec.name: self._add_state(
+                f"{spec.name.replace('.', '_')}_previous", kernel.shape, "float32", _unknown
+            )
+            for spec, kernel, _ in self.kernel_and_mask()
+        }
+
+    def _previous_state(self):
+        if not self.keeps_previous:
+            return {}
+        return {f"{name}_previous": variable for name, variable in self._previous.items()}
+
+    def note_weights(self):
+        """Counts movement from the present weights on: after a mask update, `prune()` and a rewind."""
+        if self.keeps_previous:
+            for spec, kernel, mask in self.kernel_and_mask():
+                self._previous[spec.name].assign(kernel.numpy() * mask.numpy())
+
+    @property
+    def previous_unknown(self):
+        """True until `note_weights` has been called for the first time."""
+        return self.keeps_previous and any(
+            tf.math.is_nan(tf.reshape(variable, [-1])[0]) for variable in self._previous.values()
+        )
+
+    def previous(self, spec):
+        """The weights from which movement counts; as they are now, if nobody has noted any."""
+        now = next(kernel for own, kernel, _ in self.kernel_and_mask() if own.name == spec.name)
+        return (now if self.previous_unknown else self._previous[spec.name]).numpy()
+
+
+def _unknown(shape, dtype=None):
+    return tf.fill(shape, tf.constant(float("nan"), dtype or "float32"))

@@ -1,0 +1,109 @@
+"""How a layer is to be pruned: the arguments of `tfap.prune` that every wrapper carries."""
+
+import dataclasses
+import json
+import numbers
+
+from tfap import criteria, schedules
+from tfap.keras_compat.registry import serialize
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningSettings:
+    """Checked settings. Wrappers with equal settings are ranked together (see `key`).
+
+    Attributes are the arguments of `tfap.prune` of the same names; `granularity` is never None.
+
+    Raises:
+        TypeError, ValueError: which argument is wrong, and what it may be.
+    """
+
+    pruning_schedule: object
+    criterion: object = "activation_count"
+    scope: str = "global"
+    granularity: str | None = None
+    min_weights_per_layer: int = 0
+    sample_every: int = 1
+    target: str = "weights"
+    remove_disconnected: bool = False
+
+    def __post_init__(self):
+        self._set("pruning_schedule", schedules.get(self.pruning_schedule))
+        self._set("criterion", criteria.get(self.criterion))
+        if self.granularity is None:
+            self._set("granularity", self.criterion.granularity)
+        _check_choice("scope", self.scope, ("global", "local", "layerwise"))
+        _check_choice("granularity", self.granularity, ("weight", "neuron"))
+        _check_whole("min_weights_per_layer", self.min_weights_per_layer, 0)
+        _check_whole("sample_every", self.sample_every, 1)
+        _check_choice("target", self.target, ("weights", "neurons", "flops"))
+        if not isinstance(self.remove_disconnected, bool):
+            raise TypeError(
+                f"remove_disconnected must be True or False: received {self.remove_disconnected!r}."
+            )
+        if self.target != "weights" and self.granularity != "neuron":
+            raise ValueError(
+                f"target='{self.target}' counts whole neurons: it needs granularity='neuron', received "
+                f"'{self.granularity}'."
+            )
+
+        if self.criterion.share and self.granularity != "weight":
+            raise ValueError(
+                f"{self.criterion} chooses single weights: it needs granularity='weight', received "
+                f"'{self.granularity}'."
+            )
+
+    @classmethod
+    def among(cls, arguments):
+        """The settings among the arguments of a function, a dict by name."""
+        return cls(**{field.name: arguments[field.name] for field in dataclasses.fields(cls)})
+
+    @classmethod
+    def split(cls, positional, named):
+        """`(settings, the named arguments that are none)` of a layer's constructor."""
+        own = {field.name for field in dataclasses.fields(cls)} & set(named)
+        rest = {name: value for name, value in named.items() if name not in own}
+        return cls(*positional, **{name: named[name] for name in own}), rest
+
+    def _set(self, name, value):
+        object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    def get_config(self):
+        return {
+            "pruning_schedule": schedules.serialize(self.pruning_schedule),
+            "criterion": serialize(self.criterion),
+            "scope": self.scope,
+            "granularity": self.granularity,
+            "min_weights_per_layer": self.min_weights_per_layer,
+            "sample_every": self.sample_every,
+            "target": self.target,
+            "remove_disconnected": self.remove_disconnected,
+        }
+
+    @property
+    def key(self):
+        """Equal for equal settings, also after saving and loading."""
+        # A criterion or schedule of the user's may have settings without a get_config that tells them.
+        own = [
+            sorted(vars(thing).items())
+            for thing in (self.criterion, self.pruning_schedule)
+            if hasattr(thing, "__dict__")
+        ]
+        return json.dumps([self.get_config(), own], sort_keys=True, default=_plain)
+
+
+def _plain(value):
+    """NumPy's numbers as Python's, which is what comes back from a file."""
+    return value.item() if hasattr(value, "item") else repr(value)
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}: received {value!r}.")
+
+
+def _check_whole(name, value, least):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number: received {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}: received {value}.")

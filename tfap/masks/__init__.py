@@ -1,0 +1,1 @@
+"""Scores to masks: which weights or neurons are pruned."""

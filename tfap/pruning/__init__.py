@@ -1,0 +1,1 @@
+"""The entry points: plan, wrap and strip."""

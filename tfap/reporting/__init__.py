@@ -1,0 +1,1 @@
+"""Size, latency and accuracy of models side by side."""

@@ -1,0 +1,1 @@
+"""Mask updates during `fit`: the callbacks and what they do."""

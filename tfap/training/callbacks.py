@@ -1,0 +1,305 @@
+"""Callbacks for the `fit` of either Keras: when masks are updated."""
+
+import weakref
+
+from absl import logging
+
+from tfap import keras_compat, schedules
+from tfap.keras_compat import Callback
+from tfap.layers.base import CALLBACK_MISSING
+from tfap.layers.find import counting_layers, prunable_layers
+from tfap.training import disconnected, mask_update
+from tfap.training.update_groups import group_of
+from tfap.utils import checks
+
+
+class UpdatePruningStep(Callback):
+    """Prunes during `fit`: updates the masks when the model's pruning schedule says so.
+
+    A model with pruning wrappers cannot be trained without it. It adds `sparsity`, the pruned share of
+    the prunable weights, to the logs of every epoch, so History, the progress bar and callbacks behind
+    it in the list see it. It runs in several fits in a row: the steps and masks go on.
+
+    Args:
+        total_steps: training steps of the fit, needed only where a float was given as the schedule and
+            fit cannot tell the length, as with a generator without `steps_per_epoch`.
+        gradient_data: what a criterion such as `tfap.Gradient` takes gradients on at every mask update: a
+            tuple of arrays `(x, y)` or `(x, y, sample_weight)`; or batches of these that can be gone through
+            again, such as a list or a `tf.data.Dataset`. None for criteria that need none.
+        gradient_steps: at most this many batches of it, of 128 samples where arrays are given; None for all.
+
+    Raises:
+        TypeError: gradients are needed, and the data can be gone through only once or not at all.
+        ValueError: at the begin of the fit, if the model has no pruning wrappers, there are two of these
+            callbacks, the length of the fit is needed and unknown, `remove_disconnected` is asked for in a
+            subclassed model, or gradients are needed and there is no data or no compiled loss for them.
+
+    >>> import keras, numpy, tfap
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
+    >>> model = tfap.prune(keras.Sequential(layers), 0.5)
+    >>> model.compile("sgd", "mse")
+    >>> data = {"x": numpy.ones((32, 4)), "y": numpy.ones((32, 1)), "batch_size": 8, "verbose": 0}
+    >>> history = model.fit(**data, epochs=4, callbacks=[tfap.UpdatePruningStep()])
+    >>> history.history["sparsity"][-1]
+    0.5
+    """
+
+    def __init__(self, total_steps=None, gradient_data=None, gradient_steps=None):
+        super().__init__()
+        if total_steps is not None:
+            checks.whole("total_steps", total_steps)
+        if gradient_steps is not None:
+            checks.whole("gradient_steps", gradient_steps)
+        self._params_of_fit = None  # while it runs
+        self._total_steps = total_steps
+        self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
+
+    def on_train_begin(self, logs=None):
+        self._wrappers = prunable_layers(self.model)
+        if not self._wrappers:
+            raise ValueError(
+                f"The model '{self.model.name}' has no pruning wrappers: call tfap.prune(model, schedule) "
+                "and fit its result."
+            )
+        self._check_alone()
+        for wrapper in self._wrappers:
+            wrapper.check_still_prunable()
+        disconnected.check(self.model, self._wrappers)
+        self._gradients = mask_update.gradients_for(
+            self.model, self._wrappers, self._gradient_data, self._gradient_steps
+        )
+        if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
+            self._check_fit_length()
+        self._counting_layers = counting_layers(self.model)
+        several_steps = keras_compat.steps_per_execution(self.model) > 1
+        for layer in self._counting_layers:
+            layer.several_steps = several_steps
+        self._first_epoch = None
+        self._groups = None  # made after the first batch: a subclassed model is not built before
+        self._batches = 0
+        self._keep_seed_states()
+        self._repair_train_function()
+        self._set_active(True)
+        self._note_first_weights()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._batches = 0
+        if self._first_epoch is None:
+            self._first_epoch = epoch
+            self._resume()
+        elif not self._wrappers[0].callback_active:  # a fit within this one has ended
+            self._set_active(True)
+            _NeedsCallback.lift(self.model)
+            self._groups = None  # it may have pruned
+
+    def on_train_batch_end(self, batch, logs=None):
+        passed = batch + 1 - self._batches  # several with steps_per_execution
+        if passed <= 0:  # a training loop that counts from 0 again without calling on_epoch_begin
+            passed = batch + 1
+        self._batches = batch + 1
+        if self._groups is None:
+            self._start(passed, logs)
+        else:
+            self._step += passed
+        if any(self._step >= group.next_step for group in self._groups):
+            self._update()
+        if self._clock.stepped_eagerly:
+            for layer in self._counting_layers:
+                if layer.stepped_eagerly:
+                    layer.stepped_eagerly.clear()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._groups is not None:
+            self._step = self._current_step()
+            logs = {} if logs is None else logs
+            self._update_by_epoch(logs)
+            logs["sparsity"] = mask_update.sparsity_of(self._weights)
+
+    def on_train_end(self, logs=None):
+        self._set_active(False)
+        if self._groups is not None:
+            for weight in self._weights:
+                weight.zero_pruned()  # an optimizer's moving average has brought back old weights
+            self._warn_of_missing_updates()
+        _NeedsCallback.impose(self.model, self._wrappers)
+
+    # -- for subclasses ------------------------------------------------------------------------------
+
+    def before_update(self):
+        """Called when a mask update is due, before it; override it to look at `self.model`."""
+
+    def after_update(self):
+        """Called when it is done."""
+
+    # -- the fit -------------------------------------------------------------------------------------
+
+    def _warn_of_missing_updates(self):
+        missing = [text for text in (group.missing() for group in self._groups) if text]
+        if missing:
+            logging.warning("%s", missing[0])
+        elif not any(group.has_pruned for group in self._groups) and not mask_update.sparsity_of(
+            self._weights
+        ):
+            logging.warning(
+                "Nothing was pruned: the schedule's first update comes after step %d, this fit's last.",
+                self._step,
+            )
+
+    def _start(self, passed, logs):
+        """After the first batch, when everything is built and other callbacks have restored their state."""
+        self._weights = [w for w in mask_update.pruned_weights(self.model) if w.wrapper.called_in_training]
+        if not self._weights:
+            raise RuntimeError(
+                f"The model '{self.model.name}' trains without calling its layers with training=True, so "
+                "nothing can be counted or pruned. Give its call() a `training` argument, which Keras 3 then "
+                "passes on to the layers."
+            )
+        for wrapper in self._wrappers:
+            if not wrapper.called_in_training:
+                logging.warning("'%s' is not pruned: it is called with training=False.", wrapper.name)
+        self._note_first_weights()  # those of a subclassed model have just been made
+        self._clock = self._weights[0].wrapper
+        self._step = self._current_step()
+        before = self._step - passed
+        self._groups = [
+            group_of(
+                weights, self._schedule_of(weights[0].wrapper, before), _not_updated_since(weights, before)
+            )
+            for weights in mask_update.groups(self._weights)
+        ]
+        if logs:
+            for group in self._groups:
+                group.check_logs(logs)
+
+    def _note_first_weights(self):
+        for wrapper in self._wrappers:
+            if wrapper.built and wrapper.previous_unknown:
+                wrapper.note_weights()
+
+    def _keep_seed_states(self):
+        states = keras_compat.SeedStates(self.model)
+        if states:
+            self._wrappers[0].seed_states = states
+
+    def _resume(self):
+        """What a stop has cut off: states that Keras does not restore, and an update that was due."""
+        first = self._wrappers[0]
+        if getattr(first, "loaded_seed_states", None) is not None and first.seed_states is not None:
+            first.seed_states.write(first.loaded_seed_states)
+            first.loaded_seed_states = None
+        if not all(wrapper.built for wrapper in self._wrappers):
+            return  # never trained
+        trained = [
+            w for w in mask_update.pruned_weights(self.model) if int(w.wrapper.pruning_step.numpy()) > 0
+        ]
+        due = []
+        for weights in mask_update.groups(trained):
+            step = int(weights[0].wrapper.pruning_step.numpy())
+            schedule = self._schedule_of(weights[0].wrapper, step)
+            cut_off = group_of(weights, schedule, int(weights[0].wrapper.last_update_step.numpy()))
+            due.append((cut_off, cut_off.due_at_step(step), step))
+        self._prune(due, trained)
+
+    def _update(self):
+        # The steps counted here overshoot at a short last execution; those in the model do not.
+        self._step = self._current_step()
+        due = [(group, group.due_at_step(self._step), self._step) for group in self._groups]
+        self._prune(due, self._weights)
+
+    def _update_by_epoch(self, logs):
+        for weight in self._weights:
+            weight.wrapper.weigh_epoch(logs)
+        due = [(group, group.due_at_epoch_end(logs), self._step) for group in self._groups]
+        self._prune(due, self._weights)
+
+    def _prune(self, due, weights):
+        """Prunes the groups of `(group, sparsity, step)`; `weights` are those of all groups."""
+        due = [entry for entry in due if entry[1] is not None]
+        if not due:
+            return
+        self.before_update()
+        for group, sparsity, step in due:
+            group.prune(sparsity, step, self._gradients)
+        # After all groups: what one group prunes may disconnect weights of another.
+        disconnected.remove(self.model, [weight.wrapper for weight in weights])
+        self.after_update()
+
+    def _current_step(self):
+        return int(self._clock.pruning_step.numpy())
+
+    def _repair_train_function(self):
+        if any(wrapper.callback_missed for wrapper in self._wrappers):
+            # A fit without this callback died in the middle of tracing: that function is of no use.
+            self.model.make_train_function(force=True)
+            for wrapper in self._wrappers:
+                wrapper.callback_missed = False
+        _NeedsCallback.lift(self.model)
+
+    def _check_alone(self):
+        """Two would make every update twice: counts would fade twice and layers lose two turns."""
+        other = self._wrappers[0].pruned_by and self._wrappers[0].pruned_by()
+        if other is not None and self.params and other._params_of_fit is self.params:  # one dict a fit
+            raise ValueError("There are two UpdatePruningStep callbacks in this fit: leave one out.")
+
+    def _set_active(self, active):
+        for wrapper in self._wrappers:
+            wrapper.callback_active = active
+            wrapper.begin_steps()
+        self._params_of_fit = self.params if active else None
+        self._wrappers[0].pruned_by = weakref.ref(self) if active else None
+
+    def _schedule_of(self, wrapper, before):
+        """The wrapper's schedule; a float is spread over this fit, or over the one that it resumes."""
+        schedule = wrapper.pruning_schedule
+        if not isinstance(schedule, float):
+            return schedule
+        if self._total_steps:
+            return schedules.over_fit(
+                schedule, self._total_steps, 0 if before < self._total_steps else before
+            )
+        steps, first = self.params["steps"], self._first_epoch or 0
+        if first and first * steps <= before < (first + 1) * steps:  # goes on with an interrupted fit
+            return schedules.over_fit(schedule, self.params["epochs"] * steps)
+        return schedules.over_fit(schedule, (self.params["epochs"] - first) * steps, before)
+
+    def _check_fit_length(self):
+        params = self.params or {}
+        if not self._total_steps and not (params.get("epochs") and params.get("steps")):
+            raise ValueError(
+                "A float as the pruning schedule is spread over the fit, whose length is unknown here. Pass "
+                "steps_per_epoch to fit(), or use tfap.UpdatePruningStep(total_steps=...)."
+            )
+
+
+def _not_updated_since(weights, before):
+    """The step up to which nothing is due any more: tf_keras goes on within an epoch, at its n-th batch."""
+    return max(before, int(weights[0].wrapper.last_update_step.numpy()))
+
+
+class _NeedsCallback:
+    """Stands for a model's train function between fits, so that a fit without the callback fails.
+
+    The layers' own check runs when the training step is traced; a second fit does not trace again. Where
+    tfmot's callback is enough, a step is traced that prunes in its graph.
+    """
+
+    def __init__(self, model, wrappers):
+        self.train_function = model.train_function
+        self._model = weakref.ref(model)
+        self._needing = [wrapper.name for wrapper in wrappers if not wrapper.prunes_in_graph]
+
+    def __call__(self, iterator):
+        if self._needing:
+            raise RuntimeError(CALLBACK_MISSING.format(name=self._needing[0]))
+        return self._model().make_train_function(force=True)(iterator)
+
+    @classmethod
+    def impose(cls, model, wrappers):
+        function = getattr(model, "train_function", None)
+        if function is not None and not isinstance(function, cls):
+            model.train_function = cls(model, wrappers)
+
+    @classmethod
+    def lift(cls, model):
+        if isinstance(getattr(model, "train_function", None), cls):
+            model.train_function = model.train_function.train_function

@@ -1,0 +1,289 @@
+"""One mask update: gather the kernels, score them, make masks, write them back."""
+
+import collections
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+
+from tfap.criteria.gradient import MISSING, MeanGradients
+from tfap.criteria.lookahead import Neighbours
+from tfap.graph import flops
+from tfap.graph.coupling import Ties
+from tfap.graph.kernel import Kernel, neuron_count
+from tfap.layers.find import with_paths
+from tfap.masks import patterns
+from tfap.masks.neurons import without_dead_inputs
+from tfap.masks.weights import score
+from tfap.training import disconnected
+from tfap.utils import checks
+
+OF_NEIGHBOURS = {"input_norms", "neuron_norms"}  # what a criterion may need of other layers
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrunedWeight:
+    """A prunable weight in a model: its path, its variable, its mask's and its wrapper.
+
+    `neuron_groups`, `input_groups`, `cost` and `neuron_cost` are those of its `Kernel`; `neighbours` are all
+    kernels of the model, None if no criterion asks.
+    """
+
+    path: str
+    wrapper: object
+    spec: object
+    variable: object
+    mask: object
+    neuron_groups: object = None
+    input_groups: object = None
+    cost: float = 1
+    neighbours: Neighbours | None = None
+
+    @property
+    def size(self):
+        return math.prod(self.mask.shape)
+
+    @property
+    def neurons(self):
+        return neuron_count(self.spec, self.mask.shape)
+
+    @property
+    def neuron_cost(self):
+        return int(self.wrapper.settings.target == "neurons")
+
+    @property
+    def whole_cost(self):
+        """What it costs where nothing is pruned."""
+        return self.size * self.cost + self.neurons * self.neuron_cost
+
+    @property
+    def fan_in_scale(self):
+        """What an incoming weight stands for in a model that has lost inputs; see `fit_and_compact`."""
+        if self.input_groups is not None:
+            return 1  # inputs that went have been counted themselves
+        return self.wrapper.fan_in_scale.get(self.spec.name, 1)
+
+    def gather(self):
+        """The weight as plain data.
+
+        Raises:
+            ValueError: the criterion needs counts that are not there, or the mask is none.
+        """
+        mask = self.mask.numpy()
+        if mask.max(initial=0) > 1:
+            raise ValueError(f"The mask of '{self.path}' has other values than 0 and 1: the masks stay.")
+        activations = self._activations() if self.wrapper.criterion.counts else None
+        return Kernel(
+            self.path,
+            self.spec,
+            self.variable.numpy(),
+            mask,
+            activations,
+            self.neuron_groups,
+            self.input_groups,
+            self.cost,
+            self.neuron_cost,
+            updates=int(self.wrapper.updates_made.numpy()),
+            previous=self.wrapper.previous(self.spec) if self.wrapper.keeps_previous else None,
+        )
+
+    def _activations(self):
+        activations = self.wrapper.remembered()
+        if activations is None:
+            raise ValueError(
+                f"Nothing counts the activations of '{self.path}': give the layer an activation, or let "
+                "a tfap.layers.CountActivations layer follow it in a Sequential or Functional model."
+            )
+        if not activations.seen:
+            raise ValueError(
+                f"No activations of '{self.path}' have been counted yet: train for a step before the "
+                "first mask update."
+            )
+        return activations
+
+    def write(self, mask, weights):
+        self.variable.assign(weights * mask)  # first: whatever comes between, no file has a pruned weight
+        self.mask.assign(mask)
+
+    def zero_pruned(self):
+        """For kernels that the constraint misses: frozen ones, and those an average has overwritten."""
+        self.variable.assign(self.variable.numpy() * self.mask.numpy())
+
+
+def pruned_weights(model):
+    """Every `PrunedWeight` of a model, in graph order."""
+    weights = [
+        PrunedWeight(path, wrapper, *parts)
+        for path, wrapper in with_paths(model)
+        for parts in wrapper.kernel_and_mask()
+    ]
+    if any(weight.wrapper.criterion.needs & OF_NEIGHBOURS for weight in weights):
+        found = Neighbours(model)
+        weights = [dataclasses.replace(weight, neighbours=found) for weight in weights]
+    if all(weight.wrapper.settings.granularity == "weight" for weight in weights):
+        return weights
+    ties, costs = Ties(model), _costs(model, weights)
+    tied = [
+        dataclasses.replace(
+            weight,
+            neuron_groups=ties.of_neurons(weight.path, weight.spec, weight.neurons),
+            input_groups=ties.of_inputs(weight.path, weight.spec, weight.mask.shape),
+        )
+        for weight in weights
+    ]
+    return [
+        dataclasses.replace(weight, cost=costs[weight.wrapper.settings.target](weight)) for weight in tied
+    ]
+
+
+def _costs(model, weights):
+    """What one weight costs in the unit of each target."""
+    operations = {}
+    if any(weight.wrapper.settings.target == "flops" for weight in weights):
+        operations = flops.layer_flops(model)
+    sizes = collections.Counter()
+    for weight in weights:
+        sizes[weight.path] += weight.size
+    return {
+        "weights": lambda weight: weight.fan_in_scale,
+        "neurons": lambda weight: 0,
+        "flops": lambda weight: weight.fan_in_scale * operations[weight.path] / sizes[weight.path],
+    }
+
+
+def groups(weights):
+    """Splits `PrunedWeight`s into those with equal settings: what a global scope ranks together."""
+
+    def key(weight):
+        return weight.wrapper.settings.key
+
+    return [list(group) for _, group in itertools.groupby(sorted(weights, key=key), key)]
+
+
+def update_group(weights, sparsity, gradients=None):
+    """Prunes one group of `PrunedWeight`s to a sparsity. On an error no mask has changed.
+
+    Args:
+        weights: `PrunedWeight`s of one group.
+        sparsity: what it is pruned to.
+        gradients: `MeanGradients` for a criterion that needs them, else None.
+    """
+    settings = weights[0].wrapper.settings
+    scored = [score(settings.criterion, kernel) for kernel in gathered(weights, gradients)]
+    made = [item.kernel.mask for item in scored]
+    for together in _their_turn(settings, _ranked_together(settings, scored), weights):
+        items = [scored[at] for at in together]
+        for at, mask in zip(together, patterns.new_masks(settings, items, sparsity)):
+            made[at] = mask
+    if settings.granularity == "neuron":
+        made = without_dead_inputs([item.kernel for item in scored], made)
+    changed = False
+    for weight, item, mask in zip(weights, scored, made):
+        if not np.array_equal(mask, item.kernel.mask):
+            weight.write(mask, item.kernel.weights)
+            changed = True
+    for wrapper in {id(weight.wrapper): weight.wrapper for weight in weights}.values():
+        wrapper.updates_made.assign(wrapper.updates_made.numpy() + 1)
+        if wrapper.remembers:
+            wrapper.forget(settings.criterion.decay)
+        if changed:
+            wrapper.note_weights()
+
+
+def gathered(weights, gradients=None):
+    """The `Kernel`s of a group with all that its criterion needs; arguments as in `update_group`."""
+    kernels, criterion = [weight.gather() for weight in weights], weights[0].wrapper.criterion
+    if criterion.needs & OF_NEIGHBOURS:
+        kernels = _with(weights[0].neighbours.norms(), kernels)
+    if "gradients" in criterion.needs:
+        if gradients is None:
+            raise ValueError(MISSING.format(criterion=criterion))
+        found = gradients.of([weight.variable for weight in weights])
+        kernels = [dataclasses.replace(kernel, gradients=its) for kernel, its in zip(kernels, found)]
+    return kernels
+
+
+def _with(fields, kernels):
+    """The `Kernel`s with more fields, by path and weight; those of unknown places stay as they are."""
+    return [
+        dataclasses.replace(kernel, **fields.get((kernel.path, kernel.spec.name), {})) for kernel in kernels
+    ]
+
+
+def _their_turn(settings, together, weights):
+    """All that are ranked together, or the one layer of a layer-wise update, in order and round again."""
+    if settings.scope != "layerwise":
+        return together
+    return [together[int(weights[0].wrapper.updates_made.numpy()) % len(together)]]
+
+
+def _ranked_together(settings, scored):
+    """Lists of positions: all in a global scope, else each alone, or with those it has tied neurons with."""
+    if settings.scope == "global":
+        return [range(len(scored))]
+    members = []
+    for at, item in enumerate(scored):
+        tied = item.kernel.neuron_groups
+        own = {("group", group) for group in tied} if tied is not None else {("kernel", at)}
+        touching = [entry for entry in members if entry[0] & own]
+        members = [entry for entry in members if not entry[0] & own]
+        together = sorted([at, *(position for _, positions in touching for position in positions)])
+        members.append((own.union(*(entry[0] for entry in touching)), together))
+    return [positions for _, positions in members]
+
+
+def update_masks(model, sparsity, gradient_data=None, gradient_steps=None):
+    """Updates the masks of a wrapped model once, now: for custom training loops and tests.
+
+    Args:
+        model: a model with pruning wrappers, of either Keras.
+        sparsity: share of the prunable weights that is pruned afterwards, in [0, 1). Exactly
+            round(sparsity x weights) are, or as many whole neurons as do not exceed that. Pruned
+            weights stay pruned, so a lower sparsity than before changes nothing.
+        gradient_data, gradient_steps: for criteria that need gradients, as in `tfap.UpdatePruningStep`.
+
+    Raises:
+        TypeError: a sparsity that is no number, or no model.
+        ValueError: a sparsity outside [0, 1), no wrapper in the model, no activations counted yet, a
+            weight or score that is not finite, `remove_disconnected` in a subclassed model, or gradients that
+            are needed without data or in a model that is not compiled. The masks are then as before.
+
+    >>> import keras, tfap
+    >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+    >>> net = tfap.prune(net, 0.5, criterion="magnitude")
+    >>> tfap.update_masks(net, 0.25)
+    >>> int((tfap.prunable_layers(net)[0].mask.numpy() == 0).sum())
+    8
+    """
+    if not 0 <= checks.number("sparsity", sparsity) < 1:
+        raise ValueError(f"The sparsity must be in [0, 1): received {sparsity}.")
+    weights = pruned_weights(model)
+    if not weights:
+        raise ValueError(f"The model '{model.name}' has no pruning wrappers: call tfap.prune first.")
+    wrappers = [weight.wrapper for weight in weights]
+    disconnected.check(model, wrappers)
+    gradients = gradients_for(model, wrappers, gradient_data, gradient_steps)
+    for group in groups(weights):
+        update_group(group, sparsity, gradients)
+    disconnected.remove(model, wrappers)
+
+
+def gradients_for(model, wrappers, data, steps):
+    """`MeanGradients` if the criterion of a wrapper needs them, else None.
+
+    Raises:
+        TypeError, ValueError: they are needed, and there is no data or no loss.
+    """
+    needing = [wrapper.criterion for wrapper in wrappers if "gradients" in wrapper.criterion.needs]
+    if not needing:
+        return None
+    if data is None:
+        raise ValueError(MISSING.format(criterion=needing[0]))
+    return MeanGradients(model, data, steps)
+
+
+def sparsity_of(weights):
+    """Pruned share of some `PrunedWeight`s."""
+    total = sum(np.prod(weight.mask.shape) for weight in weights)
+    return float(1 - sum(np.count_nonzero(weight.mask.numpy()) for weight in weights) / total)

@@ -1,0 +1,98 @@
+"""Weights that are pruned together, and when: by steps, or at the ends of epochs."""
+
+from tfap import schedules
+from tfap.schedules.timetable import Timetable
+from tfap.training import mask_update
+
+_OF_TRAINING = ("accuracy", "acc", "loss")  # logged after the first batch, if ever
+
+
+def group_of(weights, schedule, step):
+    """A group of `PrunedWeight`s with equal settings after some training steps."""
+    return (EpochGroup if schedules.by_epochs(schedule) else StepGroup)(weights, schedule, step)
+
+
+class Group:
+    """What both kinds share.
+
+    Attributes:
+        next_step: the step before which nothing is due.
+        has_pruned: True once a mask update has been due.
+    """
+
+    def __init__(self, weights, schedule, step):
+        self.has_pruned = False
+        self._weights = weights
+        self._schedule = schedule
+        for weight in weights:
+            weight.wrapper.schedule_in_use = schedule
+
+    def check_logs(self, logs):
+        """Raises ValueError if the schedule needs a metric that is not logged."""
+
+    def due_at_step(self, step):
+        """The sparsity to prune to at a step, or None; the same again until `prune` has been called."""
+
+    def due_at_epoch_end(self, logs):
+        """The sparsity to prune to at the end of an epoch, or None."""
+
+    def missing(self):
+        """What to tell a user whose fit ends before the last prune, or None."""
+
+    def prune(self, sparsity, step, gradients):
+        """One mask update after some training steps; `gradients` as in `mask_update.update_group`."""
+        self.has_pruned = True
+        mask_update.update_group(self._weights, sparsity, gradients)
+        for weight in self._weights:
+            weight.wrapper.last_update_step.assign(step)
+
+
+class StepGroup(Group):
+    """Pruned when a step of its schedule has passed."""
+
+    def __init__(self, weights, schedule, step):
+        super().__init__(weights, schedule, step)
+        self._timetable = Timetable(schedule)
+        self._wait(step)
+
+    def due_at_step(self, step):
+        sparsity = self._timetable.sparsity_due(self._seen_until, step)
+        if sparsity is None:
+            self._wait(step)
+        return sparsity
+
+    def prune(self, sparsity, step, gradients):
+        super().prune(sparsity, step, gradients)
+        self._wait(step)
+
+    def _wait(self, step):
+        self._seen_until = step
+        self.next_step = self._timetable.next_step(step)
+
+
+class EpochGroup(Group):
+    """Pruned when its schedule likes the metrics of an epoch."""
+
+    next_step = float("inf")
+
+    def __init__(self, weights, schedule, step):
+        super().__init__(weights, schedule, step)
+        self._seen = []
+
+    @property
+    def _updates(self):
+        return int(self._weights[0].wrapper.updates_made.numpy())
+
+    def check_logs(self, logs):
+        if self._schedule.metric in _OF_TRAINING:  # others may come from callbacks at the end of an epoch
+            self._schedule.check_logs(logs)
+
+    def due_at_epoch_end(self, logs):
+        if self._schedule.metric.startswith("val_") and self._schedule.metric not in logs:
+            return None  # not validated in this epoch
+        sparsity = self._schedule.on_epoch_end(logs, self._updates)
+        self._seen.append(logs[self._schedule.metric])
+        return sparsity
+
+    def missing(self):
+        return self._schedule.missing(self._updates, self._seen)
