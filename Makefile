@@ -19,6 +19,7 @@ test-oldest: $(OLDEST)/installed
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf .venv $(OLDEST) build *.egg-info

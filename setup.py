@@ -24,7 +24,7 @@ EXTRAS = {
         *TFLITE,
         *ONNX,
     ],
-    "lint": ["ruff>=0.12"],
+    "lint": ["ruff>=0.12", "mypy>=1.15"],
 }
 
 setup(
@@ -35,6 +35,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tfap", "tfap.*"]),
+    package_data={"tfap": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.16",
