@@ -25,6 +25,7 @@ EXTRAS = {
         *ONNX,
     ],
     "lint": ["ruff>=0.12", "mypy>=1.15"],
+    "docs": (HERE / "docs/requirements.txt").read_text().split(),
 }
 
 setup(
@@ -49,9 +50,17 @@ setup(
     extras_require=EXTRAS,
     keywords="keras tensorflow pruning sparsity dead-neurons model-compression",
     classifiers=[
+        "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )
