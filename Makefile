@@ -4,8 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 OLDEST := .venv-oldest
+DOCS := .venv-docs
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo test test-oldest lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart.py
@@ -21,8 +22,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS)/installed
+	$(DOCS)/bin/mkdocs build --strict
+
 clean:
-	rm -rf .venv $(OLDEST) build *.egg-info
+	rm -rf .venv $(OLDEST) $(DOCS) build dist site *.egg-info
 
 $(INSTALLED): setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -34,4 +38,11 @@ $(OLDEST)/installed: setup.py tests/oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
 	$(OLDEST)/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[examples,test]'
+	touch $@
+
+# Without tfap and TensorFlow: the API reference is read from the source.
+$(DOCS)/installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS)/bin/python -m pip install --quiet --requirement docs/requirements.txt
 	touch $@

@@ -23,8 +23,8 @@ class PruneByActivation(metaclass=abc.ABCMeta):
 
     Args:
         layer: a Dense, convolution or depthwise convolution layer of either Keras.
-        pruning_schedule, criterion, scope, granularity, min_weights_per_layer, sample_every, target,
-            remove_disconnected: as in `tfap.prune`.
+        pruning_schedule, criterion, scope, granularity: As in `tfap.prune`.
+        min_weights_per_layer, sample_every, target, remove_disconnected: As in `tfap.prune`.
         **kwargs: Keras layer arguments. The wrapper goes by its layer's name unless told otherwise.
 
     Attributes:
