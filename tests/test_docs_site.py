@@ -55,7 +55,7 @@ def links(path):
 
 
 def test_every_public_name_has_an_entry():
-    """From its docstring; what is tfmot's own, which is not installed where the site is built, is described by hand."""
+    """Made from its docstring, or written by hand for tfmot's own: the site is built without tfmot."""
     pages = sorted((DOCS / "reference").glob("*.md"))
     found = [name for path in pages for name in directives(path)]
     assert len(found) == len(set(found))
