@@ -251,7 +251,7 @@ def subclassed(keras):
 
 def _transformer(attention, *dense):
     """The kernels inside a layer that keeps an attention and Dense layers under these names."""
-    in_attention = layer_types.PRUNABLE_LAYERS["MultiHeadAttention"](None)
+    in_attention = layer_types.LAYERS["MultiHeadAttention"].kernel_specs(None)
     inside = dict(feeds_output=False, reads_input=False)  # neither are its own inputs and outputs
     return [
         *(dataclasses.replace(spec, name=f"{attention}.{spec.name}") for spec in in_attention),

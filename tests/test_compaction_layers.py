@@ -513,7 +513,7 @@ def attention(layers, x):
 
 
 def permute(layers, x):
-    return layers.Dense(2)(layers.Permute((3, 1, 2), name="reader")(x))
+    return layers.Dense(2, name="reader")(layers.Permute((3, 1, 2))(x))
 
 
 def output(layers, x):
@@ -540,7 +540,7 @@ def spread_over_channels(layers, x):
         (softmax, "conv", "activation 'reader' looks at several units"),
         (recurrent, "conv", "the GRU 'reader' follows"),
         (attention, "conv", "the MultiHeadAttention 'reader' follows"),
-        (permute, "conv", "the Permute 'reader' follows"),
+        (permute, "conv", "'reader' reads it along another axis"),
         (output, "conv", "an output of the model"),
         (other_axis, "conv", "'reader' works along another axis"),
     ],
@@ -623,3 +623,30 @@ def test_dense_along_another_axis_than_the_channels(keras_module):
     assert [(one.path, one.reason) for one in found.kept()] == [
         ("conv", "'dense' reads it along another axis")
     ]
+
+
+@pytest.mark.parametrize("activation", ["LeakyReLU", "ReLU", "ELU"])
+def test_an_activation_layer_as_the_activation_of_another(keras_module, activation):
+    layers = keras_module.layers
+    inner = getattr(layers, activation)()
+    model = functional(
+        keras_module,
+        (6,),
+        lambda x: layers.Dense(2, name="last")(layers.Dense(5, activation=inner, name="wide")(x)),
+    )
+    make_constant(layer_of(model, "wide"), [1, 3], bias=0.5)
+    assert layer_of(compacted(model), "wide").units == 3
+
+
+def test_an_activation_with_weights_of_its_own_stays_whole(keras_module):
+    layers = keras_module.layers
+    hidden = layers.Dense(5, activation=layers.PReLU(), name="hidden")
+    model = functional(
+        keras_module, (6,), lambda x: layers.Dense(2, name="last")(hidden(layers.Dense(4, name="first")(x)))
+    )
+    model(np.zeros((1, 6), "float32"))  # Keras 3 makes the slopes only now
+    make_constant(layer_of(model, "first"), [0], bias=0.5)
+    smaller = compacted(model)
+    assert (layer_of(smaller, "first").units, layer_of(smaller, "hidden").units) == (4, 5)
+    reasons = {kept.path: kept.reason for kept in Liveness(model).kept()}
+    assert "'hidden' (Dense) has more weights than its kernel and bias" in reasons["first"]

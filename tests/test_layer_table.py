@@ -5,7 +5,8 @@ from layer_table import ENTRIES, STEPS, run
 
 import tfap
 from tfap.graph import layer_types
-from tfap.graph.calls import Graph, fires
+from tfap.graph.activation import fires
+from tfap.graph.calls import Graph
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")

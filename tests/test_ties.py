@@ -8,7 +8,7 @@ import pytest
 import tfap
 from tfap.graph import flops
 from tfap.graph.calls import Graph
-from tfap.graph.coupling import Ties
+from tfap.graph.coupling import Coupling
 from tfap.graph.liveness import Liveness
 from tfap.training import mask_update
 
@@ -103,7 +103,7 @@ def test_models_without_a_graph_have_no_ties(keras_module):
     hidden = tfap.prune(keras_module.layers.Dense(4, activation="relu"), 0.5)
     model = nets.subclassed(keras_module, hidden)
     model(np.zeros((1, 3), "float32"))
-    ties = Ties(model)
+    ties = Coupling(model)
     (spec, _, mask), *_ = hidden.kernel_and_mask()
     assert ties.of_neurons("dense", spec, 4) is None
     assert ties.of_inputs("dense", spec, mask.shape) is None

@@ -6,9 +6,11 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels
+from tfap.graph import channels, layer_types
+from tfap.graph.activation import is_zero_when_silent
 from tfap.graph.calls import Graph
 from tfap.graph.counts import ActivationCounts
+from tfap.graph.layer_types import ChannelRule
 from tfap.graph.linear import Grouped
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement, equality
@@ -83,18 +85,10 @@ def _silent(layers, counts):
                 )
             call = layers.calls_of[site.path][0]
             made = channel_map.of(call.outputs[0])
-            if made is not None and _is_zero_when_silent(call.layer):
+            if made is not None and is_zero_when_silent(call.layer):
                 marks = silent.setdefault(site.path, np.zeros(len(made.groups), bool))
                 marks[site.start : site.stop] |= np.asarray(counted.counts) == 0
     return silent
-
-
-def _is_zero_when_silent(layer):
-    """True for ReLU, as a layer or fused: other activations are not zero where they do not fire."""
-    if keras_compat.kind_of(layer) == "ReLU":
-        return not layer.negative_slope
-    name = getattr(getattr(layer, "activation", None), "__name__", "")
-    return name in ("relu", "relu6") and channels.is_elementwise(layer)  # Keras's own, not one named alike
 
 
 # -- shapes that layers can have -------------------------------------------------------------------
@@ -218,7 +212,7 @@ def _kept(layer, path, found, stay):
         matrix = found.folded(path, dead)  # what fills up a shape is zero
         sides = _marks(stay, read, matrix, 0), stay[made]
         return _Kept(matrix.kept(*sides), matrix.config(*sides))
-    if keras_compat.kind_of(layer) == "Reshape":
+    if hasattr(layer, "target_shape") and layer_types.of(layer).channels is ChannelRule.RESHAPED:
         *before, last = layer.target_shape
         return _Kept([], {"target_shape": (*before, last if last == -1 else int(stay[made].sum()))})
     if not layer.weights:
@@ -245,7 +239,7 @@ def _values(layer, path, found):
 def _kept_per_channel(layer, stay, axis):
     """Flat indices into the weights of a layer that has some for each channel of its output, on this axis."""
     indices = [np.arange(math.prod(weight.shape)).reshape(weight.shape) for weight in layer.weights]
-    if keras_compat.kind_of(layer) in channels.DEPTHWISE:
+    if layer_types.of(layer).channels is ChannelRule.DEPTHWISE:
         kernel, *bias = indices  # (..., inputs, multiplier); all outputs of an input go with it
         inputs = stay.reshape(kernel.shape[-2:]).all(axis=1)
         return [kernel.compress(inputs, -2), *(at[stay] for at in bias)]

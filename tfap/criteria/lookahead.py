@@ -9,6 +9,7 @@ from tfap.criteria.base import Criterion, built_in
 from tfap.graph import channels, layer_types
 from tfap.graph.calls import Graph, channel_axis, unwrap
 from tfap.graph.kernel import Kernel, neuron_count
+from tfap.graph.layer_types import ChannelRule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ class Neighbours:
 def _place(path, spec, call, found):
     layer = unwrap(call.layer)
     shape = spec.find(layer).shape
-    known = keras_compat.kind_of(layer) in channels.AFFINE | channels.DEPTHWISE
+    known = layer_types.of(layer).channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE)
     read = found.of(call.inputs[0]) if known and spec.reads_input and len(spec.input_axes) == 1 else None
     fed = found.of(call.outputs[0]) if known and spec.feeds_output else None
     # A Dense layer behind a channels_first value reads another axis than the one that numbers channels.

@@ -6,22 +6,9 @@ import dataclasses
 import tensorflow as tf
 
 from tfap import keras_compat
-
-# Layers whose output channel j depends on input channel j as the same neuron: the walk from a
-# convolution to its activation goes through them.
-_KEEP_CHANNELS = {
-    "ActivityRegularization", "AlphaDropout", "BatchNormalization", "Dropout", "GaussianDropout",
-    "GaussianNoise", "GroupNormalization", "LayerNormalization", "SpatialDropout1D",
-    "SpatialDropout2D", "SpatialDropout3D", "SyncBatchNormalization",
-    "Add", "Average", "Maximum", "Minimum", "Subtract",
-    "AveragePooling1D", "AveragePooling2D", "AveragePooling3D", "MaxPooling1D", "MaxPooling2D",
-    "MaxPooling3D", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
-    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
-    "Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D", "UpSampling2D", "UpSampling3D",
-    "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D",
-}  # fmt: skip
-_ACTIVATIONS = {"ELU", "LeakyReLU", "PReLU", "ReLU", "ThresholdedReLU"}
-_NO_FIRING = {"linear", "softmax", "log_softmax"}
+from tfap.graph import layer_types
+from tfap.graph.activation import fires
+from tfap.graph.layer_types import ChannelRule
 
 
 class Value:
@@ -186,7 +173,7 @@ class Graph:
             visited.add((value, activated))
             for reader, _ in value.readers:
                 activates = fires(unwrap(reader.layer))
-                if not _has_own_weights(reader.layer) and not (activated and activates):
+                if not _has_own_units(reader.layer) and not (activated and activates):
                     pending += [(output, activated or activates) for output in reader.outputs]
         return False
 
@@ -196,25 +183,15 @@ def unwrap(layer):
     return layer.layer if keras_compat.is_tfap_wrapper(layer) else layer
 
 
-def fires(layer):
-    """True for an activation layer and for a layer with a fused activation; not for softmax."""
-    if type(layer).__name__ in _ACTIVATIONS:
-        return True
-    if type(layer).__name__ == "TimeDistributed":
-        return fires(layer.layer)
-    activation = getattr(layer, "activation", None)
-    name = getattr(activation, "__name__", type(activation).__name__)
-    return activation is not None and name not in _NO_FIRING
-
-
 def channel_axis(layer):
     """The axis of a layer's output that numbers its neurons."""
     return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
 
 
-def _has_own_weights(layer):
+def _has_own_units(layer):
+    """Whether a layer has weights and makes units of its own, not those that it consumes."""
     layer = unwrap(layer)
-    return bool(getattr(layer, "weights", None)) and type(layer).__name__ not in _KEEP_CHANNELS | _ACTIVATIONS
+    return bool(getattr(layer, "weights", None)) and not layer_types.of(layer).keeps_neurons
 
 
 def _is_float_cast(layer, tensors, results):
@@ -233,31 +210,36 @@ def _nearest_activation(call):
         value, start = pending.popleft()
         for reader, position in value.readers:
             layer = unwrap(reader.layer)
-            if fires(layer) and not _has_own_weights(layer):
+            if _is_activation(layer):
                 return FiringSite(reader.path, start, start + neurons)
             if id(reader) in visited:
                 continue
             visited.add(id(reader))
-            if type(layer).__name__ == "Concatenate":
+            row = layer_types.of(layer)
+            if row.channels is ChannelRule.CONCATENATED:
                 pending.append((reader.outputs[0], start + _concatenated_before(reader, position, axis)))
-            elif _keeps_channels(layer) and reader.outputs[0].shape[axis] == value.shape[axis]:
+            elif _passes(layer, row) and reader.outputs[0].shape[axis] == value.shape[axis]:
                 pending.append((reader.outputs[0], start))
             else:
                 reason = _why_stopped(layer, reader.path)
     return reason
 
 
-def _keeps_channels(layer):
-    kind = type(layer).__name__
-    if not keras_compat.is_layer(layer):  # a function of keras.ops goes by names of its own
-        return kind in ("Add", "Subtract", "Maximum", "Minimum")
-    return kind in _KEEP_CHANNELS | {"Activation"}
+def _is_activation(layer):
+    """Whether neurons of layers before this one fire in it."""
+    known = layer_types.of(layer) is not layer_types.UNKNOWN
+    return keras_compat.is_layer(layer) and known and fires(layer) and not _has_own_units(layer)
+
+
+def _passes(layer, row):
+    return row.keeps_neurons and (not fires(layer) or not keras_compat.is_layer(layer))
 
 
 def _why_stopped(layer, path):
-    if not keras_compat.is_layer(layer) or type(layer).__name__ == "TFOpLambda":
+    if not keras_compat.is_layer(layer) or keras_compat.kind_of(layer) == "TFOpLambda":
         return f"the function '{path}' follows it, and only layers can count: use a ReLU layer there"
-    return f"no activation follows it before the {type(layer).__name__} '{path}'"
+    custom = "" if keras_compat.kind_of(layer) else "custom layer "
+    return f"no activation follows it before the {custom}{type(layer).__name__} '{path}'"
 
 
 def _concatenated_before(reader, position, axis):

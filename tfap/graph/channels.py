@@ -11,37 +11,9 @@ import numpy as np
 
 from tfap import keras_compat
 from tfap.graph import layer_types
+from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import channel_axis, unwrap
-
-# Keras's elementwise activations; softmax and functions of the user's may look at all units.
-ELEMENTWISE = {
-    "celu", "elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh",
-    "leaky_relu", "linear", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus",
-    "softsign", "swish", "tanh",
-}  # fmt: skip
-ACTIVATIONS = {"Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "ThresholdedReLU"}
-NORMALIZATIONS = {"BatchNormalization", "SyncBatchNormalization"}
-DROPOUTS = {
-    "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity",
-    "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
-}  # fmt: skip
-_POOLINGS = {
-    f"{kind}{d}D"
-    for kind in ("AveragePooling", "MaxPooling", "GlobalAveragePooling", "GlobalMaxPooling", "Cropping",
-                 "UpSampling")
-    for d in (1, 2, 3)
-}  # fmt: skip
-# What leaves every channel's constant as it is.
-KEEPS_CONSTANTS = DROPOUTS | _POOLINGS | {"RepeatVector"}
-ZERO_PADDINGS = {"ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"}
-_PER_CHANNEL = KEEPS_CONSTANTS | ZERO_PADDINGS | ACTIVATIONS | NORMALIZATIONS
-MERGES = {"Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract"}
-RESHAPES = {"Flatten", "Reshape"}
-DEPTHWISE = {"DepthwiseConv1D", "DepthwiseConv2D"}
-AFFINE = {
-    "Dense", "Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
-    "SeparableConv1D", "SeparableConv2D", "EinsumDense", "Embedding",
-}  # fmt: skip
+from tfap.graph.layer_types import ChannelRule, ConstantRule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,9 +56,7 @@ class ChannelMap:
 
     def _trace(self, call):
         layer = unwrap(call.layer)
-        kind = keras_compat.kind_of(layer)
-        rule = self._rule(kind, layer, call)
-        traced = rule(layer, call)
+        traced = self._rule(layer, call)(layer, call)
         if isinstance(traced, str):
             for value in call.inputs:
                 self._pin(value, traced)
@@ -94,23 +64,30 @@ class ChannelMap:
         for value in call.outputs:
             self._of[value] = traced
 
-    def _rule(self, kind, layer, call):
-        if kind in AFFINE | DEPTHWISE and layer_types.why_not_prunable(layer) is None:
-            return self._depthwise if kind in DEPTHWISE else self._affine
-        if call.training and kind in DROPOUTS | NORMALIZATIONS:
+    def _rule(self, layer, call):
+        row = layer_types.of(layer)
+        if call.training and row.random_in_training:
             return self._random
-        if kind in _PER_CHANNEL:
-            return self._per_channel
-        if kind in MERGES and len(call.inputs) > 1 and (keras_compat.is_layer(layer) or kind != "Average"):
-            return self._merge  # keras.ops.average is no merge
-        if kind == "Concatenate" and keras_compat.is_layer(layer):
-            return self._concatenate
-        if kind in RESHAPES and keras_compat.is_layer(layer):
-            return self._reshape
-        return self._opaque
+        if row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE) and not _is_plain(layer):
+            return self._with_more_weights if _has_more_weights(layer) else self._opaque
+        if row.channels is ChannelRule.MERGED and len(call.inputs) == 1:
+            return self._opaque  # with a constant, such as keras.ops.add(x, 1)
+        return {
+            ChannelRule.LINEAR: self._linear,
+            ChannelRule.DEPTHWISE: self._depthwise,
+            ChannelRule.SAME: self._same,
+            ChannelRule.MERGED: self._merge,
+            ChannelRule.CONCATENATED: self._concatenate,
+            ChannelRule.RESHAPED: self._reshape,
+            ChannelRule.PERMUTED: self._permute,
+            None: self._opaque,
+        }[row.channels]
 
     def _random(self, layer, call):
         return f"'{call.path}' is always called with training=True"
+
+    def _with_more_weights(self, layer, call):
+        return f"'{call.path}' ({type(layer).__name__}) has more weights than its kernel and bias"
 
     def _opaque(self, layer, call):
         if not keras_compat.is_layer(layer):
@@ -119,9 +96,7 @@ class ChannelMap:
             return f"the custom layer '{call.path}' ({type(layer).__name__}) follows"
         return f"the {type(layer).__name__} '{call.path}' follows"
 
-    def _affine(self, layer, call):
-        if type(layer).__name__ == "EinsumDense" and not is_plain_einsum(layer):
-            return self._opaque(layer, call)
+    def _linear(self, layer, call):
         if not reads_channels(layer) and self._of[call.inputs[0]] is not None:
             return f"'{call.path}' takes it for indices"
         shape = call.outputs[0].shape
@@ -142,7 +117,7 @@ class ChannelMap:
             self._pins.append((made, f"the activation of '{call.path}' looks at several units"))
         return Channels(axis, made)
 
-    def _per_channel(self, layer, call):
+    def _same(self, layer, call):
         (value,), result = call.inputs[:1], call.outputs[0]
         channels = self._of[value]
         if not is_elementwise(layer):
@@ -151,7 +126,7 @@ class ChannelMap:
             return None
         spatial = hasattr(layer, "data_format") and len(value.shape) > 2
         axis = None
-        if type(layer).__name__ in NORMALIZATIONS:
+        if layer_types.of(layer).constants is ConstantRule.NORMALIZED:
             # tf_keras keeps a list, nearly always of one.
             axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
             if len(axes) > 1:
@@ -214,6 +189,12 @@ class ChannelMap:
             self._tie(units[0], row)
         return Channels(len(shape) - 1, units[0])
 
+    def _permute(self, layer, call):
+        channels = self._of[call.inputs[0]]
+        if channels is None:
+            return None
+        return Channels(layer.dims.index(channels.axis) + 1, channels.groups)
+
     # -- groups ------------------------------------------------------------------------------------
 
     def _new(self, count):
@@ -241,7 +222,7 @@ class ChannelMap:
     def _tie_calls(self, calls):
         """A layer with weights, or one that names a size, has the same channels in all its calls."""
         layer = calls[0].layer
-        named = keras_compat.kind_of(layer) == "Reshape"
+        named = hasattr(layer, "target_shape")
         if len(calls) == 1 or not (getattr(layer, "weights", None) or named):
             return
         for call in calls[1:]:
@@ -302,26 +283,32 @@ def spread(values, axis, shape, channels_first):
 
 def channels_first_flatten(layer):
     """A Flatten layer for channels_first puts the channels last before it flattens."""
-    return type(layer).__name__ == "Flatten" and layer.data_format == "channels_first"
-
-
-def is_elementwise(layer):
-    """True if the layer's activation, if it has one, looks at each unit alone."""
-    activation = getattr(layer, "activation", None)
-    if activation is None:
-        return True
-    # tf_keras has some of its activations from TensorFlow.
-    root = getattr(activation, "__module__", "").split(".")[0]
-    return root in ("keras", "tf_keras", "tensorflow") and getattr(activation, "__name__", "") in ELEMENTWISE
+    is_flatten = not hasattr(layer, "target_shape")
+    return is_flatten and getattr(layer, "data_format", None) == "channels_first"
 
 
 def reads_channels(layer):
-    """False for Embedding, which reads indices."""
-    return type(layer).__name__ != "Embedding"
+    """False for an Embedding, which reads indices."""
+    return all(spec.reads_input for spec in layer_types.kernel_specs(layer)[:1])
 
 
-def is_plain_einsum(layer):
-    """True for an EinsumDense layer that is a Dense layer on the last axis, such as `abc,cd->abd`."""
+def _is_plain(layer):
+    """Whether a layer with kernels has what its row promises: variables, and no others than a bias."""
+    if layer_types.why_not_prunable(layer) is not None or _has_more_weights(layer):
+        return False
+    return not hasattr(layer, "equation") or _is_dense_einsum(layer)
+
+
+def _has_more_weights(layer):
+    activation = getattr(layer, "activation", None)
+    if keras_compat.is_layer(activation):  # its weights may come with its first call
+        return layer_types.of(activation).constants is not ConstantRule.APPLIED
+    has_bias = getattr(layer, "bias", None) is not None
+    return len(layer.weights) > len(layer_types.kernel_specs(layer)) + has_bias
+
+
+def _is_dense_einsum(layer):
+    """Whether an EinsumDense layer is a Dense layer on the last axis, such as `abc,cd->abd`."""
     inputs, kernel, outputs = layer.equation.replace(" ", "").replace("->", ",").split(",")
     bias_axes = layer.bias_axes or outputs[-1]
     return (

@@ -11,8 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfap import keras_compat
-from tfap.graph import channels
+from tfap.graph import channels, layer_types
+from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import unwrap
+from tfap.graph.layer_types import ChannelRule, ConstantRule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,25 +76,36 @@ class ConstantMap:
         out = self._channels.of(call.outputs[0])
         if out is None:
             return None
-        layer, count = unwrap(call.layer), len(out.groups)
-        kind = keras_compat.kind_of(layer)
-        if kind in channels.DEPTHWISE:
+        layer, row = unwrap(call.layer), layer_types.of(unwrap(call.layer))
+        if row.channels is ChannelRule.DEPTHWISE:
             return _through_depthwise(self._affines[call.path], self._read_by(call))
         if call.path in self._affines:
             return self._through_affine(call, self._affines[call.path])
-        read = [self._along(value, out.axis) for value in call.inputs]
-        if kind in channels.NORMALIZATIONS:
-            return _through_normalization(layer, read[0], self._training)
-        if kind in channels.MERGES:
-            return _through_merge(layer, kind, read, count)
-        if kind == "Concatenate":
-            return _through_concatenate(read, count)
-        if kind in channels.RESHAPES:
+        if row.channels is ChannelRule.PERMUTED:
+            return self._of.get(call.inputs[0])
+        if row.channels is ChannelRule.RESHAPED:
             axis = self._channels.of(call.inputs[0]).axis
-            return _through_reshape(layer, read[0], axis, call)
-        if kind == "PReLU":
-            return _through_prelu(layer, read[0], out.axis)
-        return _through_one(layer, kind, read[0])
+            return _through_reshape(layer, self._along(call.inputs[0], axis), axis, call)
+        read = [self._along(value, out.axis) for value in call.inputs]
+        if row.channels is ChannelRule.MERGED:
+            return _through_merge(layer, read, len(out.groups))
+        if row.channels is ChannelRule.CONCATENATED:
+            return _through_concatenate(read, len(out.groups))
+        return self._through_one(layer, row.constants, read[0], out.axis)
+
+    def _through_one(self, layer, constants, read, axis):
+        """Past a layer that has channel j of its output from channel j of its input alone."""
+        if constants is ConstantRule.KEPT:
+            return read
+        if constants is ConstantRule.ZERO_KEPT:
+            return Constants.of(read.zero, read.values)
+        if constants is ConstantRule.NORMALIZED:
+            return _through_normalization(layer, read, self._training)
+        if constants is ConstantRule.PRELU:
+            return _through_prelu(layer, read, axis)
+        if constants is ConstantRule.APPLIED:
+            return Constants.of(read.known, _activated(layer, read.values))
+        return Constants.none(len(read.known))
 
     def _along(self, value, axis):
         """What is known of a value; nothing if its channels are not."""
@@ -137,7 +150,7 @@ def _through_depthwise(layer, read):
 
 def _known_after(layer, known, values):
     """The `Constants` past a layer's own activation."""
-    if not channels.is_elementwise(layer):
+    if not is_elementwise(layer):
         return Constants.none(len(known))
     return Constants.of(known, _activated(getattr(layer, "activation", None), values))
 
@@ -157,11 +170,11 @@ def _weight(layer, name):
     return None if weight is None else np.array(weight, np.float64)
 
 
-def _through_merge(layer, kind, read, count):
+def _through_merge(layer, read, count):
     known = np.logical_and.reduce([np.broadcast_to(part.known, count) for part in read])
     values = [np.broadcast_to(part.values, count) for part in read]
     merged = np.asarray(_call(layer, [_row(part) for part in values]), np.float64)[0]
-    if kind == "Multiply":  # a product with a constant zero is zero
+    if keras_compat.kind_of(layer) == "Multiply":  # a product with a constant zero is zero
         zero = np.logical_or.reduce([np.broadcast_to(part.zero, count) for part in read])
         known, merged = known | zero, np.where(zero, 0, merged)
     return Constants.of(known, merged)
@@ -177,14 +190,6 @@ def _through_concatenate(read, count):
         return Constants.of(known, values)
     known = np.logical_and.reduce([part.known & (part.values == read[0].values) for part in read])
     return Constants.of(known, read[0].values)  # joined along another axis
-
-
-def _through_one(layer, kind, read):
-    if kind in channels.KEEPS_CONSTANTS:
-        return read
-    if kind in channels.ZERO_PADDINGS:
-        return Constants.of(read.zero, read.values)
-    return Constants.of(read.known, _activated(layer, read.values))
 
 
 def _through_reshape(layer, read, axis, call):

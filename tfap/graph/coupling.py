@@ -3,11 +3,12 @@
 import math
 
 from tfap import keras_compat
-from tfap.graph import channels
+from tfap.graph import channels, layer_types, linear
 from tfap.graph.calls import Graph, unwrap
+from tfap.graph.layer_types import ChannelRule
 
 
-class Ties:
+class Coupling:
     """The neuron groups of every kernel of a model.
 
     A channel of a residual sum is removed from all branches or from none, and one in front of a depthwise
@@ -37,10 +38,10 @@ class Ties:
         call = self._call(path)
         if call is None or not spec.reads_input or len(spec.input_axes) != 1 or not call.inputs:
             return None
-        kind = keras_compat.kind_of(unwrap(call.layer))
-        windowed = math.prod(shape[:-2]) > 1 or (kind or "").endswith("Transpose")
+        layer = unwrap(call.layer)
+        windowed = math.prod(shape[:-2]) > 1 or linear.is_transposed(layer)
         read, made = self._channels.of(call.inputs[0]), self._channels.of(call.outputs[0])
-        if kind not in channels.AFFINE or not windowed or read is None or made is None:
+        if layer_types.of(layer).channels is not ChannelRule.LINEAR or not windowed or None in (read, made):
             return None
         return read.groups if read.axis == made.axis else None
 

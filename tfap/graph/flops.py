@@ -10,8 +10,8 @@ import collections
 import math
 
 from tfap import keras_compat
-from tfap.graph import layer_types
-from tfap.graph.calls import Graph, channel_axis, unwrap
+from tfap.graph import layer_types, multiply_adds
+from tfap.graph.calls import Graph, unwrap
 
 
 def flops(model):
@@ -61,9 +61,9 @@ def layer_flops(model):
     counted = collections.Counter()
     for call in _graph(model).calls:
         layer = unwrap(call.layer)
-        rule = _rule(layer)
-        if rule:
-            products = rule(layer, [value.shape for value in call.inputs], call.outputs[0].shape)
+        shapes = [value.shape for value in call.inputs]
+        if _is_counted(layer):
+            products = _multiply_adds(layer, shapes, call.outputs[0].shape)
             if products is None:
                 raise ValueError(
                     f"The operations of the layer '{call.path}' depend on sizes that the model leaves open: "
@@ -77,7 +77,7 @@ def layer_flops(model):
 def uncounted(model):
     """Paths of the layers with kernels whose operations tfap cannot count; see `layer_flops`."""
     layers = ((path, unwrap(layer)) for path, layer in _graph(model).layers())
-    return [path for path, layer in layers if _has_kernel(layer) and not _rule(layer)]
+    return [path for path, layer in layers if _has_kernel(layer) and not _is_counted(layer)]
 
 
 def _graph(model):
@@ -90,113 +90,26 @@ def _shapes(values):
     return ", ".join(str(value.shape) for value in values)
 
 
-# -- one rule a layer type: (layer, input shapes, output shape) -> multiply-adds, or None if open ------
+def _is_counted(layer):
+    row = layer_types.of(layer)
+    return _is_counted(layer.layer) if row.per_time_step else row.multiply_adds is not None
 
 
-def _kernel_size(layer):
-    return sum(math.prod(spec.find(layer).shape) for spec in layer_types.kernel_specs(layer))
-
-
-def _product(*sizes):
-    return None if None in sizes else math.prod(sizes)
-
-
-def _at_output_positions(layer, inputs, output):
-    return _product(_kernel_size(layer), *_positions(layer, output))
-
-
-def _at_input_positions(layer, inputs, output):
-    """A transposed convolution spreads every input pixel over a window of the output."""
-    return _product(_kernel_size(layer), *_positions(layer, inputs[0]))
-
-
-def _positions(layer, shape):
-    channels = channel_axis(layer) % len(shape)
-    return [size for axis, size in enumerate(shape) if axis not in (0, channels)]
-
-
-def _at_time_steps(layer, inputs, output):
-    return _product(_kernel_size(layer), inputs[0][1])
-
-
-def _each_time_step(layer, inputs, output):
-    within = _rule(layer.layer)
-    inner = within(layer.layer, [_one_step(shape) for shape in inputs], _one_step(output))
-    return _product(inner, inputs[0][1])
+def _multiply_adds(layer, inputs, output):
+    """Multiply-adds of one sample; None if an undefined dimension decides it."""
+    row = layer_types.of(layer)
+    if row.per_time_step:
+        per_step = _multiply_adds(layer.layer, [_one_step(shape) for shape in inputs], _one_step(output))
+        return multiply_adds.product(per_step, inputs[0][1])
+    weights = sum(math.prod(spec.find(layer).shape) for spec in row.kernel_specs(layer))
+    return row.multiply_adds(layer, weights, inputs, output)
 
 
 def _one_step(shape):
     return (shape[0], *shape[2:])
 
 
-def _einsum(layer, inputs, output):
-    """The kernel is applied at each index of the input that it does not have itself."""
-    read, kernel, _ = layer.equation.replace(" ", "").replace("->", ",").split(",")
-    left, _, right = read.partition("...")
-    labels = left + "." * (len(inputs[0]) - len(left) - len(right)) + right
-    positions = [size for label, size in zip(labels[1:], inputs[0][1:]) if label not in kernel]
-    return _product(_kernel_size(layer), *positions)
-
-
-def _attention(layer, inputs, output):
-    """Four projections, the scores of each query for each key, and the mean of the values by them."""
-    # The shapes of the call would be in the order of its arguments' names where these were given.
-    shapes = {**layer.get_config(), **(layer.get_build_config() or {}).get("shapes_dict", {})}
-    query, value = tuple(shapes["query_shape"]), tuple(shapes["value_shape"])
-    wide = {name: math.prod(getattr(layer, f"_{name}_dense").kernel.shape[1:]) for name in ("key", "value")}
-    projections = [
-        _product(math.prod(getattr(layer, f"_{name}_dense").kernel.shape), *shape[1:-1])
-        for name, shape in (("query", query), ("key", value), ("value", value), ("output", query))
-    ]
-    attended = [value[axis] for axis in layer._attention_axes]
-    products = [*projections, _product(wide["key"] + wide["value"], *query[1:-1], *attended)]
-    return None if None in products else sum(products)
-
-
-def _nothing(layer, inputs, output):
-    return 0
-
-
-_RULES = {
-    "Dense": _at_output_positions,
-    "Conv1D": _at_output_positions,
-    "Conv2D": _at_output_positions,
-    "Conv3D": _at_output_positions,
-    "DepthwiseConv1D": _at_output_positions,
-    "DepthwiseConv2D": _at_output_positions,
-    "SeparableConv1D": _at_output_positions,
-    "SeparableConv2D": _at_output_positions,
-    "Conv1DTranspose": _at_input_positions,
-    "Conv2DTranspose": _at_input_positions,
-    "Conv3DTranspose": _at_input_positions,
-    "EinsumDense": _einsum,
-    "Embedding": _nothing,
-    "SimpleRNN": _at_time_steps,
-    "GRU": _at_time_steps,
-    "LSTM": _at_time_steps,
-    "RNN": _at_time_steps,
-    "Bidirectional": _at_time_steps,
-    "TimeDistributed": _each_time_step,
-    "MultiHeadAttention": _attention,
-}
-
-
-def _rule(layer):
-    """The rule for a layer of either Keras, None if there is none."""
-    if not layer_types.kernel_specs(layer):
-        return None
-    if type(layer).__name__ == "TimeDistributed" and not _rule(layer.layer):
-        return None
-    for cls in type(layer).__mro__:
-        if cls.__module__.split(".")[0] in ("keras", "tf_keras") and cls.__name__ in _RULES:
-            return _RULES[cls.__name__]
-    return None
-
-
-# Weights of these with more than one axis multiply element by element.
-_ELEMENTWISE = {"GroupNormalization", "LayerNormalization", "Normalization", "PReLU", "RMSNormalization"}
-
-
 def _has_kernel(layer):
     weights = keras_compat.weights_of(layer)  # functions of keras.ops have none
-    return type(layer).__name__ not in _ELEMENTWISE and any(len(weight.shape) > 1 for weight in weights)
+    elementwise = layer_types.of(layer).elementwise_weights
+    return not elementwise and any(len(weight.shape) > 1 for weight in weights)

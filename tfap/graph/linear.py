@@ -6,7 +6,8 @@ which output channel, what a constant input adds, and the weights that are left 
 
 import numpy as np
 
-from tfap.graph import layer_types
+from tfap.graph import layer_types, multiply_adds
+from tfap.graph.layer_types import ChannelRule
 
 
 def read(layer, masks=None):
@@ -17,13 +18,13 @@ def read(layer, masks=None):
         masks: `{weight name: mask}`, of a layer in training: a weight is zero only where it is masked, since
             others may change. None goes by the weights' values.
     """
-    kind = type(layer).__name__
-    if kind.startswith("Depthwise"):
+    row, specs = layer_types.of(layer), layer_types.kernel_specs(layer)
+    if row.channels is ChannelRule.DEPTHWISE:
         return Depthwise(layer, masks)
-    if kind == "Embedding":
-        return Embedding(layer, masks)
-    if kind.startswith("Separable"):
+    if len(specs) > 1:
         return Separable(layer, masks)
+    if not specs[0].reads_input:
+        return Embedding(layer, masks)
     return Grouped(layer, masks) if getattr(layer, "groups", 1) > 1 else Affine(layer, masks)
 
 
@@ -45,7 +46,8 @@ class Affine:
         self.kernel, alive = _kernel(self.spec.find(layer), self.spec.name, masks)
         use_bias = getattr(layer, "use_bias", getattr(layer, "bias", None) is not None)
         self.bias = np.array(layer.bias) if use_bias else None
-        self.takes_constants = same_everywhere(layer, self.kernel.shape[:-2])
+        can_have_bias = self.bias is not None or layer_types.of(layer).adds_bias
+        self.takes_constants = can_have_bias and same_everywhere(layer, self.kernel.shape[:-2])
         self.nonzero = self._matrix(alive, np.any)
 
     def _matrix(self, values, reduce):
@@ -103,12 +105,13 @@ class Affine:
 
     def config(self, inputs, outputs):
         """What changes in the layer's config if these inputs and outputs stay."""
-        count, use_bias = int(outputs.sum()), self.bias is not None
-        if type(self.layer).__name__ == "Dense":
-            return {"units": count, "use_bias": use_bias}
-        if type(self.layer).__name__ == "EinsumDense":
+        count = int(outputs.sum())
+        if hasattr(self.layer, "equation"):
             return self._einsum_config(count)
-        return {"filters": count, "use_bias": use_bias}
+        changed = {layer_types.of(self.layer).units: count}
+        if "use_bias" in self.layer.get_config():
+            changed["use_bias"] = self.bias is not None
+        return changed
 
     def _einsum_config(self, outputs):
         last = self.layer.equation.replace(" ", "")[-1]
@@ -235,7 +238,7 @@ class Embedding(Affine):
         return [arrays[0][:, outputs]]
 
     def config(self, inputs, outputs):
-        return {"output_dim": int(outputs.sum())}
+        return {layer_types.of(self.layer).units: int(outputs.sum())}
 
 
 class Depthwise(Affine):
@@ -278,6 +281,11 @@ def _with_at_least(row, needed):
 
 def same_everywhere(layer, window):
     """True if no output position reads padding, so that each sees the same constant."""
-    if "Transpose" in type(layer).__name__:
+    if is_transposed(layer):
         return False  # positions at the border, and between strides, see fewer weights
     return all(size == 1 for size in window) or getattr(layer, "padding", "valid") == "valid"
+
+
+def is_transposed(layer):
+    """Whether a layer is a transposed convolution: each input position reaches a window of the output."""
+    return layer_types.of(layer).multiply_adds is multiply_adds.at_input_positions

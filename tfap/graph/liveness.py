@@ -12,10 +12,10 @@ import dataclasses
 
 import numpy as np
 
-from tfap.graph import constants, linear
+from tfap.graph import constants, layer_types, linear
 from tfap.graph.calls import Graph, unwrap
-from tfap.graph.channels import AFFINE, DEPTHWISE, ZERO_PADDINGS, ChannelMap
-from tfap.keras_compat import kind_of
+from tfap.graph.channels import ChannelMap
+from tfap.graph.layer_types import ChannelRule, ConstantRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +57,21 @@ class Liveness:
         self.layers = Graph(model, plain=True)
         self.channels = ChannelMap(self.layers)
         self._masks, self._may_change = masks, may_change
-        self.affines, self.depthwise = self._matrices(AFFINE), self._matrices(DEPTHWISE)
+        self.affines, self.depthwise = (
+            self._matrices(ChannelRule.LINEAR),
+            self._matrices(ChannelRule.DEPTHWISE),
+        )
         matrices = {**self.affines, **self.depthwise}
         self.constants = constants.ConstantMap(
             self.layers, self.channels, matrices, silent, training=masks is not None
         )
         self.alive = self._alive()
 
-    def _matrices(self, kinds):
+    def _matrices(self, kind):
         return {
             path: linear.read(layer, None if self._masks is None else self._masks.get(path, {}))
             for path, layer in self.layers.layers()
-            if kind_of(layer) in kinds and self.channels.of(self._output(path)) is not None
+            if layer_types.of(layer).channels is kind and self.channels.of(self._output(path)) is not None
         }
 
     def _output(self, path):
@@ -186,6 +189,7 @@ class Liveness:
 def _pads(call):
     """True for a layer without an `Affine` that puts zeros around its input."""
     layer = unwrap(call.layer)
-    if kind_of(layer) in DEPTHWISE:
+    row = layer_types.of(layer)
+    if row.channels is ChannelRule.DEPTHWISE:
         return not linear.same_everywhere(layer, layer.kernel_size)
-    return kind_of(layer) in ZERO_PADDINGS
+    return row.constants is ConstantRule.ZERO_KEPT

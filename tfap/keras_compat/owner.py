@@ -32,10 +32,14 @@ def is_keras3(layer):
     return isinstance(layer, keras.layers.Layer)
 
 
+def is_keras_class(cls):
+    """Whether a class is one of either Keras's own, not a user's."""
+    return cls.__module__.split(".")[0] in ("keras", "tf_keras")
+
+
 def kind_of(layer):
     """The class name of a Keras's own layer or operation; None for a class of the user's, subclasses too."""
-    own = type(layer).__module__.split(".")[0] in ("keras", "tf_keras")
-    return type(layer).__name__ if own else None
+    return type(layer).__name__ if is_keras_class(type(layer)) else None
 
 
 def is_model(thing):

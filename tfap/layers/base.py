@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfap.graph import layer_types
-from tfap.graph.calls import channel_axis, fires
+from tfap.graph.activation import fires
+from tfap.graph.calls import channel_axis
 from tfap.graph.counts import STATISTICS, ActivationCounts
 from tfap.graph.kernel import neuron_count
 from tfap.layers.history import CountMemory, PreviousWeights

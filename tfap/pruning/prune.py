@@ -6,7 +6,8 @@ from absl import logging
 
 from tfap import keras_compat, layers
 from tfap.graph import layer_types
-from tfap.graph.calls import Graph, fires
+from tfap.graph.activation import fires
+from tfap.graph.calls import Graph
 from tfap.keras_compat import Replacement
 from tfap.layers.find import is_pruning_wrapper, prunable_layers
 from tfap.layers.settings import PruningSettings

@@ -10,7 +10,7 @@ import numpy as np
 from tfap.criteria.gradient import MISSING, MeanGradients
 from tfap.criteria.lookahead import Neighbours
 from tfap.graph import flops
-from tfap.graph.coupling import Ties
+from tfap.graph.coupling import Coupling
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.layers.find import with_paths
 from tfap.masks import patterns
@@ -123,7 +123,7 @@ def pruned_weights(model):
         weights = [dataclasses.replace(weight, neighbours=found) for weight in weights]
     if all(weight.wrapper.settings.granularity == "weight" for weight in weights):
         return weights
-    ties, costs = Ties(model), _costs(model, weights)
+    ties, costs = Coupling(model), _costs(model, weights)
     tied = [
         dataclasses.replace(
             weight,
