@@ -4,9 +4,9 @@
         --arms dense,count,count_distilled,magnitude,scratch,scratch_distilled
     python benchmarks/readme_picture.py
 
-The first command trains the models; the second measures them. Each point is a mean over the seeds. Sizes are those
-of the LiteRT files, latencies those of the interpreter's invoke() at batch size 1 on one thread, measured in
-interleaved rounds with every model of a seed. The figures that are drawn go to a CSV file beside the picture.
+The first command trains the models; the second measures them. Each point is a mean over the seeds. Sizes are
+those of the LiteRT files. Latencies are those of the interpreter's invoke() at batch size 1 on one thread,
+measured in interleaved rounds with every model of a seed. The figures go to a CSV file beside the picture.
 """
 
 import csv

@@ -153,12 +153,12 @@ def smaller(model, found):
         path = found.layers.path_of(layer)
         if path not in kept:
             return Replacement(layer) if id(layer) in tied else keras_compat.copied(layer)
-        values, config = _values(layer, path, found), kept[path].config
+        values = _values(layer, path, found)
         weights = [array.ravel()[at] for array, at in zip(values, kept[path].indices, strict=True)]
         if id(layer) in tied and _same(weights, layer.get_weights()):
             return Replacement(layer)
-        config = {**layer.get_config(), **_without_arrays(layer), **config}
-        return Replacement(type(layer).from_config(config), weights)
+        changes = {**_without_arrays(layer), **kept[path].config}
+        return Replacement(keras_compat.from_config(layer, changes), weights)
 
     rebuilt = keras_compat.rebuild(model, replace, _input_shapes(model, found, stay))
     inputs, outputs = (

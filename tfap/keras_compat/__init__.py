@@ -4,7 +4,15 @@ Everything above this floor is written once for Keras 3 (`keras`) and Keras 2 (`
 folder and `tfap/layers/` name a Keras.
 """
 
-from tfap.keras_compat.copying import Replacement, built_copy_of, copied, copy_of, tied_layers, why_shared
+from tfap.keras_compat.copying import (
+    Replacement,
+    built_copy_of,
+    copied,
+    copy_of,
+    from_config,
+    tied_layers,
+    why_shared,
+)
 from tfap.keras_compat.graphs import (
     all_layers,
     calls,
@@ -75,6 +83,7 @@ __all__ = [
     "copied",
     "copy_of",
     "custom_object_scope",
+    "from_config",
     "has_loss_in_replicas",
     "inference",
     "inputs_of",

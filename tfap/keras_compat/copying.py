@@ -2,11 +2,13 @@
 
 import dataclasses
 import re
+import types
 
 import numpy as np
 from absl import logging
 
-from tfap.keras_compat.owner import is_keras3, is_layer
+from tfap.keras_compat.owner import is_keras3, is_keras_class, is_layer
+from tfap.keras_compat.registry import custom_object_scope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +39,72 @@ class Replacement:
 def copy_of(layer):
     """A new layer from `layer`'s config, or None where its class cannot be rebuilt from a config."""
     try:
-        copy = type(layer).from_config(layer.get_config())
+        copy = from_config(layer)
         if is_keras3(layer) and "shapes_dict" in (layer.get_build_config() or {}):
             copy.build_from_config(layer.get_build_config())  # it reads several inputs: a wrapper sees one
+            _share_objects(layer, copy)
         return copy
     except Exception as error:  # get_config and from_config are the user's code
         logging.debug("%s cannot be rebuilt from its config: %s", layer.name, error)
         return None
+
+
+def from_config(thing, changes=None, left_out=()):
+    """Makes a layer, optimizer or metric from the config of another one, with the very same functions.
+
+    A config names a function, and Keras may know another one by that name. So the copy gets the objects
+    themselves: activations, and the user's own initializers, regularizers, constraints and schedules.
+
+    Args:
+        thing: A layer, optimizer or metric of either Keras.
+        changes: Dict of entries of the config that are replaced.
+        left_out: Names of entries that are not passed on.
+    """
+    config = {**thing.get_config(), **(changes or {})}
+    with custom_object_scope(_own_objects(thing)):
+        copy = type(thing).from_config({key: config[key] for key in config if key not in left_out})
+    _share_objects(thing, copy, changes or ())
+    return copy
+
+
+def _own_objects(thing):
+    """`{name: function or class}` of what a user's own config entries may name, in sublayers too."""
+    found = {}
+    for owner in [thing, *(thing._flatten_layers(include_self=False) if is_layer(thing) else ())]:
+        if owner is not thing and not is_keras_class(type(owner)):
+            found[type(owner).__name__] = type(owner)
+        for value in vars(owner).values():
+            if _is_own_function(value):
+                found[value.__name__] = value
+            elif _is_own_object(value):
+                found[type(value).__name__] = type(value)
+    return found
+
+
+def _is_own_function(value):
+    owner = (getattr(value, "__module__", None) or "").split(".")[0]
+    return isinstance(value, types.FunctionType) and owner not in ("keras", "tf_keras", "tensorflow")
+
+
+def _is_own_object(value):
+    """Whether it is an initializer, regularizer, constraint or schedule of a user's class."""
+    configurable = hasattr(value, "get_config") and callable(value) and not isinstance(value, type)
+    return configurable and not is_layer(value) and not is_keras_class(type(value))
+
+
+def _share_objects(thing, copy, changes=()):
+    """Gives a copy the functions and the user's own objects of the original, in sublayers too."""
+    for key in set(thing.get_config()) - set(changes):
+        for name in (key, f"_{key}"):
+            value, other = vars(thing).get(name), vars(copy).get(name)
+            shared = isinstance(value, types.FunctionType) or _is_own_object(value)
+            if shared and other is not None and other is not value:
+                setattr(copy, name, value)
+    if is_layer(thing):
+        sublayers = [each._flatten_layers(include_self=False, recursive=False) for each in (thing, copy)]
+        for mine, other in zip(*sublayers):
+            if type(mine) is type(other):
+                _share_objects(mine, other)
 
 
 def built_copy_of(layer):
@@ -91,7 +152,7 @@ def fresh(thing):
     if isinstance(thing, list | tuple):
         return [fresh(value) for value in thing]
     if hasattr(thing, "get_config") and hasattr(type(thing), "from_config"):
-        copy = type(thing).from_config(thing.get_config())
+        copy = from_config(thing)
         _copy_exclusions(thing, copy)
         return copy
     return thing

@@ -183,18 +183,18 @@ def _free_name(name, names):
 
 def _two_layers(layer, factors, name):
     """The Replacement of a layer by two."""
-    config = {**layer.get_config(), **_PLAIN_KERNEL}
-    config.pop("batch_input_shape", None)  # of tf_keras, for the first layer of a model
+    left_out = ("batch_input_shape",)  # of tf_keras, for the first layer of a model
     size = "units" if type(layer).__name__ == "Dense" else "filters"
     kernel, *bias = layer.get_weights()
     window = kernel.ndim - 2
-    first = {**config, **_NO_BIAS, "name": name, size: factors.rank}
-    second = {**config, **(_one_by_one(window) if window else {})}
+    first = {**_PLAIN_KERNEL, **_NO_BIAS, "name": name, size: factors.rank}
+    second = {**_PLAIN_KERNEL, **(_one_by_one(window) if window else {})}
     before = Replacement(
-        type(layer).from_config(first), [factors.first.reshape(*kernel.shape[:-1], factors.rank)]
+        keras_compat.from_config(layer, first, left_out),
+        [factors.first.reshape(*kernel.shape[:-1], factors.rank)],
     )
     weights = [factors.second.reshape(*[1] * window, *factors.second.shape), *bias]
-    return Replacement(type(layer).from_config(second), weights, before=before)
+    return Replacement(keras_compat.from_config(layer, second, left_out), weights, before=before)
 
 
 # What was meant for the one kernel means nothing for its factors.
