@@ -1,1 +1,1 @@
-"""Helpers that know nothing of pruning: argument checks, files, tables, plots, statistics."""
+"""Helpers that do not depend on pruning: argument checks, files, tables, plots, statistics."""

@@ -1,29 +1,46 @@
-"""Checks of arguments that many rooms make."""
+"""Shared argument checks."""
 
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 
 
-def whole(name, value, least=1):
-    """The value as an int.
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Checks that an argument is an integer.
+
+    Args:
+        name: String. Name of the argument, for the message.
+        value: The argument.
+        least: Integer. Smallest valid value.
+
+    Returns:
+        The value as an `int`.
 
     Raises:
-        ValueError: it is no whole number, or below `least`.
+        ValueError: If the value is not an integer, or is less than `least`.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}: received {value!r}.")
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < least:
+        raise ValueError(f"{name} must be an integer >= {least}: received {value!r}.")
     return int(value)
 
 
-def number(name, value):
-    """The value as a float.
+def number(name: str, value: Any) -> float:
+    """Checks that an argument is a finite number.
+
+    Args:
+        name: String. Name of the argument, for the message.
+        value: The argument. Scalar arrays and tensors are numbers too.
+
+    Returns:
+        The value as a `float`.
 
     Raises:
-        TypeError: it is no number. ValueError: it is not finite.
+        TypeError: If the value is not a number.
+        ValueError: If the value is not finite.
     """
-    if hasattr(value, "__array__") and np.ndim(value) == 0:  # as schedules give their sparsity
+    if hasattr(value, "__array__") and np.ndim(value) == 0:  # schedules return scalar tensors
         value = np.asarray(value).item()
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number: received {value!r}.")
@@ -32,11 +49,19 @@ def number(name, value):
     return float(value)
 
 
-def text(name, value, none=False):
-    """The value, a string, or None where `none` says so.
+def text(name: str, value: Any, none: bool = False) -> Any:
+    """Checks that an argument is a string.
+
+    Args:
+        name: String. Name of the argument, for the message.
+        value: The argument.
+        none: Boolean. Whether None is valid too.
+
+    Returns:
+        The value.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: If the value is not a string, nor a valid None.
     """
     if not isinstance(value, str) and not (none and value is None):
         raise TypeError(f"{name} must be a string{' or None' if none else ''}: received {value!r}.")

@@ -1,16 +1,23 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file is either complete or unchanged."""
 
 import os
+import pathlib
+from collections.abc import Callable
+from typing import IO, Any
 
 
-def replace(path, write):
-    """Puts a file in its place once it is whole and on the disk; a kill leaves the old one or none.
+def replace(path: pathlib.Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file atomically.
 
-    So does an error, such as that of a full disk, which it raises.
+    The file appears at `path` only when it is complete and on the disk. After an interruption or an error,
+    such as a full disk, `path` is unchanged.
 
     Args:
-        path: `pathlib.Path` of the file, in a folder that exists.
-        write: function of a file, open for bytes, that writes its content.
+        path: `pathlib.Path` of the file, in an existing folder.
+        write: Function of a file opened for writing bytes. It writes the content.
+
+    Raises:
+        Exception: If `write` or the file system raises it.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -20,5 +27,5 @@ def replace(path, write):
             os.fsync(file.fileno())
         os.replace(partial, path)
     except Exception:
-        partial.unlink(missing_ok=True)  # a full disk needs the room
+        partial.unlink(missing_ok=True)  # frees the space on a full disk
         raise

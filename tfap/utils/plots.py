@@ -1,51 +1,72 @@
-"""Figures of figures: lines with 95% intervals. No window opens and no state of pyplot is touched."""
+"""Line plots with 95% confidence intervals.
+
+The functions return figures. They open no window and do not change the state of pyplot.
+"""
 
 import collections
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4B1E", "#8A8A00")
+from tfap.utils.statistics import Interval
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4B1E", "#8A8A00")
 _MARKERS = "osD^vP*X"
-_BAND = "#666666"
-# Where the axis of an accuracy may have its ticks.
-_SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999)
+_BAND_COLOR = "#666666"
+_ACCURACY_TICKS = (
+    *(0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9),
+    *(0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999),
+)
 _FEWEST_TICKS = 3
 _MOST_SPARSITIES = 7
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """What is drawn in one colour.
+    """Holds the points of one line.
 
     Attributes:
-        name: in the legend.
-        x: where the points are, above 0.
-        intervals: `tfap.utils.statistics.Interval`, one for each x.
+        name: String. Name in the legend.
+        x: Sequence of floats > 0. Positions of the points.
+        intervals: Sequence of `tfap.utils.statistics.Interval`s, one per position.
     """
 
     name: str
-    x: collections.abc.Sequence
-    intervals: collections.abc.Sequence
+    x: collections.abc.Sequence[float]
+    intervals: collections.abc.Sequence[Interval]
 
 
-def lines(lines, band, xlabel, ylabel, share=False, spread=1.0):
-    """Draws lines over a logarithmic x axis, with their intervals as bars, the legend beside them.
+def lines(
+    lines: collections.abc.Sequence[Line],
+    band: Line | None,
+    xlabel: str,
+    ylabel: str,
+    share: bool = False,
+    spread: float = 1.0,
+) -> "matplotlib.figure.Figure":
+    """Plots lines with error bars over a logarithmic x axis, with a legend beside the plot.
 
-    The y axis holds every mean and the band; a bar may leave it, since that of one method that failed would
-    squeeze the others.
+    The y axis includes every mean and the band. It may cut error bars, because the bar of one failed method
+    would otherwise compress the other lines.
 
     Args:
-        lines: list of `Line`.
-        band: the `Line` of one point that the others are compared with: drawn over the whole width. None
-            draws none.
-        xlabel, ylabel: of the axes.
-        share: y is an accuracy: it is written in percent, and the axis is a logit one, on which 98% and 99%
-            are as far apart as 50% and 67%; linear where that cannot be or all are near each other.
-        spread: where lines share their x: how many times larger that of the last line is drawn than that
-            of the first, so that their bars do not hide each other.
+        lines: List of `Line`s.
+        band: A `Line` of one point to compare the others with. It spans the whole width. None for no band.
+        xlabel: String. Label of the x axis.
+        ylabel: String. Label of the y axis.
+        share: Boolean. Whether y is an accuracy in [0, 1], shown in percent on a logit axis: 98% and 99% are
+            as far apart as 50% and 67%. The axis is linear if a value is 0 or 1, or if the values are close.
+        spread: Float >= 1. Factor between the x of the last line and that of the first, so that the error
+            bars of lines with the same x do not overlap.
 
     Returns:
-        A `matplotlib.figure.Figure`: `savefig(path)` writes it, notebooks show it.
+        A `matplotlib.figure.Figure`. `savefig(path)` writes it, and notebooks show it.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
     """
     figure = _matplotlib().figure.Figure(figsize=(8.5, 5.2), dpi=120, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel=xlabel, ylabel=ylabel)
@@ -53,77 +74,81 @@ def lines(lines, band, xlabel, ylabel, share=False, spread=1.0):
     for line in bands:
         _draw_band(axes, line)
     for index, line in enumerate(lines):
-        _draw_line(axes, line, index, moved=spread ** (index / max(1, len(lines) - 1) - 0.5))
-    means = [one.mean for line in [*lines, *bands] for one in line.intervals]
-    edges = [edge for line in bands for one in line.intervals for edge in (one.low, one.high)]
-    _set_scales(axes, means, edges, share)
+        _draw_line(axes, line, index, x_factor=spread ** (index / max(1, len(lines) - 1) - 0.5))
+    means = [interval.mean for line in [*lines, *bands] for interval in line.intervals]
+    band_limits = [end for line in bands for each in line.intervals for end in (each.low, each.high)]
+    _set_scales(axes, means, band_limits, share)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 
-def label_sparsity(figure, kept):
-    """Makes the x axis of `lines`, shares of weights that are kept, one of sparsity, rising to the right.
+def label_sparsity(figure: "matplotlib.figure.Figure", kept: collections.abc.Sequence[float]) -> None:
+    """Relabels an x axis of kept fractions as sparsity, which increases to the right.
 
     Args:
-        figure: with one axes.
-        kept: shares in (0, 1], rising or falling; where there are many, not all get a tick.
+        figure: A figure of `lines`, whose x is the fraction of kept weights.
+        kept: Sequence of the fractions, sorted, in (0, 1]. At most 7 of them get a tick.
     """
     (axes,) = figure.axes
     last, ticks = len(kept) - 1, min(len(kept), _MOST_SPARSITIES)
     shown = [kept[round(number * last / max(1, ticks - 1))] for number in range(ticks)]
-    axes.set_xticks(shown, [f"{100 * (1 - share):.4g}%" for share in shown])
+    axes.set_xticks(shown, [f"{100 * (1 - fraction):.4g}%" for fraction in shown])
     axes.xaxis.set_minor_locator(_matplotlib().ticker.NullLocator())
     axes.invert_xaxis()
 
 
 def _draw_band(axes, band):
-    (mean,) = band.intervals
-    axes.axhline(mean.mean, color=_BAND, linestyle="--", linewidth=1, label=band.name, zorder=1)
-    if not math.isnan(mean.low):
-        axes.axhspan(mean.low, mean.high, color=_BAND, alpha=0.15, linewidth=0, zorder=0)
+    (interval,) = band.intervals
+    axes.axhline(interval.mean, color=_BAND_COLOR, linestyle="--", linewidth=1, label=band.name, zorder=1)
+    if not math.isnan(interval.low):
+        axes.axhspan(interval.low, interval.high, color=_BAND_COLOR, alpha=0.15, linewidth=0, zorder=0)
 
 
-def _draw_line(axes, line, index, moved):
-    style = {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
-    means = [one.mean for one in line.intervals]
-    half = [0.0 if math.isnan(one.low) else one.mean - one.low for one in line.intervals]
-    x = [moved * value for value in line.x]
-    if index >= len(_COLOURS):  # a colour comes again: dashed and hollow
+def _draw_line(axes, line, index, x_factor):
+    style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
+    means = [interval.mean for interval in line.intervals]
+    half_widths = [0.0 if math.isnan(each.low) else each.mean - each.low for each in line.intervals]
+    x = [x_factor * value for value in line.x]
+    if index >= len(_COLORS):  # tells apart lines of the same color
         style |= {"linestyle": "--", "markerfacecolor": "white"}
-    axes.errorbar(x, means, half, **style, label=line.name, markersize=5, capsize=2, elinewidth=1)
+    axes.errorbar(x, means, half_widths, **style, label=line.name, markersize=5, capsize=2, elinewidth=1)
 
 
-def _set_scales(axes, means, edges, share):
-    """Scales and ticks; the y axis holds the means, and the edges where it can."""
+def _set_scales(axes, means, band_limits, share):
     ticker = _matplotlib().ticker
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     means = [mean for mean in means if math.isfinite(mean)]
     if means:
-        axes.set_ylim(*_limits([*means, *filter(math.isfinite, edges)]))
+        axes.set_ylim(*_axis_limits([*means, *filter(math.isfinite, band_limits)]))
     if share and means and min(means) > 0 and max(means) < 1:
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
-        shown = [value for value in (*means, *edges) if 0 < value < 1]
-        low, high = (1 / (1 + math.exp(-end)) for end in _limits([_logit(value) for value in shown]))
-        if sum(low < tick < high for tick in _SHARES) < _FEWEST_TICKS:
-            return  # so near each other that a linear axis does
-        axes.set_yscale("logit", nonpositive="clip")  # bars may reach beyond 0 and 1
-        axes.set_ylim(low, high)
-        axes.yaxis.set_major_locator(ticker.FixedLocator(_SHARES))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        _set_accuracy_scale(axes, [value for value in (*means, *band_limits) if 0 < value < 1])
 
 
-def _logit(share):
-    return math.log(share / (1 - share))
+def _set_accuracy_scale(axes, accuracies):
+    ticker = _matplotlib().ticker
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+    logits = _axis_limits([_logit(value) for value in accuracies])
+    low, high = (1 / (1 + math.exp(-logit)) for logit in logits)
+    if sum(low < tick < high for tick in _ACCURACY_TICKS) < _FEWEST_TICKS:
+        return  # a linear axis has more ticks in a narrow range
+    axes.set_yscale("logit", nonpositive="clip")  # bars may extend beyond 0 and 1
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(ticker.FixedLocator(_ACCURACY_TICKS))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
-def _limits(shown):
-    margin = 0.08 * (max(shown) - min(shown)) or 0.05 * abs(max(shown)) or 1.0
-    return min(shown) - margin, max(shown) + margin
+def _logit(accuracy):
+    return math.log(accuracy / (1 - accuracy))
+
+
+def _axis_limits(values):
+    margin = 0.08 * (max(values) - min(values)) or 0.05 * abs(max(values)) or 1.0
+    return min(values) - margin, max(values) + margin
 
 
 def _matplotlib():
@@ -131,5 +156,5 @@ def _matplotlib():
         import matplotlib.figure
         import matplotlib.ticker
     except ImportError as error:
-        raise ImportError("Figures are drawn with matplotlib: pip install 'tfap[comparison]'") from error
+        raise ImportError("matplotlib is not installed: pip install 'tfap[comparison]'") from error
     return matplotlib
