@@ -344,7 +344,7 @@ def test_a_failing_run_is_named_and_the_others_stay(experiment, tmp_path):
         ({"sparsities": [0.5, 0.5]}, "sparsities must differ"),
         ({"seeds": 0}, "seeds must be"),
         ({"seeds": [1, 1]}, "seeds must differ"),
-        ({"seeds": [0.5]}, "seed must be a whole number"),
+        ({"seeds": [0.5]}, "seed must be an integer"),
         ({"seeds": []}, "no seeds"),
         ({"workers": 0}, "workers must be"),
         ({"build_model": None}, "build_model must be a function"),

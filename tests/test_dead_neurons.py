@@ -383,7 +383,7 @@ def test_errors_come_before_the_training(keras_module):
     x = np.zeros((4, 12), "float32")
     with pytest.raises(ValueError, match="used up after one epoch"):
         tfap.DeadNeuronMonitor(iter([x]))
-    with pytest.raises(ValueError, match="every must be a whole number"):
+    with pytest.raises(ValueError, match="every must be an integer"):
         tfap.DeadNeuronMonitor(x, every=0)
     model = nets.mlp(keras_module)
     before = model.get_weights()

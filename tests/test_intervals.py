@@ -81,8 +81,8 @@ def test_a_metric_that_falls():
     "arguments,message",
     [
         ({"final_sparsity": 1.0}, r"final_sparsity must be in \(0, 1\): received 1.0"),
-        ({"prunes": 0}, "prunes must be a whole number >= 1: received 0"),
-        ({"prunes": 2.5}, "prunes must be a whole number"),
+        ({"prunes": 0}, "prunes must be an integer >= 1: received 0"),
+        ({"prunes": 2.5}, "prunes must be an integer"),
         ({"decay": 1.5}, r"decay must be in \[0, 1\]: received 1.5"),
     ],
 )
@@ -131,13 +131,13 @@ def test_prunes_that_are_missing_are_said_loudly(keras_module, caplog):
     model = pruned_mlp(keras_module, intervals(prunes=3, begin=0.5, end=0.8))
     with caplog.at_level(logging.WARNING):
         fit(keras_module, model, [0.5, 0.58, 0.56])
-    assert "2 of 3 prunes are missing" in caplog.text
-    assert "waits for told = 0.6, and this fit came to 0.58" in caplog.text
+    assert "2 of 3 prunes did not happen" in caplog.text
+    assert "needs told >= 0.6, but this fit reached 0.58" in caplog.text
 
 
 def test_a_metric_that_is_not_logged_fails_after_the_first_batch(keras_module):
     model = pruned_mlp(keras_module, tfap.AccuracyIntervals(0.5))
-    with pytest.raises(ValueError, match=r"waits for the metric 'accuracy', and fit logs loss.*metrics="):
+    with pytest.raises(ValueError, match=r"needs the metric 'accuracy', but fit\(\) logs loss.*metrics="):
         nets.fit(model, **STEADY, epochs=1)
 
 
@@ -185,7 +185,7 @@ def test_a_loop_of_ones_own_must_tell_the_logs(keras_module):
     callback.on_train_begin()
     model.train_on_batch(*nets.data(model))
     callback.on_train_batch_end(0)
-    with pytest.raises(ValueError, match="waits for the metric 'accuracy', and fit logs none"):
+    with pytest.raises(ValueError, match=r"needs the metric 'accuracy', but fit\(\) logs no metrics"):
         callback.on_epoch_end(0)
 
 
@@ -271,5 +271,5 @@ def test_a_schedule_that_does_not_tell_its_end(keras_module):
             return {"class_name": "Mine", "config": {}}
 
     model = pruned_mlp(keras_module, Mine())
-    with pytest.raises(ValueError, match="Mine does not tell when it is over: give it an attribute end_step"):
+    with pytest.raises(ValueError, match="Mine has no end_step: add an attribute `end_step`"):
         nets.fit(model, callbacks=[tfap.UpdatePruningStep(), tfap.StopWhenPruned("loss", 0.1)])

@@ -382,9 +382,9 @@ def test_bad_data(keras_module):
         with pytest.raises(ValueError, match="empty"):
             tfap.measure_activations(model, empty)
     for wrong in (0, 1.5, True):
-        with pytest.raises(ValueError, match="batch_size must be a whole number"):
+        with pytest.raises(ValueError, match="batch_size must be an integer"):
             tfap.measure_activations(model, x, batch_size=wrong)
-        with pytest.raises(ValueError, match="steps must be a whole number"):
+        with pytest.raises(ValueError, match="steps must be an integer"):
             tfap.measure_activations(model, x, steps=wrong)
 
 

@@ -216,7 +216,7 @@ def test_gradients_that_cannot_be_taken(keras_module):
         tfap.update_masks(wrapped, 0.5, gradient_data=3)
     with pytest.raises(ValueError, match="no end"):
         tfap.update_masks(wrapped, 0.5, tf.data.Dataset.from_tensors((X, Y)).repeat())
-    with pytest.raises(ValueError, match="gradient_steps must be a whole number"):
+    with pytest.raises(ValueError, match="gradient_steps must be an integer"):
         tfap.update_masks(wrapped, 0.5, (X, Y), gradient_steps=0)
     with pytest.raises(ValueError, match="is empty"):
         tfap.update_masks(wrapped, 0.5, gradient_data=[])

@@ -1,4 +1,4 @@
-"""Pruning schedules: when to prune, and to which sparsity."""
+"""Pruning schedules, which decide when to prune and to which sparsity."""
 
 from tfap.schedules.base import PruningSchedule, by_epochs, get, is_over, serialize
 from tfap.schedules.by_epoch import AccuracyIntervals

@@ -1,57 +1,71 @@
-"""Pruning schedules: when to prune, and to which sparsity.
+"""The base class of pruning schedules, which is tfmot's, and functions for all schedules.
 
-They are subclasses of tfmot's `PruningSchedule`, so they also work in tfmot's `prune_low_magnitude`.
-Steps count from 1: step n is over when the n-th batch of the first fit has been trained on.
+Schedules that decide by step therefore also work in tfmot's `prune_low_magnitude`. Steps count from 1: step n
+ends when the n-th batch of the first fit has been trained on.
 """
 
 import numbers
+from typing import TYPE_CHECKING, Any
 
 from tfap import keras_compat
 from tfap.keras_compat import registry
 
-_tfmot_sparsity = keras_compat.tfmot.sparsity.keras
-PruningSchedule = _tfmot_sparsity.PruningSchedule
-ConstantSparsity = _tfmot_sparsity.ConstantSparsity
-PolynomialDecay = _tfmot_sparsity.PolynomialDecay
+if TYPE_CHECKING:  # type checkers cannot see through keras_compat's import of tfmot
+    from tensorflow_model_optimization.sparsity.keras import (
+        ConstantSparsity,
+        PolynomialDecay,
+        PruningSchedule,
+    )
+else:
+    PruningSchedule = keras_compat.tfmot.sparsity.keras.PruningSchedule
+    ConstantSparsity = keras_compat.tfmot.sparsity.keras.ConstantSparsity
+    PolynomialDecay = keras_compat.tfmot.sparsity.keras.PolynomialDecay
 
 _TFMOT_CLASSES = {"ConstantSparsity": ConstantSparsity, "PolynomialDecay": PolynomialDecay}
 
 
-def by_epochs(schedule):
-    """True if the schedule decides at the ends of epochs, not by steps."""
+def by_epochs(schedule: PruningSchedule) -> bool:
+    """Returns whether a schedule decides at the end of epochs instead of at steps."""
     return hasattr(schedule, "on_epoch_end")
 
 
-def is_over(schedule, step, updates):
-    """True if a schedule has asked for its last update.
+def is_over(schedule: PruningSchedule, step: int, updates: int) -> bool:
+    """Returns whether a schedule has requested its last mask update.
 
     Args:
-        schedule: a `PruningSchedule`.
-        step: training steps done.
-        updates: mask updates made.
+        schedule: A `PruningSchedule`.
+        step: Integer. Number of training steps done.
+        updates: Integer. Number of mask updates done.
 
     Raises:
-        ValueError: a schedule that does not tell its last step.
+        ValueError: If the schedule decides by step and has no `end_step`.
     """
     if by_epochs(schedule):
         return updates >= schedule.prunes
     end = getattr(schedule, "end_step", None)
-    if end is not None and end < 0:  # for ever, at the same sparsity
+    if end is not None and end < 0:  # tfmot's "no end": the sparsity stays that of the first update
         end = schedule.begin_step
     if end is None:
         raise ValueError(
-            f"{type(schedule).__name__} does not tell when it is over: give it an attribute end_step, the "
-            "step of its last update."
+            f"{type(schedule).__name__} has no end_step: add an attribute `end_step`, the step of its last "
+            "update."
         )
     return step >= end
 
 
-def get(schedule):
-    """Checks a schedule, or reads a saved one; a float stays one.
+def get(schedule: PruningSchedule | float | dict[str, Any]) -> PruningSchedule | float:
+    """Validates a schedule, or creates it from its saved config.
+
+    Args:
+        schedule: A `PruningSchedule`, a float (the final sparsity, in [0, 1)), or the dict that `serialize`
+            returned.
+
+    Returns:
+        A `PruningSchedule` or a float.
 
     Raises:
-        ValueError: a sparsity outside [0, 1).
-        TypeError: neither a schedule nor a number.
+        TypeError: If `schedule` is neither a schedule nor a number.
+        ValueError: If the sparsity is not in [0, 1), or the class of a saved schedule is not registered.
     """
     if isinstance(schedule, dict):
         return registry.deserialize(schedule, _TFMOT_CLASSES)
@@ -62,12 +76,17 @@ def get(schedule):
             "pruning_schedule must be a PruningSchedule, such as tfap.PolynomialDecay(...), or a float, "
             f"the final sparsity: received {schedule!r} of type {type(schedule).__name__}."
         )
-    if not 0 <= schedule < 1:
+    if not 0 <= float(schedule) < 1:
         raise ValueError(
             f"The sparsity must be in [0, 1): received {schedule}. Write 0.9 to prune 90% of the weights."
         )
     return float(schedule)
 
 
-def serialize(schedule):
+def serialize(schedule: PruningSchedule | float) -> float | dict[str, Any]:
+    """Converts a schedule to plain data, from which `get` creates it again.
+
+    Returns:
+        A dict of `class_name` and `config`, or the float.
+    """
     return schedule if isinstance(schedule, float) else registry.serialize(schedule)

@@ -1,4 +1,7 @@
-"""Schedules that prune at the end of an epoch, when a metric passes a threshold."""
+"""Schedules that prune at the end of an epoch, when a metric reaches a threshold."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -9,34 +12,51 @@ from tfap.utils import checks
 
 @keras_compat.register
 class AccuracyIntervals(PruningSchedule):
-    """Prunes at the end of an epoch in which a metric has passed the next threshold.
+    """Prunes at the end of an epoch in which a metric has reached the next threshold.
 
-    The schedule of activation-based pruning (Ganguli and Chong, 2024, section 3): prune k of n, counted
-    from 0, waits for `begin + k * (end - begin) / n`; its share of the final sparsity is proportional to
-    `decay**k`, so the first is the largest. At most one prune an epoch. It needs `tfap.UpdatePruningStep`;
-    tfmot's callback knows nothing of metrics.
+    Prune k of n, counted from 0, waits until the metric reaches `begin + k * (end - begin) / n`. It adds a
+    part of the final sparsity that is proportional to `decay**k`, so the first prune is the largest. There
+    is at most one prune per epoch.
+
+    The schedule needs `tfap.UpdatePruningStep()`: tfmot's callback does not pass metrics to schedules.
 
     Args:
-        final_sparsity: share of the prunable weights that is pruned after the last prune, in (0, 1). (The
-            paper's percentage is of all kernels, the output layer's included, which it never prunes.)
-        prunes: how many, at least 1; 5 or 10 in the paper.
-        begin: threshold of the first prune.
-        end: where the thresholds would arrive after the last; below `begin` for a metric that falls.
-        decay: of the shares, in [0, 1]; 1 makes them equal, 0 asks for everything at once.
-        metric: name of the logged metric: the training accuracy, or any other that fit logs, such as "loss"
-            or "val_accuracy".
+        final_sparsity: Float in (0, 1). Fraction of the prunable weights that is pruned after the last
+            prune. The paper states the fraction of all kernels, including that of the output layer, which it
+            never prunes.
+        prunes: Integer >= 1. Number of prunes. The paper uses 5 and 10.
+        begin: Float. Threshold of the first prune.
+        end: Float. Threshold that would follow that of the last prune. Less than `begin` for a metric that
+            decreases, such as a loss.
+        decay: Float in [0, 1]. Ratio of the sparsity that a prune adds to what the previous one adds. 1
+            makes all prunes equal. 0 reaches the final sparsity with the first prune.
+        metric: String. Name of a metric in the logs of `fit()`, such as "accuracy", "loss" or "val_accuracy".
 
     Raises:
-        ValueError: an argument outside its range; while training, a metric that is not logged.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of its range. During training, if the metric is not logged.
+
+    Example:
 
     >>> schedule = AccuracyIntervals(0.8, prunes=2, begin=0.5, end=1.0)
     >>> schedule.thresholds, [round(sparsity, 4) for sparsity in schedule.sparsities]
     ([0.5, 0.75], [0.4444, 0.8])
     >>> schedule.on_epoch_end({"accuracy": 0.51}, updates=0) == schedule.sparsities[0]
     True
+
+    References:
+        - [Ganguli and Chong, 2024](https://doi.org/10.3390/a17010048), section 3
     """
 
-    def __init__(self, final_sparsity, prunes=5, begin=0.80, end=0.98, decay=0.8, metric="accuracy"):
+    def __init__(
+        self,
+        final_sparsity: float,
+        prunes: int = 5,
+        begin: float = 0.80,
+        end: float = 0.98,
+        decay: float = 0.8,
+        metric: str = "accuracy",
+    ) -> None:
         if not 0 < checks.number("final_sparsity", final_sparsity) < 1:
             raise ValueError(f"final_sparsity must be in (0, 1): received {final_sparsity}.")
         checks.whole("prunes", prunes)
@@ -50,64 +70,89 @@ class AccuracyIntervals(PruningSchedule):
         self.metric = checks.text("metric", metric)
 
     @property
-    def thresholds(self):
-        """The metric's value for which each prune waits."""
+    def thresholds(self) -> list[float]:
+        """List of floats. The value of the metric that each prune waits for."""
         step = (self.end - self.begin) / self.prunes
-        return [self.begin + k * step for k in range(self.prunes)]  # adding up would miss some by an ulp
+        return [self.begin + k * step for k in range(self.prunes)]  # a running sum would be off by an ulp
 
     @property
-    def sparsities(self):
-        """After each prune."""
-        shares = self.decay ** np.arange(self.prunes)
-        return [float(share) for share in self.final_sparsity * np.cumsum(shares) / shares.sum()]
+    def sparsities(self) -> list[float]:
+        """List of floats in (0, 1). The sparsity after each prune."""
+        increments = self.decay ** np.arange(self.prunes)
+        cumulative = self.final_sparsity * np.cumsum(increments) / increments.sum()
+        return [float(sparsity) for sparsity in cumulative]
 
-    def on_epoch_end(self, logs, updates):
-        """The sparsity to prune to now, or None.
+    def on_epoch_end(self, logs: Mapping[str, float], updates: int) -> float | None:
+        """Decides whether to prune at the end of an epoch.
 
         Args:
-            logs: of the epoch.
-            updates: how many prunes there have been.
+            logs: Dict of metric name to value. The logs of the epoch.
+            updates: Integer. Number of prunes done.
+
+        Returns:
+            The sparsity to prune to, or None to not prune.
+
+        Raises:
+            ValueError: If the metric is not in the logs.
         """
         self.check_logs(logs)
-        if updates >= self.prunes or not self._passes(logs[self.metric], self.thresholds[updates]):
+        if updates >= self.prunes or not self._reaches(logs[self.metric], self.thresholds[updates]):
             return None
         return self.sparsities[updates]
 
-    def check_logs(self, logs):
-        """Raises ValueError if the metric is not among the logs."""
+    def check_logs(self, logs: Mapping[str, float]) -> None:
+        """Checks that the metric is logged.
+
+        Args:
+            logs: Dict of metric name to value.
+
+        Raises:
+            ValueError: If the metric is not in the logs.
+        """
         if self.metric not in logs:
             raise ValueError(
-                f"AccuracyIntervals waits for the metric '{self.metric}', and fit logs "
-                f"{', '.join(sorted(logs)) or 'none'}: name one of those as metric=, or add it in "
+                f"AccuracyIntervals needs the metric '{self.metric}', but fit() logs "
+                f"{', '.join(sorted(logs)) or 'no metrics'}: pass one of those as metric=, or add it with "
                 'compile(metrics=["accuracy"]).'
             )
 
-    def missing(self, updates, seen):
-        """What to tell a user whose fit has ended before the last prune; None if none is missing.
+    def missing(self, updates: int, seen: Sequence[float]) -> str | None:
+        """Describes the prunes that a fit did not reach.
 
         Args:
-            updates: how many prunes there have been.
-            seen: the metric in the epochs of the fit.
+            updates: Integer. Number of prunes done.
+            seen: Sequence of floats. The metric after each epoch of the fit.
+
+        Returns:
+            A message for the user, or None if every prune was done.
         """
         if updates >= self.prunes:
             return None
-        came_to = f"{(min if self.end < self.begin else max)(seen):.4g}" if seen else "no such metric"
+        best = min if self._decreases else max
+        reached = f"reached {best(seen):.4g}" if seen else "did not log it"
         return (
-            f"{self.prunes - updates} of {self.prunes} prunes are missing: the next one waits for "
-            f"{self.metric} = {self.thresholds[updates]:.4g}, and this fit came to {came_to}. Train "
-            "for longer, or change `begin` and `end` of AccuracyIntervals."
+            f"{self.prunes - updates} of {self.prunes} prunes did not happen: the next one needs "
+            f"{self.metric} {'<=' if self._decreases else '>='} {self.thresholds[updates]:.4g}, but this fit "
+            f"{reached}. "
+            "Train for longer, or change `begin` and `end` of AccuracyIntervals."
         )
 
-    def _passes(self, value, threshold):
-        return value <= threshold if self.end < self.begin else value >= threshold
+    @property
+    def _decreases(self):
+        return self.end < self.begin
 
-    def __call__(self, step):
+    def _reaches(self, value, threshold):
+        return value <= threshold if self._decreases else value >= threshold
+
+    def __call__(self, step: Any) -> NoReturn:
+        """Raises a NotImplementedError, because the schedule does not prune at steps."""
         raise NotImplementedError(
-            "AccuracyIntervals prunes by a metric at the end of an epoch, which only tfap's callback sees: "
-            "wrap the model with tfap.prune and pass callbacks=[tfap.UpdatePruningStep()] to fit()."
+            "AccuracyIntervals prunes by a metric at the end of an epoch, which only tfap's callback passes "
+            "on: wrap the model with tfap.prune and pass callbacks=[tfap.UpdatePruningStep()] to fit()."
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the class name and the arguments, in the form of tfmot's schedules."""
         names = ("final_sparsity", "prunes", "begin", "end", "decay", "metric")
         return {
             "class_name": keras_compat.registered_name(type(self)),

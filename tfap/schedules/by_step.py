@@ -1,5 +1,7 @@
 """Schedules that prune at training steps."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfap import keras_compat
@@ -9,23 +11,31 @@ from tfap.utils import checks
 
 @keras_compat.register
 class IterativeSparsity(PruningSchedule):
-    """Prunes the same share of what is left, again and again.
+    """Prunes a fixed fraction of the kept weights at each update.
 
-    After k updates the sparsity is `1 - (1 - rate)**k`: the share left is multiplied by `1 - rate` each
-    time, as in iterative magnitude pruning and in AP (Liu et al., 2023, section 3).
+    After k updates the sparsity is `1 - (1 - rate)**k`.
 
     Args:
-        rate: share of the weights still alive that each update prunes, in (0, 1).
-        updates: number of updates, at least 1.
-        frequency: steps between two updates, at least 1.
-        begin_step: step of the first update, at least 1; None means `frequency`.
+        rate: Float in (0, 1). Fraction of the kept weights that each update prunes.
+        updates: Integer >= 1. Number of updates.
+        frequency: Integer >= 1. Number of training steps between two updates.
+        begin_step: Integer >= 1. Training step of the first update, counted from 1. Defaults to `frequency`.
+
+    Raises:
+        TypeError: If `rate` is not a number.
+        ValueError: If an argument is out of its range.
+
+    Example:
 
     >>> schedule = IterativeSparsity(0.5, updates=3, frequency=100)
     >>> [float(schedule(step)[1]) for step in (100, 200, 300)]
     [0.5, 0.75, 0.875]
+
+    References:
+        - [Liu et al., 2023](https://arxiv.org/abs/2212.06145), section 3
     """
 
-    def __init__(self, rate, updates, frequency, begin_step=None):
+    def __init__(self, rate: float, updates: int, frequency: int, begin_step: int | None = None) -> None:
         self.rate = rate
         self.updates = updates
         self.frequency = frequency
@@ -36,18 +46,28 @@ class IterativeSparsity(PruningSchedule):
             checks.whole(name, getattr(self, name))
 
     @property
-    def end_step(self):
-        """Step of the last update."""
+    def end_step(self) -> int:
+        """Training step of the last update."""
         return self.begin_step + (self.updates - 1) * self.frequency
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes whether to prune at a step, and the sparsity.
+
+        Args:
+            step: Integer, or an integer tensor of any shape. Training steps, counted from 1.
+
+        Returns:
+            Tuple of two tensors of the shape of `step`: a boolean one, whether to prune, and a float32 one,
+            the sparsity in [0, 1).
+        """
         step = tf.cast(step, tf.int64)
         should_prune = self._should_prune_in_step(step, self.begin_step, self.end_step, self.frequency)
         updates = tf.clip_by_value((step - self.begin_step) // self.frequency + 1, 0, self.updates)
-        left = tf.pow(tf.constant(1.0 - self.rate, tf.float64), tf.cast(updates, tf.float64))
-        return should_prune, tf.cast(1.0 - left, tf.float32)
+        kept = tf.pow(tf.constant(1.0 - self.rate, tf.float64), tf.cast(updates, tf.float64))
+        return should_prune, tf.cast(1.0 - kept, tf.float32)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the class name and the arguments, in the form of tfmot's schedules."""
         return {
             "class_name": keras_compat.registered_name(type(self)),
             "config": {
@@ -59,15 +79,20 @@ class IterativeSparsity(PruningSchedule):
         }
 
 
-def over_fit(final_sparsity, steps, after=0):
-    """The schedule that a plain float means: cubic decay between 10% and 70% of a fit.
+def over_fit(final_sparsity: float, steps: int, after: int = 0) -> PruningSchedule:
+    """Creates the schedule that a float stands for: cubic decay between 10% and 70% of a fit.
 
-    About 30 updates, fewer in very short fits; the last one falls on the end step exactly.
+    There are about 30 updates, or fewer in a very short fit. The last one is exactly at `end_step`.
 
     Args:
-        final_sparsity: in [0, 1).
-        steps: length of the fit.
-        after: training steps done before it.
+        final_sparsity: Float in [0, 1).
+        steps: Integer. Number of training steps in the fit.
+        after: Integer. Number of training steps done before the fit.
+
+    Returns:
+        A `PolynomialDecay`, or a `ConstantSparsity` of one update if the fit is too short for a decay.
+
+    Example:
 
     >>> schedule = over_fit(0.9, steps=1000)
     >>> schedule.begin_step, schedule.end_step, schedule.frequency
@@ -77,6 +102,6 @@ def over_fit(final_sparsity, steps, after=0):
     end = max(begin, round(0.7 * steps))
     frequency = max(1, (end - begin) // 30)
     begin = end - (end - begin) // frequency * frequency
-    if begin == end:  # too short for a decay
+    if begin == end:
         return ConstantSparsity(final_sparsity, after + begin, end_step=after + end, frequency=1)
     return PolynomialDecay(0.0, final_sparsity, after + begin, after + end, frequency=frequency)

@@ -1,83 +1,114 @@
-"""Schedules read on the host: which steps are due, and their sparsities."""
+"""Evaluation of schedules on the host: the steps of the updates, and their sparsities."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfap.schedules.base import PruningSchedule
+
 
 class Rescaled:
-    """A schedule for what is left of a model that has been made smaller; all else is the schedule's own.
+    """Adapts a schedule to a model that has been compacted during the fit.
+
+    The schedule refers to the original model, and this object to what is left of it. All other attributes are
+    those of the schedule.
 
     Args:
-        schedule: callable from step to (due, sparsity), of the model as it was.
-        smaller: how many times smaller the model is now.
+        schedule: A `PruningSchedule` that decides by step.
+        smaller: Float >= 1. Size of the original model divided by that of the model now.
+
+    Example:
 
     >>> from tfap.schedules import ConstantSparsity
     >>> halved = Rescaled(ConstantSparsity(0.75, 1), smaller=2.0)
-    >>> float(halved(1)[1])  # a quarter of the whole is half of the half
+    >>> float(halved(1)[1])  # a quarter of the original model is half of a model of half the size
     0.5
     """
 
-    def __init__(self, schedule, smaller):
+    def __init__(self, schedule: PruningSchedule, smaller: float) -> None:
         self._schedule = schedule
         self._smaller = smaller
 
-    def __call__(self, step):
-        due, sparsity = self._schedule(step)
-        return due, tf.maximum(0.0, self._of_what_is_left(sparsity))
+    def __call__(self, step: Any) -> tuple[Any, tf.Tensor]:
+        """Computes whether to prune at a step, and the sparsity of the smaller model."""
+        should_prune, sparsity = self._schedule(step)
+        return should_prune, tf.maximum(0.0, self._rescale(sparsity))
 
-    def _of_what_is_left(self, sparsity):
+    def _rescale(self, sparsity):
         return 1.0 - (1.0 - sparsity) * self._smaller
 
-    def __getattr__(self, name):
-        if name.startswith("_"):  # a copy asks before there is a schedule
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy looks up its hooks before `_schedule` is set
             raise AttributeError(name)
         return getattr(self._schedule, name)
 
 
 class RescaledIntervals(Rescaled):
-    """The same for a schedule that prunes at the ends of epochs."""
+    """Adapts a schedule that decides by epoch. Otherwise like `Rescaled`."""
 
-    def on_epoch_end(self, logs, updates):
+    def on_epoch_end(self, logs: Mapping[str, float], updates: int) -> float | None:
+        """Decides whether to prune at the end of an epoch. See `AccuracyIntervals.on_epoch_end`."""
         sparsity = self._schedule.on_epoch_end(logs, updates)
-        return None if sparsity is None else max(0.0, self._of_what_is_left(sparsity))
+        return None if sparsity is None else max(0.0, self._rescale(sparsity))
 
 
 class Timetable:
-    """A schedule read on the host: which steps are due, and their sparsities.
+    """Finds the steps at which a schedule prunes, and their sparsities.
 
-    The schedule is evaluated once for a block of steps, not once a step: one eager call of tfmot's
-    PolynomialDecay takes as long as a small net's training step. A schedule of the user's that takes single
-    steps only, or knows no steps that training never reaches, is asked when a step has been reached.
+    It evaluates the schedule once for a block of steps instead of once per step, because one eager call of
+    tfmot's `PolynomialDecay` takes as long as a training step of a small model. If the schedule does not
+    support arrays of steps, it evaluates single steps, and only those that training reaches.
+
+    Args:
+        schedule: A `PruningSchedule` that decides by step.
     """
 
     _BLOCK = 4096
 
-    def __init__(self, schedule):
+    def __init__(self, schedule: PruningSchedule | Rescaled) -> None:
         self._schedule = schedule
-        self._start = None
-        self._block = None  # (due steps, their sparsities) from _start on; None if steps must be asked for
+        self._start: int | None = None
+        # (steps of the updates, their sparsities) from _start on; None if the schedule takes single steps.
+        self._block: tuple[np.ndarray, np.ndarray] | None = None
 
-    def next_step(self, after):
-        """The first due step > `after`, or a later step from which to ask again."""
-        self._load(after + 1)
+    def next_step(self, after: int) -> int:
+        """Finds the step of the next update.
+
+        Args:
+            after: Integer. A training step.
+
+        Returns:
+            The first step > `after` with an update, or an earlier one at which to call this method again.
+        """
+        start = self._load(after + 1)
         if self._block is None:
             return after + 1
-        later = self._block[0][self._block[0] > after]
-        return int(later[0]) if len(later) else self._start + self._BLOCK
+        steps, _ = self._block
+        later = steps[steps > after]
+        return int(later[0]) if len(later) else start + self._BLOCK
 
-    def sparsity_due(self, after, until):
-        """Sparsity of the last step due in (after, until], or None. Several steps may have passed.
+    def sparsity_due(self, after: int, until: int) -> float | None:
+        """Finds the sparsity of the last update in an interval of steps, which may contain several.
+
+        Args:
+            after: Integer. Training step before the interval.
+            until: Integer. Last training step of the interval.
+
+        Returns:
+            The sparsity, or None if there is no update.
 
         Raises:
-            TypeError: the schedule gives something else than whether to prune and a sparsity.
-            ValueError: the sparsity is outside [0, 1).
+            TypeError: If the schedule does not return two values: whether to prune, and the sparsity.
+            ValueError: If the sparsity is not in [0, 1).
         """
         step = until
         while step > after:
-            self._load(step)
+            start = self._load(step)
             if self._block is None:
-                due, sparsity = _asked(self._schedule, step)
-                if due:
+                should_prune, sparsity = _evaluate_step(self._schedule, step)
+                if should_prune:
                     return self._checked(sparsity, step)
                 step -= 1
             else:
@@ -85,50 +116,54 @@ class Timetable:
                 passed = np.flatnonzero((steps > after) & (steps <= until))
                 if len(passed):
                     return self._checked(float(sparsities[passed[-1]]), steps[passed[-1]])
-                step = self._start - 1
+                step = start - 1
         return None
 
     def _checked(self, sparsity, step):
         if not 0 <= sparsity < 1:
             raise ValueError(
-                f"{type(self._schedule).__name__} asks for a sparsity outside [0, 1) after step {step}: "
-                f"{sparsity}."
+                f"{type(self._schedule).__name__} must return a sparsity in [0, 1): received {sparsity} for "
+                f"step {step}."
             )
         return sparsity
 
     def _load(self, step):
+        """Evaluates the block that contains a step, and returns the first step of the block."""
         start = step - step % self._BLOCK
         if start != self._start:
             self._start = start
-            self._block = _evaluated(self._schedule, np.arange(max(1, start), start + self._BLOCK))
+            self._block = _evaluate_block(self._schedule, np.arange(max(1, start), start + self._BLOCK))
+        return start
 
 
-def _evaluated(schedule, steps):
-    """`(due steps, their sparsities)`, or None for a schedule that does not take them all at once."""
+def _evaluate_block(schedule, steps):
+    """Returns the steps of the updates and their sparsities; None if the schedule takes single steps only."""
     try:
-        due, sparsity = (np.asarray(part) for part in schedule(tf.constant(steps, tf.int64)))
-        if due.shape != steps.shape or sparsity.shape not in ((), steps.shape):
+        should_prune, sparsity = (np.asarray(part) for part in schedule(tf.constant(steps, tf.int64)))
+        if should_prune.shape != steps.shape or sparsity.shape not in ((), steps.shape):
             return None
         sparsity = np.broadcast_to(sparsity, steps.shape)
-        found, others = np.flatnonzero(due), np.flatnonzero(~due)
-        # It may have mistaken the steps for something else: single ones must give the same.
-        for at in {0, len(steps) - 1, *found[:1], *found[-1:], *others[:1], *others[-1:]}:
-            asked, expected = _asked(schedule, steps[at])
-            if asked != due[at] or not np.isclose(sparsity[at], expected, rtol=1e-6, atol=1e-7):
+        due, others = np.flatnonzero(should_prune), np.flatnonzero(~should_prune)
+        # The schedule may have misread the array of steps: compare with some single steps.
+        for index in {0, len(steps) - 1, *due[:1], *due[-1:], *others[:1], *others[-1:]}:
+            step_is_due, expected = _evaluate_step(schedule, steps[index])
+            if step_is_due != should_prune[index]:
                 return None
-    except Exception:  # the schedule is the user's code; what is wrong shows when a step is asked for
+            if not np.isclose(sparsity[index], expected, rtol=1e-6, atol=1e-7):
+                return None
+    except Exception:  # of the user's schedule; a real fault is raised again for a single step
         return None
-    return steps[due], sparsity[due]
+    return steps[should_prune], sparsity[should_prune]
 
 
-def _asked(schedule, step):
-    """`(due, sparsity)` of one step."""
-    answer = schedule(tf.constant(step, tf.int64))
+def _evaluate_step(schedule, step):
+    """Returns whether to prune at a step, and the sparsity."""
+    decision = schedule(tf.constant(step, tf.int64))
     try:
-        due, sparsity = answer
-        return bool(due), float(sparsity)
+        should_prune, sparsity = decision
+        return bool(should_prune), float(sparsity)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{type(schedule).__name__}, called on step {step}, must give two things: whether to prune, and "
-            f"the sparsity. It gave {answer!r}."
+            f"{type(schedule).__name__} must return two values, whether to prune and the sparsity: received "
+            f"{decision!r} for step {step}."
         ) from error
