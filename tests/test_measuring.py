@@ -296,7 +296,7 @@ def test_steps(keras_module):
     endless = tf.data.Dataset.from_tensors(x[:BATCH]).repeat()
     assert tfap.measure_activations(model, x, BATCH, steps=2)["hidden_0"].seen == 2 * BATCH
     assert tfap.measure_activations(model, endless, steps=5)["hidden_0"].seen == 5 * BATCH
-    with pytest.raises(ValueError, match="no end: say with steps"):
+    with pytest.raises(ValueError, match="no end: pass steps="):
         tfap.measure_activations(model, endless)
 
 

@@ -1,1 +1,1 @@
-"""Who fires: activation counts measured on data, and dead-neuron rates."""
+"""Activation counts and dead-neuron rates, measured on data."""

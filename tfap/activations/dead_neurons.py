@@ -1,6 +1,9 @@
 """Dead-neuron rates: a report from activation counts, and a callback that measures them during `fit`."""
 
 import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,18 +13,23 @@ from tfap.activations.batches import Batches, can_repeat
 from tfap.activations.measure import ActivationMeter
 from tfap.graph.counts import ActivationCounts
 from tfap.keras_compat import Callback
+from tfap.keras_compat.types import Data
 from tfap.utils import checks, tables
+
+_COUNTS = "{layer path: ActivationCounts}, as tfap.measure_activations returns it"
+_METRICS = ("dead_neuron_rate", "static_dead_neuron_rate", "dynamic_dead_neuron_rate")
 
 
 @dataclasses.dataclass(frozen=True)
 class DeadNeurons:
-    """The dead-neuron rate of a layer or a net, and its two parts.
+    """Holds the dead-neuron rate of a layer or a model, and its two parts.
 
     Attributes:
-        units: how many neurons, or channels, or channels at positions, the rates are of.
-        rate: share of dead units, averaged over inputs: `static + dynamic`. All are in [0, 1].
-        static: share of units that were dead on every input.
-        dynamic: the rest: of units that were dead on some inputs only.
+        units: Integer. Number of units that the rates average over: neurons, channels, or positions of
+            channels.
+        rate: Float in [0, 1]. Fraction of dead units, averaged over inputs: `static + dynamic`.
+        static: Float in [0, 1]. Fraction of units that are dead on every input.
+        dynamic: Float in [0, 1]. The part of `rate` that is due to units dead on some inputs only.
     """
 
     units: int
@@ -32,120 +40,138 @@ class DeadNeurons:
 
 @dataclasses.dataclass(frozen=True)
 class DeadNeuronReport:
-    """The report; prints as a table.
+    """Holds the dead-neuron rates of a model and its layers. Prints as a table.
 
     Attributes:
-        layers: `{layer path: DeadNeurons}` in graph order.
-        net: `DeadNeurons` of all of them. Layers weigh by their units; those that fire in the same place
-            have the same units, which weigh once.
+        layers: Dict of layer path to `DeadNeurons`, in graph order.
+        net: `DeadNeurons` of the model. Each layer is weighted by its units. Layers whose neurons fire in the
+            same place share their units, which count once.
     """
 
     layers: dict[str, DeadNeurons]
     net: DeadNeurons
 
-    def to_dict(self):
-        """Everything as plain data: `{"layers": {path: {figure: value}}, "net": {figure: value}}`."""
+    def to_dict(self) -> dict[str, Any]:
+        """Converts the report to plain data.
+
+        Returns:
+            A dict of "layers" and "net". "layers" is a dict of layer path to rates, "net" the rates of the
+            model. Rates are dicts of attribute name to number.
+        """
         return dataclasses.asdict(self)
 
-    def __str__(self):
+    def __str__(self) -> str:
         table = tables.table_of(["layer"], ["units", "dead", "static", "dynamic"])
-        for path, dead in self.layers.items():
-            table.add_row(path, *_texts(dead))
+        for path, dead_neurons in self.layers.items():
+            table.add_row(path, *_cells(dead_neurons))
         table.add_section()
-        table.add_row("all", *_texts(self.net))
+        table.add_row("all", *_cells(self.net))
         return tables.as_text(table)
 
     __repr__ = __str__
 
 
-def dead_neuron_report(counts):
-    """How many neurons are dead, by layer and in all: the dead-neuron rate, its static and dynamic parts.
+def dead_neuron_report(counts: Mapping[str, ActivationCounts]) -> DeadNeuronReport:
+    """Computes the dead-neuron rate of a model and of its layers, with its static and dynamic parts.
 
-    The rate is that of Liu et al. (AP, TMLR 2023): on an input a ReLU neuron is dead if it gives out 0.
-    Neurons that are dead on every input make its static part, the others its dynamic part.
+    A ReLU neuron is dead on an input if it outputs 0. The dead-neuron rate is the fraction of dead neurons,
+    averaged over inputs. Neurons that are dead on every input form its static part, and the others its
+    dynamic part.
 
     Args:
-        counts: `{layer path: ActivationCounts}`, as `tfap.measure_activations` gives them, or some of
-            these; or the difference of two such counts. Never those of a whole training: a neuron that
-            died on the way has fired before, and would be dynamic for ever.
+        counts: Dict of layer path to `ActivationCounts`, as `tfap.measure_activations` returns it, or a part
+            of it. Differences of two counts are valid too. Do not pass the counts of a whole training run: a
+            neuron that died late has fired before, so it would count as dynamic.
 
     Returns:
-        A `DeadNeuronReport`.
+        A `tfap.activations.dead_neurons.DeadNeuronReport`, which prints as a table.
 
     Raises:
-        TypeError: counts of another form.
-        ValueError: no layers, or a layer of which no activations were seen.
+        TypeError: If `counts` is not a dict of layer path to `ActivationCounts`.
+        ValueError: If `counts` is empty, or the counts of a layer cover no activations.
+
+    Example:
 
     >>> dead_neuron_report({"hidden": ActivationCounts(np.array([8, 2, 0, 0]), seen=8)}).net
     DeadNeurons(units=4, rate=0.6875, static=0.5, dynamic=0.1875)
+
+    References:
+        - [Liu et al., 2023](https://arxiv.org/abs/2212.06145)
     """
-    _check(counts)
-    layers = {path: _dead(counted) for path, counted in counts.items()}
-    distinct = {id(counted): layers[path] for path, counted in counts.items()}
-    return DeadNeuronReport(layers, _all(list(distinct.values())))
+    _check_counts(counts)
+    layers = {path: _dead_neurons(layer_counts) for path, layer_counts in counts.items()}
+    distinct = {id(layer_counts): layers[path] for path, layer_counts in counts.items()}
+    return DeadNeuronReport(layers, _average(list(distinct.values())))
 
 
-def _check(counts):
-    if not isinstance(counts, dict) or not all(isinstance(one, ActivationCounts) for one in counts.values()):
-        raise TypeError(
-            "counts must be {layer path: ActivationCounts}, as tfap.measure_activations gives it."
-        )
+def _check_counts(counts):
+    if not isinstance(counts, dict):
+        raise TypeError(f"counts must be {_COUNTS}: received an object of type {type(counts).__name__}.")
+    for value in counts.values():
+        if not isinstance(value, ActivationCounts):
+            raise TypeError(f"counts must be {_COUNTS}: received values of type {type(value).__name__}.")
     if not counts:
-        raise ValueError("counts names no layers: no neurons are known to fire.")
-    for path, counted in counts.items():
-        if not counted.seen:
-            raise ValueError(f"counts has seen no activations of the layer '{path}'.")
+        raise ValueError("counts is empty: expected the counts of at least one layer.")
+    for path, layer_counts in counts.items():
+        if not layer_counts.seen:
+            raise ValueError(
+                f"counts has no activations of the layer '{path}': measure it on at least one batch."
+            )
 
 
-def _dead(counted):
+def _dead_neurons(counts):
     return DeadNeurons(
-        len(counted.counts),
-        counted.dead_neuron_rate,
-        counted.static_dead_neuron_rate,
-        counted.dynamic_dead_neuron_rate,
+        len(counts.counts),
+        counts.dead_neuron_rate,
+        counts.static_dead_neuron_rate,
+        counts.dynamic_dead_neuron_rate,
     )
 
 
-def _all(layers):
-    units = [dead.units for dead in layers]
-    rates = np.average([(dead.rate, dead.static, dead.dynamic) for dead in layers], axis=0, weights=units)
+def _average(layers):
+    units = [layer.units for layer in layers]
+    rates = np.average([(layer.rate, layer.static, layer.dynamic) for layer in layers], axis=0, weights=units)
     return DeadNeurons(sum(units), *map(float, rates))
 
 
-def _texts(dead):
-    return [f"{dead.units:,}", *(f"{share:.1%}" for share in (dead.rate, dead.static, dead.dynamic))]
-
-
-_USER = "tfap.DeadNeuronMonitor"
+def _cells(dead_neurons):
+    rates = (dead_neurons.rate, dead_neurons.static, dead_neurons.dynamic)
+    return [f"{dead_neurons.units:,}", *(f"{rate:.1%}" for rate in rates)]
 
 
 class DeadNeuronMonitor(Callback):
-    """Measures the dead-neuron rate during `fit`, at the end of epochs, with or without pruning.
+    """Measures the dead-neuron rate at the end of epochs during `fit`, with or without pruning.
 
-    It adds `dead_neuron_rate`, `static_dead_neuron_rate` and `dynamic_dead_neuron_rate` of the net to the
-    logs of every epoch, so History, the progress bar and callbacks behind it in the list see them. The
-    neurons are counted on `data` at the weights of that moment, in inference mode: the training and the
-    counts of pruning wrappers go on as without it. What the rates are: `tfap.dead_neuron_report`. Behind
-    `tfap.UpdatePruningStep` in the list it sees what a prune at the end of the epoch has left.
+    It adds `dead_neuron_rate`, `static_dead_neuron_rate` and `dynamic_dead_neuron_rate` of the model to the
+    logs of every epoch. `History`, the progress bar and callbacks after it in the list read them there.
+    `tfap.dead_neuron_report` defines the rates.
+
+    The monitor counts on `data`, with the weights at the end of the epoch, in inference mode. It changes
+    neither training nor the counts of pruning wrappers. Place it after `tfap.UpdatePruningStep()` to measure
+    after a prune at the end of the epoch.
 
     Args:
-        data: what the neurons are counted on, as for `tfap.measure_activations`; not a generator, since it
-            is gone through again and again.
-        batch_size: samples a batch, for arrays only.
-        positions: False for one neuron a channel, True for one at each of its positions.
-        steps: at most this many batches; None for all of them.
-        log_dir: a folder for TensorBoard, to which the rates of the net and of every layer are written as
-            `dead_neurons/rate` and `dead_neurons/<layer path>/rate`, `/static` and `/dynamic`; None for none.
-        every: measures after this many epochs each; the logs of the others hold NaN.
+        data: Data to count on, as in `tfap.measure_activations`. It must be re-iterable, so a generator is
+            not valid.
+        batch_size: Integer >= 1. Samples per batch, for arrays only.
+        positions: Boolean. Whether every position of a channel is a unit, instead of every channel.
+        steps: Integer >= 1. Maximum number of batches. None for all batches.
+        log_dir: Path of a folder for TensorBoard summaries of the model (`dead_neurons/rate`) and of every
+            layer (`dead_neurons/<layer path>/rate`), each also with `/static` and `/dynamic`. None for no
+            summaries.
+        every: Integer >= 1. Measures after every n-th epoch. The logs of the other epochs hold NaN.
 
     Attributes:
-        reports: `{epoch, from 0: tfap.activations.dead_neurons.DeadNeuronReport}`; a later fit that
-            begins at epoch 0 again writes over those before.
+        reports: Dict of epoch, counted from 0, to `tfap.activations.dead_neurons.DeadNeuronReport`. A later
+            fit that starts at epoch 0 replaces earlier reports.
 
     Raises:
-        ValueError: data that can be gone through only once; and at the begin of the fit, or of a model that
-            is not built before at the end of its first epoch, what `tfap.measure_activations` raises, and a
-            model in which no neurons fire.
+        TypeError: At the start of `fit`, if `data` has an unsupported type.
+        ValueError: If an argument is out of its range, or `data` is an iterator. At the start of `fit`, or
+            after the first epoch of an unbuilt model, if `tfap.measure_activations` does not support the
+            model or the data, or if the model has no neurons to count.
+
+    Example:
 
     >>> import keras, numpy, tfap
     >>> hidden = keras.layers.Dense(8, "relu", bias_initializer=keras.initializers.Constant(-9.0))
@@ -155,74 +181,91 @@ class DeadNeuronMonitor(Callback):
     >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[tfap.DeadNeuronMonitor(x)])
     >>> history.history["static_dead_neuron_rate"]
     [1.0, 1.0]
+
+    References:
+        - [Liu et al., 2023](https://arxiv.org/abs/2212.06145)
     """
 
-    def __init__(self, data, batch_size=32, positions=False, steps=None, log_dir=None, every=1):
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int = 32,
+        positions: bool = False,
+        steps: int | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        every: int = 1,
+    ) -> None:
         super().__init__()
         checks.whole("every", every)
         checks.whole("batch_size", batch_size)
         if not can_repeat(data):
             raise ValueError(
-                "data is an iterator, which is used up after one epoch: pass arrays, a tf.data.Dataset or "
-                f"something else that can be gone through again. Received {type(data).__name__}."
+                f"data must be re-iterable, but a {type(data).__name__} is used up after one epoch: pass "
+                "arrays, a tf.data.Dataset or a PyDataset."
             )
-        self._data = {"data": data, "batch_size": batch_size, "steps": steps}
+        self._data_arguments = {"data": data, "batch_size": batch_size, "steps": steps}
         self._positions = positions
         self._log_dir = log_dir
         self._every = every
-        self._writer = None
-        self.reports = {}
+        self._writer: Any = None
+        self._meter: ActivationMeter | None = None
+        self.reports: dict[int, DeadNeuronReport] = {}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Prepares the measurement. `fit` calls it."""
         self._meter = None
         if self._log_dir is not None:
             self._writer = tf.summary.create_file_writer(str(self._log_dir))
         if not keras_compat.is_graph_model(self.model) or keras_compat.is_built(self.model):
             self._prepare()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measures the rates and adds them to the logs. `fit` calls it."""
         if (epoch + 1) % self._every:
             rates = [float("nan")] * 3
         else:
             net = self._measure(epoch).net
             rates = [net.rate, net.static, net.dynamic]
         if logs is not None:
-            names = ("dead_neuron_rate", "static_dead_neuron_rate", "dynamic_dead_neuron_rate")
-            logs.update(zip(names, rates))
+            logs.update(zip(_METRICS, rates))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Closes the TensorBoard file. `fit` calls it."""
         if self._writer is not None:
             self._writer.close()
 
     def _prepare(self):
-        self._meter = ActivationMeter(self.model, _USER, positions=self._positions)
+        self._meter = ActivationMeter(self.model, "tfap.DeadNeuronMonitor", positions=self._positions)
         if not self._meter.paths:
-            raise ValueError(f"No neurons are known to fire in the model '{self.model.name}'.")
-        self._batches = Batches(self.model, **self._data)
+            raise ValueError(
+                f"The model '{self.model.name}' has no neurons to count: expected a layer with an "
+                "activation, such as Dense(8, 'relu'), before the output layer."
+            )
+        self._batches = Batches(self.model, **self._data_arguments)
 
     def _measure(self, epoch):
-        if self._meter is None:  # the first batch has built the model
+        if self._meter is None:  # the model was built by its first batch
             self._prepare()
         report = dead_neuron_report(self._meter.measure(self._batches))
         self.reports[epoch] = report
         if self._writer is not None:
-            _write(self._writer, report, epoch)
+            _write_summaries(self._writer, report, epoch)
         return report
 
 
-def _write(writer, report, epoch):
-    named = {"dead_neurons": report.net}
-    named |= {f"dead_neurons/{path}": dead for path, dead in report.layers.items()}
+def _write_summaries(writer, report, epoch):
+    tags = {"dead_neurons": report.net}
+    tags |= {f"dead_neurons/{path}": dead_neurons for path, dead_neurons in report.layers.items()}
     with writer.as_default(step=epoch):
-        for name, dead in named.items():
-            _write_scalar(f"{name}/rate", dead.rate)
-            _write_scalar(f"{name}/static", dead.static)
-            _write_scalar(f"{name}/dynamic", dead.dynamic)
+        for tag, dead_neurons in tags.items():
+            _write_scalar(f"{tag}/rate", dead_neurons.rate)
+            _write_scalar(f"{tag}/static", dead_neurons.static)
+            _write_scalar(f"{tag}/dynamic", dead_neurons.dynamic)
     writer.flush()
 
 
 def _write_scalar(name, value):
-    """What `tf.summary.scalar` writes, which cannot do so where TensorBoard is not installed."""
+    """Does what `tf.summary.scalar` does, but without TensorBoard."""
     scalars = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
     metadata = tf.compat.v1.SummaryMetadata(plugin_data=scalars, data_class=1)  # DATA_CLASS_SCALAR
     tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)

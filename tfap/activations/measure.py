@@ -1,9 +1,11 @@
-"""How often the neurons of a model fire on given data, at fixed weights."""
+"""Activation counts of a model's neurons on given data, with fixed weights."""
 
 import contextlib
 import functools
 import math
 import operator
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,48 +15,59 @@ from tfap.activations.batches import EMPTY, Batches
 from tfap.graph import layer_types
 from tfap.graph.calls import Graph, channel_axis, unwrap
 from tfap.graph.counts import ActivationCounts, firing
+from tfap.keras_compat.types import Data, Model
 from tfap.utils import checks
 
 
-def measure_activations(model, data, batch_size=32, threshold=0.0, steps=None, positions=False):
+def measure_activations(
+    model: Model,
+    data: Data,
+    batch_size: int = 32,
+    threshold: float = 0.0,
+    steps: int | None = None,
+    positions: bool = False,
+) -> dict[str, ActivationCounts]:
     """Counts how often each neuron of a model fires on data, in inference mode.
 
-    A neuron fires where `tfap.prune` would count it: at its true activation, past BatchNormalization, Add
-    and the like. Layers whose neurons fire nowhere, such as the output layer before its softmax, are left
-    out.
+    tfap counts where `tfap.prune` would: at the activation output of a layer, after BatchNormalization, Add
+    and similar layers. Layers without such an activation are left out, such as the output layer.
 
     Args:
-        model: a built Sequential or Functional model of either Keras, with tfap's pruning wrappers or
-            without. It is not changed, nor are the wrappers' own counts.
-        data: an array, or a list or dict of arrays for several inputs; or batches of `x`, `(x, y)` or
-            `(x, y, sample_weight)`: a `tf.data.Dataset`, a generator, a `keras.utils.PyDataset` or a
+        model: A built Sequential or Functional model of either Keras, with or without tfap's pruning
+            wrappers. The model and the counts of its wrappers do not change.
+        data: An array, a list or dict of arrays for several inputs, or batches of `x`, `(x, y)` or
+            `(x, y, sample_weight)`: a `tf.data.Dataset`, a generator, a `keras.utils.PyDataset`, or a
             `tf_keras.utils.Sequence`.
-        batch_size: samples a batch, for arrays only.
-        threshold: an activation above it counts as firing.
-        steps: at most this many batches; None for all of them.
-        positions: False for one count a neuron or channel; True for one at each of its positions, such as
-            the pixels that a convolution gives out.
+        batch_size: Integer >= 1. Samples per batch, for arrays only.
+        threshold: Float. A neuron fires if its activation > `threshold`.
+        steps: Integer >= 1. Maximum number of batches. None for all batches.
+        positions: Boolean. Whether to count at every position of a channel, such as the output pixels of a
+            convolution, instead of once per neuron or channel.
 
     Returns:
-        `{layer path: ActivationCounts}` in graph order, with paths such as `inner/dense` for nested models:
-        exact int64 counts of shape `(neurons,)`, and `seen`, which is samples x positions x calls. With
-        `positions` the shape is `(positions * neurons,)`, in the order of a channels-last activation, so
-        that `counts.reshape(height, width, channels)` is a picture, and `seen` is samples x calls. The
-        places where a shared layer fires are added up. Layers that fire in the same place, such as two
-        convolutions that are added before their ReLU, have one `ActivationCounts` object together.
+        Dict of layer path, such as `inner/dense` in a nested model, to `ActivationCounts`, in graph order.
+
+        `counts` is an int64 array of shape `(neurons,)`, and `seen` is samples x positions x calls. With
+        `positions`, the shape is `(positions * neurons,)` in channels-last order, so that
+        `counts.reshape(height, width, channels)` is an image, and `seen` is samples x calls.
+
+        The counts of a shared layer are the sum over its calls. Layers that fire in the same place share one
+        `ActivationCounts`, such as two convolutions that are added before their ReLU.
 
     Raises:
-        TypeError: data of another kind.
-        ValueError: a model that is subclassed, not built or in tfmot's wrappers; data that is empty or has
-            no end, or of another number of inputs than the model has; with `positions` a layer whose number
-            of positions is open or differs between its calls.
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model is subclassed, unbuilt, or has tfmot's wrappers. If the data is empty,
+            infinite, or has another number of arrays than the model has inputs. With `positions`, if the
+            number of positions of a layer is undefined or differs between its calls.
+
+    Example:
 
     >>> import keras, numpy
     >>> model = keras.Sequential(
     ...     [keras.Input((2,)), keras.layers.Dense(2, "relu", kernel_initializer="identity", name="hidden")]
     ... )
-    >>> counted = measure_activations(model, numpy.array([[1.0, -1.0], [2.0, 0.5], [3.0, -2.0]]))["hidden"]
-    >>> counted.counts, counted.seen
+    >>> counts = measure_activations(model, numpy.array([[1.0, -1.0], [2.0, 0.5], [3.0, -2.0]]))["hidden"]
+    >>> counts.counts, counts.seen
     (array([3, 1]), 3)
     """
     meter = ActivationMeter(model, "tfap.measure_activations", threshold, positions)
@@ -62,27 +75,29 @@ def measure_activations(model, data, batch_size=32, threshold=0.0, steps=None, p
 
 
 class ActivationMeter:
-    """Counts how often a model's neurons fire, as often as asked, with a forward pass that is traced once.
+    """Counts how often the neurons of a model fire, repeatedly, with a forward pass that is traced once.
 
     Args:
-        model: as for `measure_activations`; its layers must stay what they are.
-        user: who asks, for errors.
-        threshold, positions: as for `measure_activations`.
+        model: A model as in `measure_activations`. Its layers must not change afterwards.
+        user: String. Name of the calling function, for messages.
+        threshold: Float. A neuron fires if its activation > `threshold`.
+        positions: Boolean. Whether to count at every position of a channel.
 
     Raises:
-        ValueError: a model that cannot be measured.
+        TypeError: If `model` is not a model, or `threshold` is not a number.
+        ValueError: If the model is not supported.
     """
 
-    def __init__(self, model, user, threshold=0.0, positions=False):
+    def __init__(self, model: Model, user: str, threshold: float = 0.0, positions: bool = False) -> None:
         keras_compat.check_measurable(model, user)
         threshold = checks.number("threshold", threshold)
         self._model = model
-        layers = Graph(model)
-        self._fires = _where_neurons_fire(layers)
+        graph = Graph(model)
+        self._places = _places(graph)
         if positions:
-            _check_positions(layers, self._fires)
-        self._taps = _taps(layers, self._fires, threshold, positions)
-        # A partial, since TensorFlow warns of retracing where many functions have the same code.
+            _check_positions(graph, self._places)
+        self._counters = _counters(graph, self._places, threshold, positions)
+        # A partial, because TensorFlow warns of retracing if many functions share their code.
         self._forward = tf.function(
             functools.partial(model, training=False),
             reduce_retracing=True,
@@ -90,47 +105,55 @@ class ActivationMeter:
         )
 
     @property
-    def paths(self):
-        """The layers whose neurons are counted, in graph order."""
-        return list(self._fires)
+    def paths(self) -> list[str]:
+        """List of strings. Paths of the layers whose neurons are counted, in graph order."""
+        return list(self._places)
 
-    def measure(self, batches):
-        """`{layer path: ActivationCounts}` over batches of inputs; see `measure_activations`.
+    def measure(self, batches: Iterable[Any]) -> dict[str, ActivationCounts]:
+        """Counts over batches of inputs.
+
+        Args:
+            batches: Iterable of model inputs.
+
+        Returns:
+            Dict of layer path to `ActivationCounts`. See `measure_activations`.
 
         Raises:
-            ValueError: there are no batches.
+            ValueError: If there are no batches.
         """
-        for tap in self._taps.values():
-            tap.reset()
-        with _unchanged(self._model):
+        for counter in self._counters.values():
+            counter.reset()
+        with _restored_state(self._model):
             self._run(batches)
-        counted = {key: self._counted(*key) for key in set(self._fires.values())}
-        return {path: counted[fires] for path, fires in self._fires.items()}
+        counts = {place: self._counts(*place) for place in set(self._places.values())}
+        return {path: counts[place] for path, place in self._places.items()}
 
     def _run(self, batches):
-        empty = True
-        for batch in batches:  # outside the taps: a generator may call the model itself
+        is_empty = True
+        for batch in batches:  # not counted here, where a generator may call the model itself
             with contextlib.ExitStack() as stack:
-                for tap in self._taps.values():
-                    stack.enter_context(tap.open())
+                for counter in self._counters.values():
+                    stack.enter_context(counter.counting())
                 self._forward(batch)
-            empty = False
-        if empty:
+            is_empty = False
+        if is_empty:
             raise ValueError(EMPTY)
 
-    def _counted(self, sites, axis):
-        return functools.reduce(operator.add, [self._taps[site.path, axis].counted(site) for site in sites])
+    def _counts(self, sites, axis):
+        return functools.reduce(
+            operator.add, [self._counters[site.path, axis].counts_of(site) for site in sites]
+        )
 
 
 @contextlib.contextmanager
-def _unchanged(model):
-    """Puts back what layers write in inference too: some are called with training=True for good."""
+def _restored_state(model):
+    """Restores what layers write in inference too, such as layers that are called with training=True."""
     variables = filter(keras_compat.is_variable, model.non_trainable_variables)
-    before = [(variable, variable.numpy()) for variable in variables]
+    saved = [(variable, variable.numpy()) for variable in variables]
     try:
         yield
     finally:
-        for variable, value in before:
+        for variable, value in saved:
             if not np.array_equal(variable.numpy(), value):
                 variable.assign(value)
 
@@ -138,51 +161,52 @@ def _unchanged(model):
 # -- counting in the model's own layers ------------------------------------------------------------
 
 
-def _where_neurons_fire(layers):
-    """`{path: (sites, channel axis)}` of every layer with a kernel whose firing is known."""
-    found = {}
-    for path, layer in layers.layers():
+def _places(graph):
+    """Returns `{path: (firing sites, channel axis)}` of every layer with a kernel and known sites."""
+    places = {}
+    for path, layer in graph.layers():
         layer = unwrap(layer)
         if any(spec.feeds_output for spec in layer_types.kernel_specs(layer)):
-            sites = layers.firing(path).sites
+            sites = graph.firing(path).sites
             if sites:
-                found[path] = sites, channel_axis(layer)
-    return found
+                places[path] = sites, channel_axis(layer)
+    return places
 
 
-def _check_positions(layers, fires):
-    for path, (sites, axis) in fires.items():
-        calls = [call for site in sites for call in layers.calls_of[site.path]]
+def _check_positions(graph, places):
+    for path, (sites, axis) in places.items():
+        calls = [call for site in sites for call in graph.calls_of[site.path]]
         shapes = {_positions(call.outputs[0].shape, axis) for call in calls}
         if len(shapes) > 1:
             raise ValueError(
-                f"The layer '{path}' fires at different positions in its calls, {sorted(shapes, key=str)}: "
-                "they cannot be added up with positions=True."
+                f"The layer '{path}' has different positions in its calls, {sorted(shapes, key=str)}, whose "
+                "counts cannot be added: pass positions=False."
             )
         if None in shapes.pop():
             raise ValueError(
-                f"The layer '{path}' has an open number of positions: positions=True needs input shapes "
-                "without None."
+                f"The layer '{path}' has an undefined number of positions: pass positions=False, or build "
+                "the model with input shapes without None."
             )
 
 
 def _positions(shape, axis):
-    """The sizes of all axes but those of samples and of neurons."""
-    return tuple(size for at, size in enumerate(shape) if at not in (0, axis % len(shape)))
+    """Returns the sizes of all axes except the batch and the channel axis."""
+    return tuple(size for index, size in enumerate(shape) if index not in (0, axis % len(shape)))
 
 
-def _taps(layers, fires, threshold, positions):
-    """`{(path of a site, channel axis): _Tap}`: layers that fire in one place are counted once."""
-    taps = {}
-    for sites, axis in fires.values():
+def _counters(graph, places, threshold, positions):
+    """Returns `{(path of a site, channel axis): _OutputCounter}`: layers in the same place share one."""
+    counters = {}
+    for sites, axis in places.values():
         for site in sites:
-            if (site.path, axis) not in taps:
-                taps[site.path, axis] = _Tap(layers.calls_of[site.path][0], axis, threshold, positions)
-    return taps
+            if (site.path, axis) not in counters:
+                call = graph.calls_of[site.path][0]
+                counters[site.path, axis] = _OutputCounter(call, axis, threshold, positions)
+    return counters
 
 
-class _Tap:
-    """Counts what a layer gives out while it is `open`."""
+class _OutputCounter:
+    """Counts the outputs of a layer above a threshold, inside the `counting` context."""
 
     def __init__(self, call, axis, threshold, positions):
         self._layer, self._axis, self._threshold = call.layer, axis, threshold
@@ -196,34 +220,35 @@ class _Tap:
         for variable in (self._counts, self._seen):
             variable.assign(tf.zeros_like(variable))
 
-    def counted(self, site):
+    def counts_of(self, site):
         counts = self._counts.numpy()[..., site.start : site.stop]
         return ActivationCounts(counts.ravel(), int(self._seen.numpy()))
 
     @contextlib.contextmanager
-    def open(self):
-        # Both Kerases look `call` up on the instance. Its dict, since Keras watches what is set.
+    def counting(self):
+        # Both Kerases look `call` up on the instance. It is set in the instance's dict, because Keras tracks
+        # attributes that are set.
         name = "quantized_call" if getattr(self._layer, "quantization_mode", None) else "call"
         attributes, call = vars(self._layer), getattr(self._layer, name)
-        before = {name: attributes[name]} if name in attributes else {}
+        saved = {name: attributes[name]} if name in attributes else {}
 
-        def tapped(*args, **kwargs):
+        def counting_call(*args, **kwargs):
             outputs = call(*args, **kwargs)
             counts, seen = self._count(outputs, self._axis, self._threshold)
             self._counts.assign_add(counts)
             self._seen.assign_add(seen)
             return outputs
 
-        attributes[name] = tapped
+        attributes[name] = counting_call
         try:
             yield
         finally:
             del attributes[name]
-            attributes.update(before)
+            attributes.update(saved)
 
 
 def _firing_by_position(activations, axis, threshold):
-    """Like `firing`, but counts of shape `(positions, neurons)`; seen is the number of samples."""
+    """Counts like `firing`, but with shape `(positions, neurons)`. Also returns the number of samples."""
     fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int64)
     if axis == 1:
         fired = tf.transpose(fired, [0, *range(2, fired.shape.rank), 1])
