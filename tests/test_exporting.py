@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -318,7 +319,7 @@ def test_a_failure_leaves_what_was_there(plain, tmp_path, format, monkeypatch):
             tfap.export(plain, path, format=format)
         before = contents(tmp_path)
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-            patch.setitem(FORMATS, format, half)
+            patch.setitem(FORMATS, format, dataclasses.replace(FORMATS[format], write=half))
             tfap.export(plain, path, format=format)
         with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
             patch.setattr(_Expected, "compare", lambda *args, **kwargs: 1 / 0)
@@ -336,7 +337,7 @@ def contents(folder):
 
 @every_format
 def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
-    write = FORMATS[format]
+    write = FORMATS[format].write
 
     def wrong(model, path, quantize):
         weights = model.get_weights()
@@ -344,7 +345,7 @@ def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
         write(model, path, quantize)
         model.set_weights(weights)
 
-    monkeypatch.setitem(FORMATS, format, wrong)
+    monkeypatch.setitem(FORMATS, format, dataclasses.replace(FORMATS[format], write=wrong))
     with pytest.raises(RuntimeError, match=r"output 0 differs by 0.\d+; allowed is .*e-05.*verify=False"):
         tfap.export(plain, tmp_path / FILES[format], format=format)
     assert not contents(tmp_path)
@@ -353,7 +354,7 @@ def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
 
 def test_swapped_outputs_are_an_error(keras_module, tmp_path, monkeypatch):
     monkeypatch.setattr(tflite, "_in_model_order", lambda content, inputs: content)
-    with pytest.raises(RuntimeError, match="does not (do|run)"):
+    with pytest.raises(RuntimeError, match="does not (reproduce|run)"):
         tfap.export(two_by_two(keras_module), tmp_path / "model.tflite", format="tflite")
 
 
@@ -364,9 +365,9 @@ def test_data_of_the_users(keras_module, tmp_path):
     for data in (None, x, [x], (x.tolist(),)):
         tfap.export(words, tmp_path / "model.onnx", format="onnx", data=data)
     assert formats.load_runtime(tmp_path / "model.onnx")(x)[0].shape == (2, 3, 2)
-    with pytest.raises(ValueError, match=r"array of shape \(2, 2\); expected is \(None, 3\)"):
+    with pytest.raises(ValueError, match=r"array of shape \(2, 2\); expected \(None, 3\)"):
         tfap.export(words, tmp_path / "model.onnx", format="onnx", data=x[:, :2])
-    with pytest.raises(ValueError, match="2 arrays were given; expected are 1"):
+    with pytest.raises(ValueError, match="Received 2 arrays; expected 1: "):
         tfap.export(words, tmp_path / "model.onnx", format="onnx", data=[x, x])
 
 
@@ -417,7 +418,7 @@ def test_wrapped_models(keras_module, tmp_path):
 def test_other_files_are_not_replaced(plain, tmp_path, format):
     (tmp_path / FILES[format]).mkdir()
     (tmp_path / FILES[format] / "thesis.txt").write_text("!")
-    with pytest.raises(ValueError, match="holds other things than a SavedModel"):
+    with pytest.raises(ValueError, match="is a folder that is not an earlier export"):
         tfap.export(plain, tmp_path / FILES[format], format=format)
     (tmp_path / "file").write_text("!")
     with pytest.raises(ValueError, match="is a file: choose another path"):
@@ -465,5 +466,5 @@ def test_loading_what_is_not_there(tmp_path):
     for path in (tmp_path, tmp_path / "model.h5"):
         with contextlib.suppress(IsADirectoryError):
             path.write_text("")
-        with pytest.raises(ValueError, match="is of no known format"):
+        with pytest.raises(ValueError, match="has an unknown format"):
             formats.load_runtime(path)

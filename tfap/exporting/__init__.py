@@ -1,1 +1,1 @@
-"""Exported files: written, run in their own runtimes, and compared with the model."""
+"""Export of models to files, and the runtimes that run them."""

@@ -1,7 +1,9 @@
-"""Files for deployment: written by Keras's exporter and TensorFlow's converters, then run and compared."""
+"""Export of models to files for deployment, which are checked against the model."""
 
+import os
 import pathlib
 import tempfile
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -12,53 +14,68 @@ from tfap.exporting.formats import FORMATS, load_runtime
 from tfap.exporting.silence import quiet
 from tfap.keras_compat import equality
 from tfap.keras_compat.inputs import listed, random_arrays
+from tfap.keras_compat.types import Arrays, Model
 
 _PARTS_OF_A_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 _ABSOLUTE_TOLERANCE = 1e-6
 
 _SAMPLES = 4
-_FREE_SIZE = 32  # of axes other than the batch that can have any size
+_UNDEFINED_SIZE = 32  # of undefined dimensions other than the batch
 
 
-def export(model, path, format="saved_model", *, quantize=None, data=None, verify=True):
-    """Writes a model for deployment; nothing of tfap is in the file, and it takes any batch size.
+def export(
+    model: Model,
+    path: str | os.PathLike[str],
+    format: Literal["saved_model", "keras", "tflite", "onnx"] = "saved_model",
+    *,
+    quantize: Literal["dynamic_range"] | None = None,
+    data: Arrays | None = None,
+    verify: bool = True,
+) -> pathlib.Path:
+    """Exports a model to a file for deployment.
 
-    The file is loaded in its runtime and its outputs are compared with the model's before it appears at
-    `path`; when anything fails, what was at `path` before is still there. Nothing is printed.
+    The file does not depend on tfap, and accepts any batch size. Before it appears at `path`, tfap runs it in
+    its runtime and compares its outputs with those of the model. If anything fails, `path` is unchanged.
+    Nothing is printed.
+
+    Floats must agree within 1e-6 plus 1e-4 times the largest value of the output. In models with float16 or
+    bfloat16 layers the factor is 2e-2 or 1e-1. Integers and booleans must be equal. For a quantized file,
+    tfap compares only shapes and dtypes, and checks that finite outputs are still finite.
 
     Args:
-        model: a plain built model of either Keras, such as `strip_pruning` or `compact` returns.
-        path: a folder (SavedModel) or a file ending in `.keras`, `.tflite` or `.onnx`. An earlier export
-            there is replaced.
-        format: "saved_model": Keras's inference export, for `tf.saved_model.load(path).serve(x)`;
-            "keras": a `.keras` file; "tflite": a file for LiteRT (TensorFlow Lite), without TensorFlow
-            ops, with inputs and outputs in the model's order; "onnx": a file for ONNX Runtime.
-        quantize: only with "tflite": "dynamic_range" stores the weights of large layers as int8, which
-            changes outputs by more than rounding.
-        data: the arrays to compare outputs on, one or a list or dict of one for each input. Default: random
-            ones, normal for floats, 0 and 1 for integers.
-        verify: False writes without running the file, so without its runtime installed.
-
-    Outputs must agree within 1e-6 plus 1e-4 of the output's largest value (2e-2 and 1e-1 if a layer
-    computes in float16 or bfloat16); integers and booleans exactly. Of a quantized file only the shapes
-    and dtypes are compared, and that finite outputs stay finite.
+        model: A built model of either Keras without pruning wrappers, such as the result of
+            `tfap.strip_pruning` or `tfap.compact`.
+        path: Path of a folder (SavedModel), or of a file with the suffix `.keras`, `.tflite` or `.onnx`. An
+            earlier export there is replaced.
+        format: String. "saved_model" is for `tf.saved_model.load`, with the endpoint `serve`. "keras" is a
+            Keras archive. "tflite" is for LiteRT (TensorFlow Lite), without TensorFlow ops, with inputs and
+            outputs in the model's order. "onnx" is for ONNX Runtime.
+        quantize: "dynamic_range" stores the weights of large layers as int8, which changes the outputs by
+            more than float tolerance. Only for "tflite". None for no quantization.
+        data: Samples to compare outputs on: an array, or a list or dict with an array per input. None for
+            random samples: standard normal floats, and integers 0 and 1.
+        verify: Boolean. Whether to run the file. False does not need its runtime.
 
     Returns:
-        `path` as a `pathlib.Path`, for `tfap.load_runtime` or others.
+        `path` as a `pathlib.Path`, for `tfap.load_runtime` and others.
 
     Raises:
-        ValueError: an unknown format or `quantize`, a path that does not end as the format's files do or
-            that holds something else, a model that is not built, still has pruning wrappers, or cannot be
-            converted; `data` that does not fit the model.
-        ImportError: a package is missing; the message has the pip command.
-        RuntimeError: the file does not run, or gives other outputs than the model.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If the format or `quantize` is unknown, if the path has the wrong suffix or holds
+            something else, if the model is unbuilt, has pruning wrappers or cannot be converted, or if `data`
+            does not fit the model.
+        ImportError: If a required package is not installed. The message has the pip command.
+        OSError: If the file cannot be written.
+        RuntimeError: If the file does not run, or its outputs differ from those of the model.
 
-    >>> import keras, tempfile
+    Example:
+
+    >>> import keras, numpy, tempfile, tfap
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = export(model, f"{folder}/model.tflite", format="tflite")
-    ...     outputs = load_runtime(file)(np.zeros((5, 3)))
+    ...     path = tfap.export(model, f"{folder}/model.tflite", format="tflite")
+    ...     outputs = tfap.load_runtime(path)(numpy.zeros((5, 3)))
     >>> [output.shape for output in outputs]
     [(5, 2)]
     """
@@ -72,16 +89,18 @@ def export(model, path, format="saved_model", *, quantize=None, data=None, verif
         quiet(),
     ):
         expected = _Expected(model, data) if verify else None
-        written = pathlib.Path(folder, path.name)
+        exported = pathlib.Path(folder, path.name)
         try:
-            FORMATS[format].write(model, written, quantize)
+            FORMATS[format].write(model, exported, quantize)
+        except (ImportError, OSError):  # a missing package, a full disk: not a fault of the model
+            raise
         except Exception as error:
             raise ValueError(
                 f"The model '{model.name}' cannot be converted to format='{format}': {error}"
             ) from error
-        if verify:
-            expected.compare(written, exactly=quantize is None)
-        _replace(path, written)
+        if expected is not None:
+            expected.compare(exported, exactly=quantize is None)
+        _move(exported, path)
     return path
 
 
@@ -99,46 +118,45 @@ def _check(model, path, format, quantize):
 
 
 def _check_quantization(format, quantize):
-    takers = {each for each, entry in FORMATS.items() if quantize in entry.quantizations}
-    if quantize is None or format in takers:
+    supporting = {name for name, entry in FORMATS.items() if quantize in entry.quantizations}
+    if quantize is None or format in supporting:
         return
-    if not takers:
+    if not supporting:
         known = ", ".join(repr(name) for entry in FORMATS.values() for name in entry.quantizations)
         raise ValueError(f"Unknown quantize={quantize!r}. Known: None, {known}.")
     raise ValueError(
-        f"quantize={quantize!r} is for format='{', '.join(sorted(takers))}' only: received format='{format}'."
+        f"quantize={quantize!r} is for format='{', '.join(sorted(supporting))}' only: received "
+        f"format='{format}'."
     )
 
 
 def _check_path(path, format):
-    ending = FORMATS[format].suffix
-    if ending and path.suffix != ending:
-        raise ValueError(f"The path of format='{format}' must end in {ending}: received '{path}'.")
-    if format == "saved_model" and path.suffix in (
-        *filter(None, (entry.suffix for entry in FORMATS.values())),
-        ".h5",
-    ):
-        known = "keras" if path.suffix == ".h5" else path.suffix[1:]
+    suffix = FORMATS[format].suffix
+    if suffix and path.suffix != suffix:
+        raise ValueError(f"The path of format='{format}' must end in {suffix}: received '{path}'.")
+    file_suffixes = {entry.suffix for entry in FORMATS.values() if entry.suffix} | {".h5"}
+    if format == "saved_model" and path.suffix in file_suffixes:
+        file_format = "keras" if path.suffix == ".h5" else path.suffix[1:]
         raise ValueError(
-            f"A SavedModel is a folder: received '{path}'. Pass format='{known}' and a path that ends in "
-            f".{known} for a file."
+            f"A SavedModel is a folder: received '{path}'. Pass format='{file_format}' and a path that ends "
+            f"in .{file_format} for a file."
         )
-    if path.is_dir() and (ending or not {entry.name for entry in path.iterdir()} <= _PARTS_OF_A_SAVED_MODEL):
-        raise ValueError(f"'{path}' is a folder that holds other things than a SavedModel: choose another.")
-    if path.is_file() and not ending:
-        raise ValueError(f"A SavedModel is a folder, and '{path}' is a file: choose another path.")
+    if path.is_dir() and (suffix or not {entry.name for entry in path.iterdir()} <= _PARTS_OF_A_SAVED_MODEL):
+        raise ValueError(f"'{path}' is a folder that is not an earlier export: choose another path.")
+    if path.is_file() and not suffix:
+        raise ValueError(f"A SavedModel is a folder, but '{path}' is a file: choose another path.")
 
 
-def _replace(path, written):
-    """Moves what was written to its place; `written` lies in a folder that will be deleted."""
+def _move(exported, path):
+    """Moves the export out of its temporary folder, and what it replaces into that folder."""
     if not path.is_dir():
-        written.replace(path)
+        exported.replace(path)
         return
-    old = path.rename(written.with_name("replaced"))  # a folder with files cannot be written over
+    replaced = path.rename(exported.with_name("replaced"))  # a nonempty folder cannot be overwritten
     try:
-        written.rename(path)
+        exported.rename(path)
     except BaseException:
-        old.rename(path)
+        replaced.rename(path)
         raise
 
 
@@ -146,66 +164,66 @@ def _replace(path, written):
 
 
 class _Expected:
-    """What a model answers to some data, and what its files must answer."""
+    """Holds a model's outputs for some data, which its exported file must reproduce."""
 
     def __init__(self, model, data):
         self.model = model
-        running = runtime.of_model(model)
+        model_runtime = runtime.of_model(model)
         self.data = (
-            random_arrays(running.inputs, _SAMPLES, _FREE_SIZE)
+            random_arrays(model_runtime.inputs, _SAMPLES, _UNDEFINED_SIZE)
             if data is None
-            else listed(data, [entry.name for entry in running.inputs])
+            else listed(data, [entry.name for entry in model_runtime.inputs])
         )
         with _on_cpu():
-            self.outputs = running(*self.data)
+            self.outputs = model_runtime(*self.data)
 
     def compare(self, path, exactly):
-        """Raises a RuntimeError if the file's outputs differ; without `exactly`, if their kinds do."""
+        """Raises a RuntimeError if the file's outputs differ; unless `exactly`, in shape, dtype or NaN."""
         outputs = self._outputs_of(path)
         if len(outputs) != len(self.outputs):
             self._fail(f"it has {len(outputs)} outputs instead of {len(self.outputs)}")
-        for index, (given, expected) in enumerate(zip(outputs, self.outputs)):
-            if (given.shape, given.dtype) != (expected.shape, expected.dtype):
+        for index, (output, expected) in enumerate(zip(outputs, self.outputs)):
+            if (output.shape, output.dtype) != (expected.shape, expected.dtype):
                 self._fail(
-                    f"output {index} is {given.dtype} of shape {given.shape} instead of {expected.dtype} of "
-                    f"shape {expected.shape}"
+                    f"output {index} is {output.dtype} of shape {output.shape} instead of {expected.dtype} "
+                    f"of shape {expected.shape}"
                 )
             if exactly:
-                self._compare_values(index, given, expected)
-            elif np.isfinite(expected).all() and not np.isfinite(given).all():
-                self._fail(f"output {index} is not finite, while the model's is")
+                self._compare_values(index, output, expected)
+            elif np.isfinite(expected).all() and not np.isfinite(output).all():
+                self._fail(f"output {index} is not finite, but the model's is")
 
     def _outputs_of(self, path):
         try:
-            with keras_compat.custom_object_scope(_own_classes(self.model)), _on_cpu():
+            with keras_compat.custom_object_scope(_custom_classes(self.model)), _on_cpu():
                 return load_runtime(path)(*self.data)
         except Exception as error:
             raise RuntimeError(
                 f"The exported file of '{self.model.name}' does not run, so it was deleted: {error}\n"
-                f"verify=False writes it without running it."
+                f"Pass verify=False to write it without running it."
             ) from error
 
-    def _compare_values(self, index, given, expected):
+    def _compare_values(self, index, output, expected):
         tolerance = _tolerance(self.model, expected)
-        difference = equality.largest_difference(given, expected)
+        difference = equality.largest_difference(output, expected)
         if not difference <= tolerance:
             self._fail(f"output {index} differs by {difference:.3g}; allowed is {tolerance:.3g}")
 
-    def _fail(self, why):
+    def _fail(self, reason):
         raise RuntimeError(
-            f"The exported file does not do what the model '{self.model.name}' does: {why}. It was deleted. "
-            f"If the model's outputs are random or depend on its earlier calls, pass verify=False."
+            f"The exported file does not reproduce the outputs of the model '{self.model.name}': {reason}. "
+            f"It was deleted. If the outputs are random or depend on earlier calls, pass verify=False."
         )
 
 
-def _own_classes(model):
-    """The user's layer classes, which need not be registered to be compared."""
+def _custom_classes(model):
+    """Returns the user's layer classes by name, so that the file loads even if they are not registered."""
     layers = keras_compat.all_layers(model)
     return {type(layer).__name__: type(layer) for layer in layers if keras_compat.kind_of(layer) is None}
 
 
 def _on_cpu():
-    return tf.device("CPU:0")  # where LiteRT and ONNX Runtime compute; GPUs round otherwise (TF32)
+    return tf.device("CPU:0")  # as LiteRT and ONNX Runtime, because GPUs round differently (TF32)
 
 
 def _tolerance(model, expected):
@@ -214,6 +232,3 @@ def _tolerance(model, expected):
     relative = equality.rounding(model)
     finite = expected[np.isfinite(expected)].astype("float64")
     return _ABSOLUTE_TOLERANCE + relative * np.abs(finite).max(initial=0)
-
-
-# -- silence ---------------------------------------------------------------------------------------

@@ -1,67 +1,75 @@
-"""The table of file formats: how a model is written, run and read in each.
+"""The table of file formats: how to write, run and read a model in each of them.
 
-A new format is a `Format` with three functions and an entry in `FORMATS`.
+To add a format, write a `Format` with three functions and add it to `FORMATS`.
 """
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import onnx, runtime, tflite
+from tfap.exporting.runtime import Runtime
+from tfap.keras_compat.types import Model
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A file format.
+    """Describes a file format.
 
     Attributes:
         write: Function of `(model, path, quantize)` that writes the file.
-        load: Function of `(path, threads)` that returns a `runtime.Runtime`.
-        weights: Function of the path that returns the arrays in the file, or None if they cannot be read.
-        suffix: Ending of the file name; "" for a folder.
-        quantizations: Values of `quantize` that it takes besides None.
-        modules: Optional modules that running the file needs.
-        extra: The extra of tfap that installs them.
+        load: Function of `(path, threads)` that returns a `Runtime`.
+        weights: Function of the path that returns the list of arrays in the file, or None if it cannot read
+            them.
+        suffix: String. Suffix of the file name, or "" for a folder.
+        quantizations: Tuple of strings. Valid values of `quantize` besides None.
+        modules: Tuple of strings. Optional modules that running the file needs.
+        extra: String. Extra of tfap that installs the modules.
     """
 
-    write: Callable
-    load: Callable
-    weights: Callable
+    write: Callable[[Model, pathlib.Path, str | None], None]
+    load: Callable[[pathlib.Path, int | None], Runtime]
+    weights: Callable[[pathlib.Path], Sequence[np.ndarray] | None]
     suffix: str = ""
     quantizations: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     extra: str | None = None
 
-    def require(self):
-        """Raises an ImportError with the pip command unless everything that runs the file is installed."""
+    def require(self) -> None:
+        """Checks that the modules that run the file are installed.
+
+        Raises:
+            ImportError: If one is not installed. The message has the pip command.
+        """
         for module in self.modules:
             runtime.imported(module, self.extra)
 
 
-def load_runtime(model, threads=None):
-    """Loads a model, live or exported, as a function of NumPy arrays.
+def load_runtime(model: Model | str | os.PathLike[str], threads: int | None = None) -> Runtime:
+    """Loads a Keras model or an exported file as a function of NumPy arrays.
 
     Args:
         model: A built model of either Keras, or the path of an exported one: a SavedModel folder with the
             endpoint `serve`, as `tfap.export` and both Kerases write it, or a `.keras`, `.tflite` or `.onnx`
             file.
-        threads: Integer. Threads per operation in LiteRT and ONNX Runtime; None is the runtime's default.
-            TensorFlow, which runs the other formats, has one setting for the whole process
-            (`tf.config.threading`), so `threads` has no effect there.
+        threads: Integer >= 1. Threads per operation in LiteRT and ONNX Runtime. None for the default of the
+            runtime. It has no effect on the other formats, because TensorFlow has one setting per process
+            (`tf.config.threading`).
 
     Returns:
-        A `Runtime`: a function of one NumPy array per input, of any batch size, that returns the list of
-        outputs. Its `inputs` tell their names, shapes and dtypes.
+        A `tfap.exporting.runtime.Runtime`: a function of one NumPy array per input, of any batch size, that
+        returns the list of outputs. Its attribute `inputs` has their names, shapes and dtypes.
 
     Raises:
-        TypeError: If `model` is neither a model nor a path.
-        FileNotFoundError: If there is nothing at the path.
+        TypeError: If `model` is neither a Keras model nor a path.
+        FileNotFoundError: If nothing exists at the path.
         ValueError: If the path has an unknown format.
-        ImportError: If the runtime is not installed; the message has the pip command.
+        ImportError: If the runtime is not installed. The message has the pip command.
 
     Example:
 
@@ -85,18 +93,18 @@ def load_runtime(model, threads=None):
     return format.load(path, threads)
 
 
-def weights_in(path):
-    """Reads the constants of an exported model.
+def weights_in(path: str | os.PathLike[str]) -> Sequence[np.ndarray] | None:
+    """Reads the weights of an exported model.
 
     Args:
-        path: A SavedModel folder, or a `.tflite` or `.onnx` file.
+        path: Path of a SavedModel folder, or of a `.tflite` or `.onnx` file.
 
     Returns:
-        List of NumPy arrays; None for other formats, and for an `.onnx` file if onnx is not installed.
+        List of NumPy arrays. None for other formats, and for an `.onnx` file if onnx is not installed.
     """
     path = pathlib.Path(path)
-    known = {format.suffix: format for format in FORMATS.values()}
-    format = known.get("" if path.is_dir() else path.suffix)
+    by_suffix = {format.suffix: format for format in FORMATS.values()}
+    format = by_suffix.get("" if path.is_dir() else path.suffix)
     return format.weights(path) if format else None
 
 
@@ -120,7 +128,7 @@ def _load_saved_model(path, threads):
         raise ValueError(f"The SavedModel '{path}' has no endpoint 'serve'. Write it with tfap.export.")
     arguments, _ = loaded.serve.concrete_functions[0].structured_input_signature
     # `loaded` owns the variables and must live as long as the function.
-    return runtime.of_function("saved_model", list(arguments), lambda *given: loaded.serve(*given))
+    return runtime.of_function("saved_model", list(arguments), lambda *inputs: loaded.serve(*inputs))
 
 
 def _saved_model_weights(path):
@@ -137,10 +145,10 @@ def _load_keras(path, threads):
 
 
 def _no_weights(path):
-    return None  # a .keras file is loaded as a model, which has them
+    return None  # a .keras file loads as a model, which has `get_weights`
 
 
-FORMATS = {
+FORMATS: dict[str, Format] = {
     "saved_model": Format(_write_saved_model, _load_saved_model, _saved_model_weights),
     "keras": Format(_write_keras, _load_keras, _no_weights, ".keras"),
     "tflite": Format(

@@ -1,51 +1,75 @@
-"""ONNX files: written, run, and their weights read."""
+"""ONNX files: how to write and run them, and how to read their weights."""
 
 import contextlib
+import pathlib
 
 import numpy as np
 import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import runtime
+from tfap.keras_compat.types import Model
+
+_DTYPES = {"float": "float32", "double": "float64", "string": "object"}  # others have NumPy's names
 
 
-def write(model, path, quantize):
-    # Not Keras 3's "onnx" exporter: it leaves patches in NumPy and tf2onnx behind.
+def write(model: Model, path: pathlib.Path, quantize: str | None) -> None:
+    """Writes a model to an ONNX file.
+
+    Args:
+        model: A built model of either Keras.
+        path: Path of the file.
+        quantize: None. ONNX files are not quantized.
+
+    Raises:
+        ImportError: If onnx or tf2onnx is not installed. The message has the pip command.
+    """
+    # Not with Keras 3's "onnx" exporter, because it leaves NumPy and tf2onnx patched.
     onnx, tf2onnx = (runtime.imported(module, "onnx") for module in ("onnx", "tf2onnx.convert"))
     function, signature = keras_compat.inference(model), [keras_compat.call_signature(model)]
-    with contextlib.suppress(Exception), _inner_functions_inlined():  # if not, tf2onnx traces it as it is
+    with contextlib.suppress(Exception), _inlined_functions():  # if this fails, tf2onnx traces with calls
         function.get_concrete_function()
     content, _ = tf2onnx.from_function(function, signature, custom_op_handlers={"Erfc": (_write_erfc, [])})
-    onnx.checker.check_model(content)  # tf2onnx leaves what it cannot convert as it is
+    onnx.checker.check_model(content)  # tf2onnx does not raise for ops that it cannot convert
     onnx.save(content, path)
 
 
 @contextlib.contextmanager
-def _inner_functions_inlined():
-    """For tf2onnx, which cannot convert compiled functions such as Keras makes of grouped convolutions."""
-    before = tf.config.functions_run_eagerly()
+def _inlined_functions():
+    """Inlines compiled functions, such as Keras's grouped convolutions, which tf2onnx cannot convert."""
+    saved = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
         yield
     finally:
-        tf.config.run_functions_eagerly(before)
+        tf.config.run_functions_eagerly(saved)
 
 
 def _write_erfc(graph, node, name, arguments):
-    """`1 - Erf(x)`: ONNX has no Erfc, with which TensorFlow writes the exact GELU."""
+    """Writes Erfc, which TensorFlow uses for the exact GELU and ONNX does not have, as `1 - Erf(x)`."""
     from onnx import helper
 
-    kind, shape = graph.get_dtype(node.output[0]), graph.get_shape(node.output[0])
+    dtype, shape = graph.get_dtype(node.output[0]), graph.get_shape(node.output[0])
     graph.remove_node(name)
-    erf = graph.make_node("Erf", node.input, dtypes=[kind], shapes=[shape])
-    one = graph.make_const(f"{name}/one", np.ones((), helper.tensor_dtype_to_np_dtype(kind)))
-    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=node.output, dtypes=[kind], shapes=[shape])
+    types = {"dtypes": [dtype], "shapes": [shape]}
+    erf = graph.make_node("Erf", node.input, **types)
+    one = graph.make_const(f"{name}/one", np.ones((), helper.tensor_dtype_to_np_dtype(dtype)))
+    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=node.output, **types)
 
 
-_ONNX_TYPES = {"float": "float32", "double": "float64", "string": "object"}  # others are named as in NumPy
+def load(path: pathlib.Path, threads: int | None) -> runtime.Runtime:
+    """Loads an ONNX file in ONNX Runtime.
 
+    Args:
+        path: Path of the file.
+        threads: Integer. Threads per operation. None for the default of ONNX Runtime.
 
-def load(path, threads):
+    Returns:
+        A `Runtime`.
+
+    Raises:
+        ImportError: If onnxruntime is not installed. The message has the pip command.
+    """
     ort = runtime.imported("onnxruntime", "onnx")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -53,8 +77,9 @@ def load(path, threads):
     inputs = []
     for entry in session.get_inputs():
         shape = tuple(size if isinstance(size, int) else None for size in entry.shape)
-        kind = entry.type.removeprefix("tensor(").removesuffix(")")
-        inputs.append(runtime.Input(entry.name, shape, np.dtype(_ONNX_TYPES.get(kind, kind))))
+        element_type = entry.type.removeprefix("tensor(").removesuffix(")")
+        dtype = np.dtype(_DTYPES.get(element_type, element_type))
+        inputs.append(runtime.Input(entry.name, shape, dtype))
 
     def run(arrays):
         return session.run(None, {entry.name: array for entry, array in zip(inputs, arrays)})
@@ -62,7 +87,12 @@ def load(path, threads):
     return runtime.Runtime("onnx", inputs, run)
 
 
-def weights(path):
+def weights(path: pathlib.Path) -> list[np.ndarray] | None:
+    """Reads the weights of an ONNX file.
+
+    Returns:
+        List of NumPy arrays, or None if onnx is not installed.
+    """
     try:
         import onnx
     except ImportError:

@@ -1,34 +1,43 @@
-"""One way to run a model, whatever runs it: NumPy arrays in, NumPy arrays out."""
+"""One interface to all runtimes: a model is a function of NumPy arrays."""
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfap import keras_compat
+from tfap.keras_compat.types import Model
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """One input of a model.
+    """Describes an input of a model.
 
     Attributes:
-        name: Name of the input.
-        shape: Tuple of sizes, None for undefined dimensions.
+        name: String. Name of the input.
+        shape: Tuple of integers, with None for undefined dimensions.
         dtype: NumPy dtype.
     """
 
     name: str
-    shape: tuple
+    shape: tuple[int | None, ...]
     dtype: np.dtype
 
-    def checked(self, array):
-        """The array in this input's dtype.
+    def checked(self, array: npt.ArrayLike) -> np.ndarray:
+        """Converts an array to the dtype of the input, and checks its shape.
+
+        Args:
+            array: Array, of any batch size if the first dimension is undefined.
+
+        Returns:
+            A NumPy array.
 
         Raises:
-            ValueError: If its shape does not fit.
+            ValueError: If the shape does not fit the input.
         """
         array = np.asarray(array, self.dtype)
         fits = len(array.shape) == len(self.shape) and all(
@@ -36,33 +45,33 @@ class Input:
         )
         if not fits:
             raise ValueError(
-                f"The input '{self.name}' is an array of shape {array.shape}; expected {self.shape}, where "
-                f"None is any size."
+                f"The input '{self.name}' received an array of shape {array.shape}; expected {self.shape}, "
+                f"where None is any size."
             )
         return array
 
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """A model, live or exported, as a function of NumPy arrays.
+    """Runs a Keras model or an exported file as a function of NumPy arrays.
 
     Attributes:
-        format: "saved_model", "keras", "tflite" or "onnx".
-        inputs: List of `Input`s in the model's order.
+        format: String. "saved_model", "keras", "tflite" or "onnx".
+        inputs: List of `Input`s, in the model's order.
     """
 
     format: str
     inputs: list[Input]
-    _run: Callable = dataclasses.field(repr=False)
+    _run: Callable[[list[np.ndarray]], Sequence[Any]] = dataclasses.field(repr=False)
 
-    def __call__(self, *arrays):
+    def __call__(self, *arrays: npt.ArrayLike) -> list[np.ndarray]:
         """Runs the model.
 
         Args:
             *arrays: One array per input, of any batch size.
 
         Returns:
-            The list of outputs, in the model's order.
+            List of NumPy arrays, one per output, in the model's order.
 
         Raises:
             ValueError: If the number or the shapes of the arrays do not fit the inputs.
@@ -74,14 +83,16 @@ class Runtime:
         return [np.asarray(output) for output in self._run(checked)]
 
 
-def of_model(model):
-    """Wraps a live Keras model as a `Runtime`, compiled once for all batch sizes.
+def of_model(model: Model) -> Runtime:
+    """Wraps a Keras model as a `Runtime`, compiled once for all batch sizes.
 
     Args:
-        model: A built model of either Keras. It stays linked: new weights give new outputs.
+        model: A built model of either Keras. It is not copied, so later changes of its weights take effect.
 
     Returns:
         A `Runtime`.
+
+    Example:
 
     >>> import keras
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")])
@@ -93,13 +104,13 @@ def of_model(model):
     return of_function("keras", [structure], function)
 
 
-def of_function(format, arguments, function):
-    """Wraps a TensorFlow function of positional arguments.
+def of_function(format: str, arguments: Sequence[Any], function: Callable[..., Any]) -> Runtime:
+    """Wraps a TensorFlow function of positional arguments as a `Runtime`.
 
     Args:
-        format: Name of the format that it comes from.
+        format: String. Name of the format that the function was loaded from.
         arguments: List of structures of `tf.TensorSpec`s, one per argument.
-        function: The function.
+        function: Function that returns a structure of tensors.
 
     Returns:
         A `Runtime`.
@@ -116,15 +127,18 @@ def of_function(format, arguments, function):
     return Runtime(format, inputs, run)
 
 
-def imported(module, extra):
+def imported(module: str, extra: str | None) -> Any:
     """Imports an optional module.
 
     Args:
-        module: Dotted name of the module.
-        extra: The extra of tfap that installs it.
+        module: String. Dotted name of the module.
+        extra: String. Extra of tfap that installs the module.
+
+    Returns:
+        The module.
 
     Raises:
-        ImportError: If it is not installed; the message has the pip command.
+        ImportError: If the module is not installed. The message has the pip command.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Hides what exporters print, log and warn."""
+"""Suppresses the output of exporters."""
 
 import contextlib
 import io
@@ -7,18 +7,20 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 
-_silencing = threading.Lock()  # two at once would restore each other's silence
+_lock = threading.Lock()  # two threads at once would restore each other's null device
 
 
 @contextlib.contextmanager
-def quiet():
-    """Hides what exporters print, log and warn, in C++ too, and puts their changes of global state back.
+def quiet() -> Iterator[None]:
+    """Suppresses printed output, logs and warnings, including those of C++ code.
 
-    Output of other threads is hidden for as long.
+    On exit, it also restores the environment variables and the log level of the process. The output of other
+    threads is suppressed as well.
     """
     environment, log_level = dict(os.environ), logging.root.manager.disable
-    with _silencing, _silent_descriptors(), warnings.catch_warnings():
+    with _lock, _null_descriptors(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:
@@ -32,18 +34,18 @@ def quiet():
 
 
 @contextlib.contextmanager
-def _silent_descriptors():
-    """Sends the process's own stdout and stderr, which C++ writes to, to nowhere."""
+def _null_descriptors():
+    """Redirects the stdout and stderr of the process, which C++ code writes to, to the null device."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
     with contextlib.ExitStack() as stack:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        stack.callback(os.close, nowhere)
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        stack.callback(os.close, null_device)
         for descriptor in (1, 2):
-            with contextlib.suppress(OSError):  # a process without streams
+            with contextlib.suppress(OSError):  # raised in a process without streams
                 saved = os.dup(descriptor)
                 stack.callback(os.close, saved)
                 stack.callback(os.dup2, saved, descriptor)
-                os.dup2(nowhere, descriptor)
+                os.dup2(null_device, descriptor)
         yield

@@ -1,5 +1,6 @@
-"""LiteRT (TensorFlow Lite) files: written, run, and their weights read."""
+"""LiteRT (TensorFlow Lite) files: how to write and run them, and how to read their weights."""
 
+import pathlib
 import tempfile
 
 import numpy as np
@@ -7,10 +8,18 @@ import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import runtime
+from tfap.keras_compat.types import Model
 
 
-def write(model, path, quantize):
-    # Keras 3's "litert" exporter takes the same way, but allows TensorFlow's ops, which LiteRT cannot run.
+def write(model: Model, path: pathlib.Path, quantize: str | None) -> None:
+    """Writes a model to a LiteRT file.
+
+    Args:
+        model: A built model of either Keras.
+        path: Path of the file.
+        quantize: "dynamic_range" stores the weights of large layers as int8. None for no quantization.
+    """
+    # Like Keras 3's "litert" exporter, which also allows TensorFlow ops, but LiteRT cannot run those.
     with tempfile.TemporaryDirectory() as folder:
         keras_compat.write_saved_model(model, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
@@ -22,7 +31,10 @@ def write(model, path, quantize):
 
 
 def _in_model_order(content, inputs):
-    """The converter sorts inputs and outputs by name; a phone's code feeds them by position."""
+    """Restores the order of inputs and outputs, which the converter sorts by name.
+
+    The code that runs the file on a device accesses them by position.
+    """
     from tensorflow.lite.python import schema_py_generated as schema
 
     content = bytearray(content)
@@ -33,30 +45,43 @@ def _in_model_order(content, inputs):
     return content
 
 
-def _reorder(tensors, length, entry, order):
-    """Writes the tensors' indices, which lie in the file's bytes, in the order of the signature's names."""
-    entries = [entry(index) for index in range(length)]
+def _reorder(tensor_indices, length, signature_entry, order):
+    """Sorts tensor indices, which are a view of the file's bytes, by the names in the signature."""
+    entries = [signature_entry(position) for position in range(length)]
     index_of = {entry.Name().decode(): entry.TensorIndex() for entry in entries}
     if len(index_of) > 1:
-        tensors[:] = [index_of[name] for name in order(list(index_of))]
+        tensor_indices[:] = [index_of[name] for name in order(list(index_of))]
 
 
 def _output_order(names):
     numbered = [f"output_{index}" for index in range(len(names))]
-    return numbered if set(numbered) == set(names) else sorted(names)  # a dict goes by its keys
+    return numbered if set(numbered) == set(names) else sorted(names)  # Keras sorts dicts by key
 
 
-def load(path, threads):
+def load(path: pathlib.Path, threads: int | None) -> runtime.Runtime:
+    """Loads a LiteRT file in the LiteRT interpreter.
+
+    Args:
+        path: Path of the file.
+        threads: Integer. Threads per operation. None for the default of LiteRT.
+
+    Returns:
+        A `Runtime`.
+
+    Raises:
+        ImportError: If ai-edge-litert is not installed. The message has the pip command.
+    """
     interpreter = runtime.imported("ai_edge_litert.interpreter", "tflite").Interpreter(
         str(path), num_threads=threads
     )
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     names = _input_names(interpreter)
-    shapes = [None] * len(inputs)
+    allocated_shapes: list[tuple[int, ...] | None] = [None] * len(inputs)
 
     def run(arrays):
-        if shapes != [array.shape for array in arrays]:
-            shapes[:] = [array.shape for array in arrays]
+        shapes = [array.shape for array in arrays]
+        if allocated_shapes != shapes:
+            allocated_shapes[:] = shapes
             for detail, shape in zip(inputs, shapes):
                 interpreter.resize_tensor_input(detail["index"], shape)
             interpreter.allocate_tensors()
@@ -77,23 +102,29 @@ def load(path, threads):
 
 
 def _input_names(interpreter):
-    """Tensor index -> the input's name in the signature: tensors themselves have names of TensorFlow's."""
+    """Returns `{tensor index: input name}` of the signature, because tensors have TensorFlow's names."""
     if not interpreter.get_signature_list():
         return {}
     details = interpreter.get_signature_runner().get_input_details()
     return {detail["index"]: name for name, detail in details.items()}
 
 
-def weights(path):
+def weights(path: pathlib.Path) -> list[np.ndarray]:
+    """Reads the float and int8 weights of a LiteRT file.
+
+    Returns:
+        List of NumPy arrays of one dimension.
+    """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    types = {schema.TensorType.FLOAT32: "float32", schema.TensorType.FLOAT16: "float16"}
-    types[schema.TensorType.INT8] = "int8"
+    dtypes = {schema.TensorType.FLOAT32: "float32", schema.TensorType.FLOAT16: "float16"}
+    dtypes[schema.TensorType.INT8] = "int8"
     model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
-    found = {}  # tensors may share a buffer; those that the model computes have an empty one
+    arrays = {}  # by buffer, because tensors may share one
     for subgraph in map(model.Subgraphs, range(model.SubgraphsLength())):
         for tensor in map(subgraph.Tensors, range(subgraph.TensorsLength())):
             buffer = model.Buffers(tensor.Buffer())
-            if buffer.DataLength() and tensor.Type() in types:
-                found[tensor.Buffer()] = buffer.DataAsNumpy().view(types[tensor.Type()])
-    return list(found.values())
+            is_constant = buffer.DataLength() > 0  # tensors that the model computes have an empty buffer
+            if is_constant and tensor.Type() in dtypes:
+                arrays[tensor.Buffer()] = buffer.DataAsNumpy().view(dtypes[tensor.Type()])
+    return list(arrays.values())
