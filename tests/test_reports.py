@@ -245,9 +245,9 @@ def test_bad_models(keras_module, tmp_path):
         quick(3)
     with pytest.raises(ValueError, match="the dict is empty"):
         quick({})
-    with pytest.raises(ValueError, match="named 'baseline' already"):
+    with pytest.raises(ValueError, match="The name 'baseline' is already that of a model"):
         quick({"baseline": model}, model)
-    with pytest.raises(ValueError, match=r"'model' reads inputs of shapes .*12.*: received .*13"):
+    with pytest.raises(ValueError, match=r"'model' expects inputs of shapes .*12.*: received .*13"):
         tfap.report(model, nets.mlp(keras_module, (13, 4, 4)))
 
 
@@ -257,11 +257,11 @@ def test_bad_data(keras_module):
     pairs = tf.data.Dataset.from_tensor_slices((x, y))
     for data, message in [
         ((x, y[:-1]), r"\[64\] samples and 63 labels"),
-        ((x[:, :-1], y), r"reads inputs of shapes"),
+        ((x[:, :-1], y), r"expects inputs of shapes"),
         ((x[:0], y[:0]), r"\[0\] samples and 0 labels"),
         ((x, np.eye(3)[y % 3]), r"Labels of shape \(1, 3\) do not fit outputs of shape \(1, 4\)"),
-        (pairs, r"must come in batches"),
-        (pairs.batch(8).repeat(), r"never ends"),
+        (pairs, r"must be batched"),
+        (pairs.batch(8).repeat(), r"must be a finite dataset"),
     ]:
         with pytest.raises(ValueError, match=message):
             quick(model, data=data)
@@ -273,7 +273,7 @@ def test_bad_data(keras_module):
 def test_one_output_needs_a_metric(keras_module):
     model = keras_module.Sequential([keras_module.layers.Input((3,)), keras_module.layers.Dense(1)])
     data = np.ones((4, 3), "float32"), np.ones(4)
-    with pytest.raises(ValueError, match="one output a sample.*give a metric"):
+    with pytest.raises(ValueError, match="one output per sample.*pass a metric"):
         quick(model, data=data)
     assert np.isfinite(quick(model, data=data, metric=lambda y, z: np.mean(y - z[:, 0]))[0].score)
 
@@ -281,7 +281,7 @@ def test_one_output_needs_a_metric(keras_module):
 def test_bad_settings(keras_module):
     model = nets.mlp(keras_module)
     for sizes in ((1, 0), 64, (1.5,)):
-        with pytest.raises(ValueError, match="batch_sizes must be a tuple of whole numbers"):
+        with pytest.raises(ValueError, match="batch_sizes must be a tuple of integers"):
             quick(model, batch_sizes=sizes)
     with pytest.raises(ValueError, match="seconds must be"):
         quick(model, seconds=-1)

@@ -1,4 +1,4 @@
-"""Real data for examples and benchmarks, found on this machine first."""
+"""Image data sets for examples and benchmarks, from local copies if there are any."""
 
 import dataclasses
 import gzip
@@ -18,7 +18,16 @@ DEBIAN_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images in [0, 1], float32, shape `(samples, height, width)` or, in colour, `(..., 3)`; labels int64."""
+    """Holds the images and labels of a data set.
+
+    Attributes:
+        name: String. Name of the data set.
+        x_train: float32 array in [0, 1], of shape `(samples, height, width)`, or of shape
+            `(samples, height, width, 3)` for color images.
+        y_train: int64 array of shape `(samples,)`. Labels from 0.
+        x_test: Array like `x_train`.
+        y_test: Array like `y_train`.
+    """
 
     name: str
     x_train: np.ndarray
@@ -27,22 +36,29 @@ class Dataset:
     y_test: np.ndarray
 
     @property
-    def classes(self):
+    def classes(self) -> int:
+        """Integer. Number of classes."""
         return int(self.y_train.max()) + 1
 
 
-def load(name, seed=0):
-    """Loads "digits" (8 x 8; needs scikit-learn), "fashion_mnist", "mnist" (28 x 28) or "cifar10" (32 x 32).
+def load(name: str, seed: int = 0) -> Dataset:
+    """Loads a data set.
 
-    Fashion-MNIST is taken from the Keras cache, else from the Debian package dataset-fashion-mnist, else
-    downloaded by Keras; MNIST and CIFAR-10 from the Keras cache, else downloaded.
+    Fashion-MNIST comes from the Keras cache, or else from the Debian package dataset-fashion-mnist. MNIST and
+    CIFAR-10 come from the Keras cache. Keras downloads them if they are not there.
 
     Args:
-        name: of the data set.
-        seed: of the split of digits, which has no test set of its own: 1,437 training, 360 test images.
+        name: String. "digits" (8 x 8 images, needs scikit-learn), "fashion_mnist" or "mnist" (28 x 28), or
+            "cifar10" (32 x 32, in color).
+        seed: Integer. Seed of the split of digits, which has no test set, into 1,437 training and 360 test
+            images.
+
+    Returns:
+        A `Dataset`.
 
     Raises:
-        ValueError: an unknown name. FileNotFoundError: the images are in none of these places.
+        ValueError: If the name is unknown.
+        FileNotFoundError: If there is no local copy and the download fails.
     """
     loaders = {
         "digits": lambda: _digits(seed),
@@ -53,6 +69,12 @@ def load(name, seed=0):
     if name not in loaders:
         raise ValueError(f"Unknown data set '{name}'. Known: {', '.join(loaders)}.")
     return loaders[name]()
+
+
+def keras_cache() -> pathlib.Path:
+    """Returns the folder in which Keras stores Fashion-MNIST."""
+    home = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
+    return home / "datasets" / "fashion-mnist"
 
 
 def _digits(seed):
@@ -81,32 +103,26 @@ def _fashion_mnist():
 
 
 def _cached(name, title, file):
-    cache = keras_cache().parent / file
-    return _from_keras(name, f"{title} is not in the Keras cache ({cache})")
+    path = keras_cache().parent / file
+    return _from_keras(name, f"{title} is not in the Keras cache ({path})")
 
 
-def _from_keras(name, not_here):
-    """From Keras, which looks into its cache and then downloads."""
+def _from_keras(name, why_not_local):
+    """Loads a data set with Keras, which looks in its cache before it downloads."""
     try:
         import keras
 
         (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
-    except Exception as error:  # whatever the network says
-        raise FileNotFoundError(f"{not_here}, and the download failed: {error}") from error
+    except Exception as error:  # network errors have many types
+        raise FileNotFoundError(f"{why_not_local}, and the download failed: {error}") from error
     return _normalized(name, x_train, y_train, x_test, y_test)
 
 
-def keras_cache():
-    """The folder where keras.datasets.fashion_mnist keeps its files."""
-    home = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
-    return home / "datasets" / "fashion-mnist"
-
-
 def _read_idx(path):
-    """An array from MNIST's idx format: two zero bytes, type, rank, big-endian sizes, then bytes."""
-    data = gzip.decompress(path.read_bytes())
-    shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    """Reads MNIST's idx format: two zero bytes, dtype, rank, big-endian shape, then the values."""
+    content = gzip.decompress(path.read_bytes())
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
 def _normalized(name, x_train, y_train, x_test, y_test):

@@ -1,1 +1,1 @@
-"""Size, latency and accuracy of models side by side."""
+"""Size, latency and accuracy of models, compared with a baseline."""

@@ -1,14 +1,22 @@
-"""Measured time of functions beside each other, on a machine whose speed changes by the minute."""
+"""Latency of functions, measured in turns because the speed of a machine varies over time."""
 
 import dataclasses
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Time in units of the baseline's: the median of paired ratios and its 95% bootstrap interval."""
+    """Holds a latency in units of the baseline's.
+
+    Attributes:
+        median: Float. Median of the ratios within a round.
+        low: Float. Lower limit of the 95% bootstrap CI of the median.
+        high: Float. Upper limit of the 95% bootstrap CI of the median.
+    """
 
     median: float
     low: float
@@ -17,13 +25,14 @@ class Ratio:
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """Seconds a call.
+    """Holds the latency of one call, in seconds.
 
     Attributes:
-        median: of all rounds.
-        low, high: 5th and 95th percentile of the rounds.
-        rounds: how many there were.
-        ratio: `Ratio` to the baseline; None for the baseline itself, and without one.
+        median: Float. Median of all rounds.
+        low: Float. 5th percentile of the rounds.
+        high: Float. 95th percentile of the rounds.
+        rounds: Integer. Number of rounds.
+        ratio: `Ratio` to the baseline. None for the baseline itself, or if there is none.
     """
 
     median: float
@@ -34,59 +43,65 @@ class Latency:
 
 
 def measure(
-    calls,
-    baseline=None,
+    calls: Mapping[str, Callable[[], Any]],
+    baseline: str | None = None,
     *,
-    seconds=3.0,
-    least_rounds=20,
-    most_rounds=1000,
-    warm_up=3,
-    clock=time.perf_counter,
-    seed=0,
-):
-    """Measures how long functions take, in rounds in which each of them runs once, in random order.
+    seconds: float = 3.0,
+    least_rounds: int = 20,
+    most_rounds: int = 1000,
+    warm_up: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+    seed: int = 0,
+) -> dict[str, Latency]:
+    """Measures the latency of functions, in rounds that call each of them once, in random order.
 
-    All functions see the same moods of the machine, and ratios are taken within a round. Each timed call
-    follows an untimed one, since the functions before it have filled the caches with what is theirs.
+    All functions share any change in machine speed, because ratios are computed within a round. An untimed
+    call precedes each timed one, because other functions have filled the caches with their own data.
 
     Args:
-        calls: dict of name to a function without arguments that returns when its work is done.
-        baseline: name of the one that the others are compared with, or None.
-        seconds: rounds go on for so long,
-        least_rounds, most_rounds: but so many at least and at most.
-        warm_up: untimed calls of each function before the first round.
-        clock: function that gives the time in seconds.
-        seed: of the order of the calls and of the bootstrap.
+        calls: Dict of name to function. The functions take no arguments, and return when their work is done.
+        baseline: String. Name of the function to compare the others with. None for no comparison.
+        seconds: Float >= 0. Time budget of all rounds together. The limits on the rounds take precedence.
+        least_rounds: Integer >= 1. Minimum number of rounds.
+        most_rounds: Integer >= `least_rounds`. Maximum number of rounds.
+        warm_up: Integer >= 0. Untimed calls of each function before the first round.
+        clock: Function that returns the time in seconds.
+        seed: Integer. Seed of the order of the calls and of the bootstrap.
 
     Returns:
-        Dict of name to `Latency`.
+        Dict of name to `tfap.reporting.latency.Latency`.
 
     Raises:
-        ValueError: `baseline` is not among `calls`, or there is no round.
+        ValueError: If `baseline` is not in `calls`, or the limits on the rounds are invalid.
 
+    Example:
+
+    >>> import tfap
     >>> calls = {"sum": lambda: sum(range(100)), "sort": lambda: sorted(range(100))}
-    >>> times = measure(calls, "sum", seconds=0)
-    >>> times["sort"].rounds, times["sort"].ratio.median > 0, times["sum"].ratio
+    >>> latencies = tfap.measure_latency(calls, "sum", seconds=0)
+    >>> latencies["sort"].rounds, latencies["sort"].ratio.median > 0, latencies["sum"].ratio
     (20, True, None)
     """
     if baseline is not None and baseline not in calls:
         raise ValueError(f"The baseline '{baseline}' is not among the calls: {', '.join(calls)}.")
     if not 1 <= least_rounds <= most_rounds:
-        raise ValueError(f"There must be 1 <= {least_rounds=} <= {most_rounds=}.")
+        raise ValueError(
+            f"Expected 1 <= least_rounds <= most_rounds: received {least_rounds=} and {most_rounds=}."
+        )
     for call in calls.values():
         for _ in range(warm_up):
             call()
     generator = np.random.default_rng(seed)
-    times = _rounds(calls, seconds, least_rounds, most_rounds, clock, generator)
+    seconds_of = _rounds(calls, seconds, least_rounds, most_rounds, clock, generator)
     return {
-        name: _latency(taken, times[baseline] if baseline not in (None, name) else None, generator)
-        for name, taken in times.items()
+        name: _latency(times, seconds_of[baseline] if baseline not in (None, name) else None, generator)
+        for name, times in seconds_of.items()
     }
 
 
 def _rounds(calls, seconds, least, most, clock, generator):
-    """Arrays of seconds, one entry a round, by name."""
-    times = {name: [] for name in calls}
+    """Returns `{name: array of seconds, one per round}`."""
+    seconds_of = {name: [] for name in calls}
     end = clock() + seconds
     for done in range(most):
         if done >= least and clock() >= end:
@@ -95,17 +110,17 @@ def _rounds(calls, seconds, least, most, clock, generator):
             calls[name]()
             start = clock()
             calls[name]()
-            times[name].append(clock() - start)
-    return {name: np.array(taken) for name, taken in times.items()}
+            seconds_of[name].append(clock() - start)
+    return {name: np.array(times) for name, times in seconds_of.items()}
 
 
-def _latency(taken, baseline, generator):
-    low, median, high = np.quantile(taken, [0.05, 0.5, 0.95])
-    ratio = None if baseline is None else _ratio(taken / baseline, generator)
-    return Latency(float(median), float(low), float(high), len(taken), ratio)
+def _latency(times, baseline_times, generator):
+    low, median, high = np.quantile(times, [0.05, 0.5, 0.95])
+    ratio = None if baseline_times is None else _ratio(times / baseline_times, generator)
+    return Latency(float(median), float(low), float(high), len(times), ratio)
 
 
 def _ratio(ratios, generator):
-    resampled = np.median(generator.choice(ratios, (2000, len(ratios))), axis=1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    medians = np.median(generator.choice(ratios, (2000, len(ratios))), axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
     return Ratio(float(np.median(ratios)), float(low), float(high))

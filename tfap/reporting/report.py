@@ -1,9 +1,11 @@
-"""Measures models and files beside each other: `tfap.report`."""
+"""Measurement of models and exported files side by side."""
 
 import functools
 import numbers
 import os
 import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,87 +15,108 @@ from tfap.exporting import formats, runtime
 from tfap.exporting.sizes import count_weights, disk_size, exported_size
 from tfap.graph import flops
 from tfap.keras_compat.inputs import listed, random_arrays
+from tfap.keras_compat.types import Data, Model
 from tfap.reporting import latency
 from tfap.reporting.table import ModelReport, Report
 from tfap.utils.accuracy import accuracy, check_labels
 
-_CHUNK = 256  # samples that are scored at once
+_CHUNK = 256  # samples per batch when a model is scored
 
 
-def report(model, baseline=None, data=None, metric=None, *, batch_sizes=(1, 64), seconds=3.0, threads=None):
-    """Says what pruning brought: size, operations, measured time and accuracy, beside a baseline.
+def report(
+    model: Model | str | os.PathLike[str] | dict[str, Model | str | os.PathLike[str]],
+    baseline: Model | str | os.PathLike[str] | None = None,
+    data: Data | None = None,
+    metric: Callable[[Any, Any], float] | None = None,
+    *,
+    batch_sizes: Sequence[int] = (1, 64),
+    seconds: float = 3.0,
+    threads: int | None = None,
+) -> Report:
+    """Measures what pruning saves: size, FLOPs, latency and accuracy, compared with a baseline.
 
     Args:
-        model: a plain live model of either Keras, the path of an exported one (SavedModel folder, `.keras`,
-            `.tflite` or `.onnx` file), or a dict of name to any of these, a row each.
-        baseline: what the others are compared with: a model or path, or a name in the dict `model`.
-        data: test samples, `(x, y)` as arrays or a batched tf.data.Dataset of such pairs; with several
-            inputs `x` is a list or a dict. `y` holds integer labels or is one-hot.
-        metric: function of `(y, outputs)`, NumPy arrays, that gives a number. None is the accuracy: the
-            share of samples whose largest output is that of the label.
-        batch_sizes: samples of one timed call; `()` measures no time.
-        seconds: how long to measure each batch size, for all models together; at least 20 rounds.
-        threads: that files run on; None leaves it to their runtimes. Live models run on TensorFlow's.
+        model: A built model of either Keras without pruning wrappers, the path of an exported one (a
+            SavedModel folder, or a `.keras`, `.tflite` or `.onnx` file), or a dict of name to any of these,
+            for one row each.
+        baseline: The model to compare the others with: a model, a path, or a name in `model`.
+        data: Test samples `(x, y)` as arrays, or a batched `tf.data.Dataset` of such pairs. `x` is a list or
+            a dict if the model has several inputs. `y` has integer or one-hot labels.
+        metric: Function of `(y, outputs)`, which are NumPy arrays, that returns a number. None for the
+            accuracy: the fraction of samples whose largest output is at the label.
+        batch_sizes: Tuple of integers >= 1. Samples per timed call. `()` for no latency.
+        seconds: Float >= 0. Time budget per batch size, for all models together. The minimum of 20 rounds
+            takes precedence.
+        threads: Integer >= 1. Threads of LiteRT and ONNX Runtime. None for their defaults. Keras models use
+            TensorFlow's setting.
 
     Returns:
-        A `Report`. It prints as a table with a verdict, has `to_dict()` and `to_csv(path)`, and gives a
-        row by its name. What is not known of a file, such as a SavedModel's FLOPs, is None and prints
-        as "-". Weights are all that a model has, biases and moving averages included. Bytes are those of
-        the file or folder, of a live model those of the SavedModel that `tfap.export` writes. FLOPs are
-        those of `tfap.flops`; times those of `tfap.measure_latency`, on random samples without `data`.
+        A `tfap.reporting.table.Report`, which prints as a table with a verdict, converts with `to_dict()` and
+        `to_csv(path)`, and returns a row by its name. Unknown figures are None, and print as "-".
+
+        - Weights include biases and moving averages.
+        - Bytes are those of the file or folder. For a Keras model they are those of the SavedModel that
+          `tfap.export` writes.
+        - FLOPs are those of `tfap.flops`.
+        - Latencies are those of `tfap.measure_latency`, on random samples if `data` is None.
 
     Raises:
-        TypeError, ValueError, FileNotFoundError: before anything is measured: no such file; a model that
-            still has pruning wrappers; models whose inputs differ; data that do not fit.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is invalid, a model has pruning wrappers, the inputs of the models differ, or
+            `data` does not fit them. Nothing has been measured then.
+        FileNotFoundError: If a file does not exist.
 
-    >>> import keras
+    Example:
+
+    >>> import keras, tfap
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
-    >>> found = report(model, batch_sizes=())
-    >>> found["model"].weights, found["model"].flops
+    >>> report = tfap.report(model, batch_sizes=())
+    >>> report["model"].weights, report["model"].flops
     (58, 96)
     """
-    models, baseline = _named(model, baseline)
+    sources, baseline_name = _sources(model, baseline)
     _check_settings(batch_sizes, seconds, metric, data)
-    subjects = [_Subject(name, thing, threads) for name, thing in models.items()]
+    models = [_MeasuredModel(name, source, threads) for name, source in sources.items()]
     samples = None
     if data is not None:
-        samples = _Samples(*_read(data, [entry.name for entry in subjects[0].runtime.inputs]), metric)
+        inputs, labels = _read(data, [entry.name for entry in models[0].runtime.inputs])
+        samples = _Samples(inputs, labels, metric)
     elif batch_sizes:
-        samples = _Samples(random_arrays(subjects[0].runtime.inputs, _CHUNK))
-    for subject in subjects if samples else ():
-        samples.check(subject)
-    times = {size: _latency(subjects, samples, size, baseline, seconds) for size in batch_sizes}
-    rows = [_row(subject, samples, times) for subject in subjects]
-    return Report(rows, baseline, _name_of(metric), _notes(subjects))
+        samples = _Samples(random_arrays(models[0].runtime.inputs, _CHUNK))
+    if samples is not None:
+        for measured in models:
+            samples.check(measured)
+    latencies = {size: _latencies(models, samples, size, baseline_name, seconds) for size in batch_sizes}
+    rows = [_row(measured, samples, latencies) for measured in models]
+    return Report(rows, baseline_name, _name_of(metric), _notes(models))
 
 
-def _row(subject, samples, times):
-    weights, size = subject.weights(), subject.size()
+def _row(model, samples, latencies):
+    weights, size = model.weights(), model.size()
     return ModelReport(
-        subject.name,
-        subject.runtime.format,
+        model.name,
+        model.runtime.format,
         weights=weights and weights.total,
         nonzero=weights and weights.nonzero,
         bytes=size.raw,
         gzipped_bytes=size.gzipped,
-        flops=subject.flops()[0],
-        latency={batch: taken[subject.name] for batch, taken in times.items()},
-        score=samples.score(subject) if samples else None,
+        flops=model.flops()[0],
+        latency={batch_size: of_model[model.name] for batch_size, of_model in latencies.items()},
+        score=samples.score(model) if samples else None,
     )
 
 
-def _latency(subjects, samples, size, baseline, seconds):
+def _latencies(models, samples, batch_size, baseline, seconds):
     calls = {
-        subject.name: functools.partial(subject.runtime, *samples.batch(subject, size))
-        for subject in subjects
+        model.name: functools.partial(model.runtime, *samples.batch(model, batch_size)) for model in models
     }
     return latency.measure(calls, baseline, seconds=seconds)
 
 
-def _notes(subjects):
-    flops_notes = {subject.name: subject.flops()[1] for subject in subjects}
+def _notes(models):
+    flops_notes = {model.name: model.flops()[1] for model in models}
     notes = [f"'{name}': {note}" for name, note in flops_notes.items() if note]
-    formats = dict.fromkeys(subject.runtime.format for subject in subjects)
+    formats = dict.fromkeys(model.runtime.format for model in models)
     if len(formats) > 1:
         notes.append(f"The models run in different runtimes, which differ in speed: {', '.join(formats)}.")
     return notes
@@ -102,16 +125,19 @@ def _notes(subjects):
 # -- arguments ------------------------------------------------------------------------------------
 
 
-def _named(model, baseline):
-    """Dict of name to model or path, and the name of the baseline."""
-    models = dict(model) if isinstance(model, dict) else {_default_name(model): model}
-    if not models:
+def _sources(model, baseline):
+    """Returns `{name: model or path}`, and the name of the baseline."""
+    sources = dict(model) if isinstance(model, dict) else {_default_name(model): model}
+    if not sources:
         raise ValueError("report() needs a model: the dict is empty.")
-    if baseline is None or (isinstance(baseline, str) and baseline in models):
-        return models, baseline
-    if "baseline" in models:
-        raise ValueError("A model is named 'baseline' already: give it another name, or baseline='baseline'.")
-    return {"baseline": baseline, **models}, "baseline"
+    if baseline is None or (isinstance(baseline, str) and baseline in sources):
+        return sources, baseline
+    if "baseline" in sources:
+        raise ValueError(
+            "The name 'baseline' is already that of a model: rename the model, or pass baseline='baseline' "
+            "to compare with it."
+        )
+    return {"baseline": baseline, **sources}, "baseline"
 
 
 def _default_name(model):
@@ -125,57 +151,57 @@ def _name_of(metric):
 def _check_settings(batch_sizes, seconds, metric, data):
     sizes = batch_sizes if isinstance(batch_sizes, list | tuple) else [None]
     if not all(isinstance(size, numbers.Integral) and size >= 1 for size in sizes):
-        raise ValueError(f"batch_sizes must be a tuple of whole numbers above 0: received {batch_sizes!r}.")
+        raise ValueError(f"batch_sizes must be a tuple of integers >= 1: received {batch_sizes!r}.")
     if not isinstance(seconds, numbers.Real) or seconds < 0:
-        raise ValueError(f"seconds must be a number of at least 0: received {seconds!r}.")
+        raise ValueError(f"seconds must be a number >= 0: received {seconds!r}.")
     if metric is not None and not callable(metric):
         raise TypeError(f"metric must be a function of (y, outputs): received {metric!r}.")
     if metric is not None and data is None:
-        raise ValueError("A metric needs data: give report(..., data=(x, y)).")
+        raise ValueError("A metric needs data: pass data=(x, y).")
 
 
-# -- what is compared -----------------------------------------------------------------------------
+# -- models ---------------------------------------------------------------------------------------
 
 
-class _Subject:
-    """A model or file under its name; `model` is None where a file holds no Keras model."""
+class _MeasuredModel:
+    """Holds a model or file by name. `keras_model` is None for a file without a Keras model."""
 
-    def __init__(self, name, thing, threads):
+    def __init__(self, name, source, threads):
         self.name, self.path = name, None
-        if keras_compat.is_model(thing):
-            self.model = thing
-        elif isinstance(thing, str | os.PathLike):
-            self.path = pathlib.Path(thing)
+        if keras_compat.is_model(source):
+            self.keras_model = source
+        elif isinstance(source, str | os.PathLike):
+            self.path = pathlib.Path(source)
             if not self.path.exists():
-                raise FileNotFoundError(f"'{name}': there is no file or folder '{thing}'.")
-            self.model = keras_compat.load_model(thing) if self.path.suffix == ".keras" else None
+                raise FileNotFoundError(f"'{name}': there is no file or folder '{source}'.")
+            self.keras_model = keras_compat.load_model(source) if self.path.suffix == ".keras" else None
         else:
-            raise TypeError(f"'{name}' must be a Keras model or a path: received {thing!r}.")
-        self.runtime = self._runtime(threads)
+            raise TypeError(f"'{name}' must be a Keras model or a path: received {source!r}.")
+        self.runtime = self._load_runtime(threads)
 
-    def _runtime(self, threads):
-        if self.model is None:
+    def _load_runtime(self, threads):
+        if self.keras_model is None:
             return formats.load_runtime(self.path, threads)
-        if any(keras_compat.is_any_wrapper(layer) for layer in keras_compat.all_layers(self.model)):
+        if any(keras_compat.is_any_wrapper(layer) for layer in keras_compat.all_layers(self.keras_model)):
             raise ValueError(f"'{self.name}' still has pruning wrappers: call strip_pruning() first.")
-        return runtime.of_model(self.model)
+        return runtime.of_model(self.keras_model)
 
     def size(self):
-        return disk_size(self.path) if self.path else exported_size(self.model)
+        return disk_size(self.path) if self.path else exported_size(self.keras_model)
 
     def weights(self):
-        """`WeightCount`, or None where they cannot be read."""
-        arrays = self.model.get_weights() if self.model else formats.weights_in(self.path)
+        """Returns a `WeightCount`, or None if the weights cannot be read."""
+        arrays = self.keras_model.get_weights() if self.keras_model else formats.weights_in(self.path)
         return None if arrays is None else count_weights(arrays)
 
     def flops(self):
-        """`(operations, note)`, None for either if there is none."""
-        if self.model is None:
+        """Returns the FLOPs and a note about them, each None if there is none."""
+        if self.keras_model is None:
             return None, None
         try:
-            missing = flops.uncounted(self.model)
+            missing = flops.uncounted(self.keras_model)
             note = f"FLOPs without those of {', '.join(missing)}." if missing else None
-            return flops.flops(self.model), note
+            return flops.flops(self.keras_model), note
         except ValueError as error:
             return None, f"no FLOPs. {error}"
 
@@ -183,69 +209,73 @@ class _Subject:
 # -- samples --------------------------------------------------------------------------------------
 
 
-def _read(data, names):
-    """`(list of input arrays, in the order of the inputs' names; labels)`."""
+def _read(data, input_names):
+    """Returns the list of input arrays, in the order of `input_names`, and the labels."""
     if isinstance(data, tf.data.Dataset):
-        data = _gathered(data)
+        data = _concatenated(data)
     if not isinstance(data, list | tuple) or len(data) != 2:
         raise TypeError(f"data must be (x, y) or a tf.data.Dataset of such pairs: received {type(data)}.")
-    return [np.asarray(array) for array in listed(data[0], names)], np.asarray(data[1])
+    return [np.asarray(array) for array in listed(data[0], input_names)], np.asarray(data[1])
 
 
-def _gathered(dataset):
-    """The arrays of a batched dataset, joined."""
+def _concatenated(dataset):
+    """Returns `(x, y)` of all batches of a dataset."""
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2:
-        raise TypeError(f"data must be a dataset of pairs (x, y): its elements are {spec}.")
+        raise TypeError(f"data must be a dataset of pairs (x, y): received elements {spec}.")
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("data never ends: give a dataset without repeat().")
+        raise ValueError("data must be a finite dataset: pass it without repeat().")
     if any(part.shape.rank == 0 for part in tf.nest.flatten(spec)):
-        raise ValueError(f"data must come in batches, dataset.batch(64): its elements are {spec}.")
+        raise ValueError(f"data must be batched: pass dataset.batch(64). Received elements {spec}.")
     batches = list(dataset.as_numpy_iterator())
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches) if batches else ([], [])
 
 
 class _Samples:
-    """Inputs for every subject, and their labels."""
+    """Holds the inputs of all models, and their labels."""
 
     def __init__(self, inputs, labels=None, metric=None):
         self._inputs, self._labels, self._metric = inputs, labels, metric or accuracy
 
-    def _of(self, subject, rows):
-        """The inputs at these indices in the types that a subject reads."""
-        return [array[rows].astype(entry.dtype) for array, entry in zip(self._inputs, subject.runtime.inputs)]
+    def batch(self, model, size):
+        """Returns the inputs of the first `size` samples, starting over if there are fewer."""
+        return self._rows(model, np.arange(size) % len(self._inputs[0]))
 
-    def batch(self, subject, size):
-        """So many samples, the first ones again where there are not enough."""
-        return self._of(subject, np.arange(size) % len(self._inputs[0]))
-
-    def _outputs(self, subject, rows):
-        outputs = subject.runtime(*self._of(subject, rows))
-        return outputs[0] if len(outputs) == 1 else outputs
-
-    def check(self, subject):
-        """Raises ValueError if they do not fit a subject."""
-        wanted = [entry.shape for entry in subject.runtime.inputs]
-        given = [array.shape for array in self._inputs]
-        if len(wanted) != len(given) or not all(map(_fits, given, wanted)):
-            raise ValueError(f"'{subject.name}' reads inputs of shapes {wanted}: received {given}.")
+    def check(self, model):
+        """Raises a ValueError if the samples do not fit a model."""
+        expected = [entry.shape for entry in model.runtime.inputs]
+        received = [array.shape for array in self._inputs]
+        if len(expected) != len(received) or not all(map(_fits, received, expected)):
+            raise ValueError(f"'{model.name}' expects inputs of shapes {expected}: received {received}.")
         if self._labels is None:
             return
         sizes = [len(array) for array in self._inputs]
         if sizes[0] == 0 or set(sizes) != {len(self._labels)}:
-            raise ValueError(f"data has {sizes} samples and {len(self._labels)} labels.")
+            raise ValueError(
+                "data must have as many labels as samples, and at least one: received "
+                f"{sizes} samples and {len(self._labels)} labels."
+            )
         if self._metric is accuracy:
-            check_labels(subject.name, self._labels[:1], self._outputs(subject, np.arange(1)))
+            check_labels(model.name, self._labels[:1], self._outputs(model, np.arange(1)))
 
-    def score(self, subject):
-        """The metric of all samples, None without labels."""
+    def score(self, model):
+        """Returns the metric over all samples, or None if there are no labels."""
         if self._labels is None:
             return None
         rows = np.arange(len(self._labels))
-        chunks = [self._outputs(subject, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
-        return float(self._metric(self._labels, tf.nest.map_structure(lambda *c: np.concatenate(c), *chunks)))
+        chunks = [self._outputs(model, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
+        outputs = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *chunks)
+        return float(self._metric(self._labels, outputs))
+
+    def _rows(self, model, rows):
+        """Returns the inputs at some indices, in the dtypes of a model."""
+        return [array[rows].astype(entry.dtype) for array, entry in zip(self._inputs, model.runtime.inputs)]
+
+    def _outputs(self, model, rows):
+        outputs = model.runtime(*self._rows(model, rows))
+        return outputs[0] if len(outputs) == 1 else outputs
 
 
-def _fits(given, wanted):
-    sizes = zip(given[1:], wanted[1:])
-    return len(given) == len(wanted) and all(size in (None, have) for have, size in sizes)
+def _fits(shape, expected):
+    sizes = zip(shape[1:], expected[1:])
+    return len(shape) == len(expected) and all(limit in (None, size) for size, limit in sizes)

@@ -1,34 +1,37 @@
-"""What pruning brought, as data: rows of figures, printed as a table with a verdict in words."""
+"""Reports as data: one row of figures per model, printed as a table with a verdict."""
 
-import collections
+import collections.abc
 import csv
 import dataclasses
+import os
+from collections.abc import Iterable
+from typing import Any, overload
 
 import rich.filesize
 
 from tfap.reporting.latency import Latency, Ratio
 from tfap.utils import tables
 
-# Two measurements of one model differ by this share on a busy machine; less is no difference.
+# Fraction by which two measurements of one model differ on a busy machine.
 _NOISE = 0.05
-# A share of zeros, beyond the baseline's, that deserves a word.
+# Fraction of zeros, in addition to the baseline's, from which the verdict mentions them.
 _MANY_ZEROS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelReport:
-    """The figures of one model; None for what is not known of it.
+    """Holds the figures of one model. Unknown figures are None.
 
     Attributes:
-        name: its row.
-        format: what it runs as, such as "keras", "saved_model" or "tflite".
-        weights: all its weights, biases and moving averages included.
-        nonzero: how many of them are not zero.
-        bytes: on disk; of a live model those of its SavedModel.
-        gzipped_bytes: of the same in a `.tar.gz`.
-        flops: floating-point operations of one sample; see `tfap.flops`.
-        latency: `latency.Latency` by batch size.
-        score: accuracy, or what the metric gave.
+        name: String. Name of the model.
+        format: String. "keras", "saved_model", "tflite" or "onnx".
+        weights: Integer. Number of weights, including biases and moving averages.
+        nonzero: Integer. Number of weights that are not zero.
+        bytes: Integer. Size on disk. For a Keras model, that of its SavedModel.
+        gzipped_bytes: Integer. Size of a `.tar.gz` archive of it.
+        flops: Integer. FLOPs of one sample. See `tfap.flops`.
+        latency: Dict of batch size to `tfap.reporting.latency.Latency`.
+        score: Float. The accuracy, or the result of the metric.
     """
 
     name: str
@@ -42,71 +45,99 @@ class ModelReport:
     score: float | None = None
 
     @property
-    def sparsity(self):
-        """The share of weights that are zero."""
-        return 1 - self.nonzero / self.weights if self.weights else None
+    def sparsity(self) -> float | None:
+        """Float in [0, 1]. Fraction of weights that are zero."""
+        return None if not self.weights or self.nonzero is None else 1 - self.nonzero / self.weights
 
-    def to_dict(self):
-        """The figures by name, flat: of each batch size milliseconds, percentiles and ratio."""
-        row = {"format": self.format, "weights": self.weights, "nonzero": self.nonzero}
+    def to_dict(self) -> dict[str, Any]:
+        """Converts the figures to a flat dict.
+
+        Returns:
+            A dict of name to figure. For each batch size n, it has the latency in milliseconds
+            (`batch_n_ms`), its percentiles (`_p5` and `_p95`), and its ratio to the baseline's
+            (`batch_n_ratio`) with its 95% CI (`_low` and `_high`).
+        """
+        row: dict[str, Any] = {"format": self.format, "weights": self.weights, "nonzero": self.nonzero}
         row |= {"sparsity": self.sparsity, "bytes": self.bytes, "gzipped_bytes": self.gzipped_bytes}
         row |= {"flops": self.flops}
-        for batch, taken in self.latency.items():
-            row |= _flat(f"batch_{batch}", taken)
+        for batch_size, latency in self.latency.items():
+            row |= _flat(f"batch_{batch_size}", latency)
         return row
 
 
-def _flat(name, taken):
-    ratio = taken.ratio or Ratio(None, None, None)
+def _flat(name, latency):
+    ratio = latency.ratio or Ratio(None, None, None)
     return {
-        f"{name}_ms": 1000 * taken.median,
-        f"{name}_ms_p5": 1000 * taken.low,
-        f"{name}_ms_p95": 1000 * taken.high,
+        f"{name}_ms": 1000 * latency.median,
+        f"{name}_ms_p5": 1000 * latency.low,
+        f"{name}_ms_p95": 1000 * latency.high,
         f"{name}_ratio": ratio.median,
         f"{name}_ratio_low": ratio.low,
         f"{name}_ratio_high": ratio.high,
     }
 
 
-class Report(collections.abc.Sequence):
-    """The `ModelReport`s of models side by side. Prints as a table with the verdict.
+class Report(collections.abc.Sequence[ModelReport]):
+    """Holds the `ModelReport`s of several models. Prints as a table with the verdict.
+
+    Args:
+        rows: Iterable of `ModelReport`s.
+        baseline: String. Name of the model to compare the others with. None for no comparison.
+        metric: String. Name of the score.
+        notes: Iterable of strings. Sentences on what the figures leave out.
 
     Attributes:
-        baseline: name of the model that the others are compared with, or None.
-        metric: name of the score.
-        notes: what the figures leave out, as sentences.
+        baseline: The argument.
+        metric: The argument.
+        notes: Tuple of strings.
     """
 
-    def __init__(self, rows, baseline=None, metric="accuracy", notes=()):
+    def __init__(
+        self,
+        rows: Iterable[ModelReport],
+        baseline: str | None = None,
+        metric: str = "accuracy",
+        notes: Iterable[str] = (),
+    ) -> None:
         self._rows = tuple(rows)
         self.baseline = baseline
         self.metric = metric
         self.notes = tuple(notes)
 
+    @overload
+    def __getitem__(self, index: int | str) -> ModelReport: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ModelReport, ...]: ...
+
     def __getitem__(self, index):
-        """A row by its number or by the model's name."""
+        """Returns a row by its index or by the name of its model."""
         if isinstance(index, str):
             return {row.name: row for row in self._rows}[index]
         return self._rows[index]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
     @property
-    def verdict(self):
-        """What pruning brought each model, in plain words, a line each."""
+    def verdict(self) -> str:
+        """String. What pruning saves, in sentences, with one line per model."""
         base = None if self.baseline is None else self[self.baseline]
         return "\n".join(filter(None, (_verdict(row, base) for row in self._rows if row is not base)))
 
-    def to_dict(self):
-        """`{model: {figure: value}}`; None for what is not known."""
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Converts the report to plain data.
+
+        Returns:
+            A dict of model name to a flat dict of its figures and its score. Unknown figures are None.
+        """
         return {row.name: {**row.to_dict(), self.metric: row.score} for row in self._rows}
 
-    def to_csv(self, path):
-        """Writes `to_dict()` as a CSV file, a line for a model; what is not known is empty.
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report to a CSV file, with one line per model. Unknown figures are empty.
 
         Args:
-            path: of the file.
+            path: Path of the file.
         """
         rows = [{"model": name, **figures} for name, figures in self.to_dict().items()]
         with open(path, "w", newline="") as file:
@@ -114,25 +145,25 @@ class Report(collections.abc.Sequence):
             writer.writeheader()
             writer.writerows(rows)
 
-    def __str__(self):
-        batches = list(self._rows[0].latency)
+    def __str__(self) -> str:
+        batch_sizes = list(self._rows[0].latency)
         headings = ["weights", "non-zero", "sparsity", "on disk", "gzipped", "FLOPs"]
-        headings += [f"ms, batch {batch}" for batch in batches]
+        headings += [f"ms, batch {batch_size}" for batch_size in batch_sizes]
         table = tables.table_of(["model"], [*headings, self.metric])
         for row in self._rows:
-            table.add_row(*_cells(row, batches), self._score(row))
+            table.add_row(*_cells(row, batch_sizes), self._score(row))
         return tables.as_text(table, *filter(None, (*self.verdict.splitlines(), *self.notes)))
 
     __repr__ = __str__
 
     def _score(self, row):
-        return _or_dash(f"{{:{'.2%' if self.metric == 'accuracy' else '.4g'}}}".format, row.score)
+        return _or_dash("{:.2%}".format if self.metric == "accuracy" else "{:.4g}".format, row.score)
 
 
 # -- the table -------------------------------------------------------------------------------------
 
 
-def _cells(row, batches):
+def _cells(row, batch_sizes):
     return [
         row.name,
         _or_dash("{:,}".format, row.weights),
@@ -141,7 +172,7 @@ def _cells(row, batches):
         _or_dash(rich.filesize.decimal, row.bytes),
         _or_dash(rich.filesize.decimal, row.gzipped_bytes),
         _or_dash("{:,}".format, row.flops),
-        *(_time(row.latency[batch]) for batch in batches),
+        *(_latency_text(row.latency[batch_size]) for batch_size in batch_sizes),
     ]
 
 
@@ -149,39 +180,40 @@ def _or_dash(write, value):
     return "-" if value is None else write(value)
 
 
-def _time(taken):
-    """Median and percentiles; below them the ratio to the baseline with its interval."""
-    text = f"{1000 * taken.median:.3g} ({1000 * taken.low:.3g} to {1000 * taken.high:.3g})"
-    return f"{text}\n{_times(taken.ratio)}" if taken.ratio else text
+def _latency_text(latency):
+    """Formats the median and percentiles and, on a second line, the ratio to the baseline."""
+    text = f"{1000 * latency.median:.3g} ({1000 * latency.low:.3g} to {1000 * latency.high:.3g})"
+    return f"{text}\n{_ratio_text(latency.ratio)}" if latency.ratio else text
 
 
-def _times(ratio):
+def _ratio_text(ratio):
     return f"x {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 # -- the verdict -----------------------------------------------------------------------------------
 
-_NO_FASTER = "not measurably faster"
+_FASTER = "faster"
+_NOT_FASTER = "not measurably faster"
 _LIKE_ANY_NUMBER = "The zeros are stored and computed like any number: compact() removes whole neurons."
 
 
 def _verdict(row, base):
-    """A line on one model, None if there is nothing to say."""
-    said = _alone(row) if base is None else _compared(row, base)
-    return f"{row.name}: {said}" if said else None
+    """Returns the verdict on one model, or None if it is not worth a line."""
+    sentences = _verdict_alone(row) if base is None else _verdict_against(base, row)
+    return f"{row.name}: {sentences}" if sentences else None
 
 
-def _alone(row):
+def _verdict_alone(row):
     if not row.weights or row.sparsity < _MANY_ZEROS:
         return None
     return f"{row.sparsity:.1%} of its weights are zero. {_LIKE_ANY_NUMBER}"
 
 
-def _compared(row, base):
+def _verdict_against(base, row):
     sentences = [_zeros(row, base), _savings(row, base), _speed(row)]
     if _has_more_zeros(row, base):
-        # A runtime that skips zeros would be faster with kernels of the same size.
-        skips_zeros = _same_size(row, base) and "faster" in _speeds(row).values()
+        # If kernels of the same size run faster, the runtime skips zeros.
+        skips_zeros = _same_size(row, base) and _FASTER in _speeds(row).values()
         sentences += [None if skips_zeros else _LIKE_ANY_NUMBER, _compression(row, base)]
     return " ".join(filter(None, sentences))
 
@@ -195,11 +227,11 @@ def _same_size(row, base):
 
 
 def _zeros(row, base):
-    same = f"its kernels are of the same size as those of '{base.name}'"
+    kernels = f"kernels are of the same size as those of '{base.name}'"
     if not _has_more_zeros(row, base):
-        return f"{same[0].upper()}{same[1:]}." if _same_size(row, base) else None
+        return f"Its {kernels}." if _same_size(row, base) else None
     zeros = f"{row.sparsity:.1%} of its weights are zero"
-    return f"{zeros}, but {same}." if _same_size(row, base) else f"{zeros}."
+    return f"{zeros}, but its {kernels}." if _same_size(row, base) else f"{zeros}."
 
 
 def _savings(row, base):
@@ -209,37 +241,37 @@ def _savings(row, base):
         ("bytes", base.bytes, row.bytes),
     )
     fewer = [
-        f"{old / new:.1f} times fewer {what}"
-        for what, old, new in sizes
-        if old and new and old / new >= 1 + _NOISE
+        f"{before / after:.1f} times fewer {unit}"
+        for unit, before, after in sizes
+        if before and after and before / after >= 1 + _NOISE
     ]
     return f"It has {', '.join(fewer)}." if fewer else None
 
 
 def _speed(row):
-    """How the time compares with the baseline's, by batch size."""
+    """Compares the latency with the baseline's, for each batch size."""
     speeds = _speeds(row)
-    times = {batch: _times(row.latency[batch].ratio) for batch in speeds}
-    if set(speeds.values()) == {_NO_FASTER}:
-        figures = "; ".join(f"batch {batch}: {ratio}" for batch, ratio in times.items())
-        return f"It is {_NO_FASTER} ({figures})."
-    said = [f"{speed} at batch {batch} ({times[batch]})" for batch, speed in speeds.items()]
-    return f"It is {', '.join(said)}." if said else None
+    ratios = {batch_size: _ratio_text(row.latency[batch_size].ratio) for batch_size in speeds}
+    if set(speeds.values()) == {_NOT_FASTER}:
+        figures = "; ".join(f"batch {batch_size}: {ratio}" for batch_size, ratio in ratios.items())
+        return f"It is {_NOT_FASTER} ({figures})."
+    clauses = [f"{speed} at batch {size} ({ratios[size]})" for size, speed in speeds.items()]
+    return f"It is {', '.join(clauses)}." if clauses else None
 
 
 def _speeds(row):
-    """What the times say, by batch size; a difference within the noise says nothing."""
-    return {batch: _speed_of(taken.ratio) for batch, taken in row.latency.items() if taken.ratio}
+    """Returns `{batch size: adjective}`."""
+    return {size: _speed_of(latency.ratio) for size, latency in row.latency.items() if latency.ratio}
 
 
 def _speed_of(ratio):
     if ratio.high < 1 - _NOISE:
-        return "faster"
-    return "slower" if ratio.low > 1 + _NOISE else _NO_FASTER
+        return _FASTER
+    return "slower" if ratio.low > 1 + _NOISE else _NOT_FASTER
 
 
 def _compression(row, base):
     if not (base.gzipped_bytes and row.gzipped_bytes and _same_size(row, base)):
         return None
-    times = base.gzipped_bytes / row.gzipped_bytes
-    return f"Only its gzipped file is smaller, {times:.1f} times." if times >= 1 + _NOISE else None
+    factor = base.gzipped_bytes / row.gzipped_bytes
+    return f"Only its gzipped file is smaller, {factor:.1f} times." if factor >= 1 + _NOISE else None
