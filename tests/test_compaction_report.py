@@ -100,7 +100,7 @@ def test_other_models_are_refused(keras_module):
 def test_labels_that_do_not_fit_are_refused(keras_module):
     layers = keras_module.layers
     model = keras_module.Sequential([layers.Input((4,)), layers.Dense(5), layers.Dense(1)])
-    with pytest.raises(ValueError, match="one output a sample"):
+    with pytest.raises(ValueError, match="one output per sample"):
         tfap.compaction_report(model, tfap.compact(model), (np.zeros((6, 4)), np.zeros(6)))
     model = nets.mlp(keras_module)
     with pytest.raises(ValueError, match="do not fit"):
