@@ -178,7 +178,7 @@ class _Expected:
             self.outputs = model_runtime(*self.data)
 
     def compare(self, path, exactly):
-        """Raises a RuntimeError if the file's outputs differ; unless `exactly`, in shape, dtype or NaN."""
+        """Raises a RuntimeError if the outputs differ. Without `exactly`, values only have to be finite."""
         outputs = self._outputs_of(path)
         if len(outputs) != len(self.outputs):
             self._fail(f"it has {len(outputs)} outputs instead of {len(self.outputs)}")

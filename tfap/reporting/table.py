@@ -199,7 +199,7 @@ _LIKE_ANY_NUMBER = "The zeros are stored and computed like any number: compact()
 
 def _verdict(row, base):
     """Returns the verdict on one model, or None if it is not worth a line."""
-    sentences = _verdict_alone(row) if base is None else _verdict_against(base, row)
+    sentences = _verdict_alone(row) if base is None else _verdict_against_base(row, base)
     return f"{row.name}: {sentences}" if sentences else None
 
 
@@ -209,7 +209,7 @@ def _verdict_alone(row):
     return f"{row.sparsity:.1%} of its weights are zero. {_LIKE_ANY_NUMBER}"
 
 
-def _verdict_against(base, row):
+def _verdict_against_base(row, base):
     sentences = [_zeros(row, base), _savings(row, base), _speed(row)]
     if _has_more_zeros(row, base):
         # If kernels of the same size run faster, the runtime skips zeros.
