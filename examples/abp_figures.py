@@ -1,4 +1,4 @@
-"""Figures of the experiment in activation_based_pruning.py, from what its runs have left on disk."""
+"""Draws the figures of activation_based_pruning.py from the files of its runs."""
 
 import pathlib
 
@@ -10,8 +10,8 @@ from tfap.comparison import Run
 
 
 def draw(compared, setting):
-    """Writes all figures to the experiment's directory and prints their names."""
-    runs = nets(compared)
+    """Writes all figures to the directory of the experiment and prints their names."""
+    runs = shown_runs(compared)
     figures = {
         "accuracy_against_sparsity": compared.plot_sparsity(),
         "accuracy_against_size": compared.plot_size(),
@@ -27,8 +27,8 @@ def draw(compared, setting):
         print(path)
 
 
-def nets(compared):
-    """The runs to look into: the lowest seed of the dense net and of each method at its highest sparsity."""
+def shown_runs(compared):
+    """Returns the run with the lowest seed of the dense model and of each method at its highest sparsity."""
     best = {}
     for row in compared.rows:
         if row.method not in best or (row.sparsity, -row.seed) > (
@@ -46,7 +46,7 @@ def _axes(count, title, height=2.6):
 
 
 def _kernels(setting, run):
-    """The hidden layers' kernels after training."""
+    """Returns the kernels of the hidden layers after training."""
     saved = np.load(setting.file(run, "weights"))
     return [saved[f"arr_{2 * number}"] for number in range(len(setting.widths) - 2)]
 
@@ -56,7 +56,7 @@ def _name(run):
 
 
 def singular_values(setting, runs):
-    """A panel for each hidden layer, a line for each net; where a line ends is the rank."""
+    """Draws one panel per hidden layer and one line per model. A line ends at the rank."""
     figure, axes = _axes(len(setting.widths) - 2, "Singular values of the hidden kernels after training")
     for run in runs:
         for axis, kernel in zip(axes, _kernels(setting, run)):
@@ -72,18 +72,18 @@ def singular_values(setting, runs):
 
 
 def prunes(setting, run):
-    """What every prune of one run takes from the singular values: solid before it, dashed after."""
+    """Draws the singular values before (solid) and after (dashed) every mask update of a run."""
     saved = np.load(setting.file(run, "fit"))
     count = len({name.split("/")[1] for name in saved if name.startswith("before/")})
     figure, axes = _axes(
-        len(setting.widths) - 2, f"{_name(run)}: before (solid) and after (dashed) each prune"
+        len(setting.widths) - 2, f"{_name(run)}: before (solid) and after (dashed) each mask update"
     )
     for number, axis in enumerate(axes, start=1):
         for prune in range(count):
             color = f"C{prune}"
             for moment, style in (("before", "-"), ("after", "--")):
                 values = saved[f"{moment}/{prune}/hidden_{number}"]
-                label = f"prune {prune + 1}" if moment == "before" else None
+                label = f"update {prune + 1}" if moment == "before" else None
                 axis.plot(np.arange(1, len(values) + 1), values, style, color=color, lw=1, label=label)
         axis.set(title=f"hidden {number}", xlabel="place")
     axes[0].set_ylabel("singular value")
@@ -92,16 +92,17 @@ def prunes(setting, run):
 
 
 def firing_rates(setting, runs):
-    """How often the neurons fire on the training images; in red those without inputs, which are constant."""
+    """Draws how often the neurons fire on the training images; neurons without inputs are red."""
     figure, axes = _axes(len(runs), "Firing rates of the hidden neurons after training", height=2.8)
     for axis, run in zip(axes, runs):
         saved = np.load(setting.file(run, "weights"))
         kernels = _kernels(setting, run)
         rates = [saved[f"rates/hidden_{number}"] for number in range(1, len(kernels) + 1)]
-        alive = np.concatenate([kernel.any(axis=0) for kernel in kernels])
+        connected = np.concatenate([kernel.any(axis=0) for kernel in kernels])
         rates = np.concatenate(rates)
-        axis.hist([rates[alive], rates[~alive]], bins=20, range=(0, 1), stacked=True, color=["C0", "C3"])
-        axis.set_title(f"{_name(run)}\n{alive.sum()} of {alive.size} have inputs", fontsize=9)
+        fired = [rates[connected], rates[~connected]]
+        axis.hist(fired, bins=20, range=(0, 1), stacked=True, color=["C0", "C3"])
+        axis.set_title(f"{_name(run)}\n{connected.sum()} of {connected.size} have inputs", fontsize=9)
         axis.set_xlabel("firing rate")
     axes[0].set_ylabel("neurons")
     return figure

@@ -1,25 +1,30 @@
-"""The experiment of AP, activate while pruning (S. Liu et al., TMLR 2023): X alone against AP beside X.
+"""Runs the experiment of AP, activate while pruning (S. Liu et al., TMLR 2023): AP + X against X alone.
 
     python examples/activate_while_pruning.py --seeds 5                  # the MLP on Fashion-MNIST
     python examples/activate_while_pruning.py --model vgg --samples 12000 --rate 0.4 --cycles 7
     python examples/activate_while_pruning.py --bases lamp,lookahead --rate 0.6 --cycles 4
-    python examples/activate_while_pruning.py --quick     # a minute on digits, to see what it does
+    python examples/activate_while_pruning.py --quick     # a one-minute demo on digits
 
-Every cycle trains, prunes a share --rate of the weights that are left and rewinds. With AP a part of
-these, --ap_rate / --rate, are negative weights that moved least; the rest go by X. The paper's training,
-made shorter: SGD with momentum 0.9, a learning rate that rises linearly to its peak through the first half,
-is a tenth of it until 64% and a hundredth from there on. Batches are of 128, of 64 in the paper. Its weight
-decay of 5e-4 is given to Keras as 5e-3: Keras decays weights beside the momentum, PyTorch within it, which
-multiplies the decay by ten. No augmentation. The nets are small (networks.py), so that two cores do.
+Every cycle trains, prunes a fraction --rate of the kept weights, and rewinds. With AP, a fraction
+--ap_rate / --rate of the removals are the negative weights that changed least. X chooses the others.
 
-Runs are kept in a folder in --directory, one process for each, so a second call goes on; then come the
-table, rows.csv and the figures, of all runs in the folder. Needs Python 3.11 and the extras examples
-and comparison.
+The training is that of the paper, but shorter:
+
+- SGD with momentum 0.9. The learning rate rises linearly to its peak during the first half, is a tenth of the
+  peak until 64% of the steps, and a hundredth from there on.
+- Batches of 128 images (64 in the paper), without augmentation.
+- A weight decay of 5e-3 in Keras, which equals 5e-4 in PyTorch: Keras decays weights outside of the momentum,
+  PyTorch inside of it, which multiplies the decay by ten.
+- Small models (networks.py), for which two cores are enough.
+
+Each run has its own process and a folder in --directory, so a second call resumes. The script then writes the
+table, rows.csv, and the figures of all runs in the folder. It needs Python 3.11 and the extras examples and
+comparison.
 """
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts to talk
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow logs
 
 import concurrent.futures
 import dataclasses
@@ -46,7 +51,7 @@ BASES = {
     "lamp": ("lamp", "global"),
     "lookahead": ("lookahead", "local"),
 }
-# What goes beside X: arguments of tfap.AP.
+# Arguments of tfap.AP.
 ARMS = {
     "X": {"share": 0.0},
     "AP + X": {},
@@ -57,36 +62,36 @@ ARMS = {
 REWINDS = {"init": "init", "none": None, "reinit": "reinit"}
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("model", "mlp", MODELS, "Net to prune.")
+flags.DEFINE_enum("model", "mlp", MODELS, "Model to prune.")
 flags.DEFINE_enum("dataset", "fashion_mnist", ["fashion_mnist", "digits", "cifar10"], "Images.")
-flags.DEFINE_integer("samples", None, "Train on the first so many images; by default on all.", 1)
+flags.DEFINE_integer("samples", None, "Number of training images; all by default.", 1)
 flags.DEFINE_enum(
-    "inputs", "unit", ["unit", "standardised"], "Images in [0, 1], or with mean 0 and variance 1."
+    "inputs", "unit", ["unit", "standardised"], "Images in [0, 1] or with mean 0 and variance 1."
 )
-flags.DEFINE_bool("batch_normalization", True, "In the VGG; the MLP has none, the others always.")
-flags.DEFINE_list("bases", ["global magnitude"], f"X: of {', '.join(BASES)}.")
-flags.DEFINE_list("arms", ["X", "AP + X"], f"What goes beside X: of {', '.join(ARMS)}.")
-flags.DEFINE_list("rewinds", ["init"], f"What a cycle begins with: of {', '.join(REWINDS)}.")
-flags.DEFINE_float("rate", 0.2, "Share of the weights left that a cycle prunes.")
-flags.DEFINE_float("ap_rate", None, "The part of it that goes by AP; by default a tenth of the rate.")
-flags.DEFINE_integer("cycles", 20, "Prunes; there is one training more.", 1)
-flags.DEFINE_integer("epochs", 4, "Of a training; 50 in the paper.", 1)
-flags.DEFINE_integer("batch", 128, "Images a step; 64 in the paper.", 1)
-flags.DEFINE_float("learning_rate", 0.1, "Its peak.")
-flags.DEFINE_integer("seeds", 3, "Seeds 0 to n - 1.", 1)
-flags.DEFINE_integer("workers", None, "Processes; by default one a core.", 1)
-flags.DEFINE_string("directory", "build/ap", "Where runs, table and figures go.")
-flags.DEFINE_bool("quick", False, "Digits, 3 epochs, 2 cycles of 60%, one seed.")
+flags.DEFINE_bool("batch_normalization", True, "For the VGG. The MLP has none; the others always have it.")
+flags.DEFINE_list("bases", ["global magnitude"], f"Criteria and scopes for X: {', '.join(BASES)}.")
+flags.DEFINE_list("arms", ["X", "AP + X"], f"Arms to compare: {', '.join(ARMS)}.")
+flags.DEFINE_list("rewinds", ["init"], f"Weights that a cycle starts from: {', '.join(REWINDS)}.")
+flags.DEFINE_float("rate", 0.2, "Fraction of the kept weights that a cycle prunes.")
+flags.DEFINE_float("ap_rate", None, "The part of --rate that AP chooses; a tenth of it by default.")
+flags.DEFINE_integer("cycles", 20, "Number of cycles that prune. Cycle 0 only trains.", 1)
+flags.DEFINE_integer("epochs", 4, "Epochs per cycle; 50 in the paper.", 1)
+flags.DEFINE_integer("batch", 128, "Images per step; 64 in the paper.", 1)
+flags.DEFINE_float("learning_rate", 0.1, "Peak of the learning rate.")
+flags.DEFINE_integer("seeds", 3, "Number of seeds: 0 to n - 1.", 1)
+flags.DEFINE_integer("workers", None, "Processes; one per core by default.", 1)
+flags.DEFINE_string("directory", "build/ap", "Folder for runs, table, and figures.")
+flags.DEFINE_bool("quick", False, "Use digits, 3 epochs, 2 cycles of 60%, and one seed.")
 
 for name, known in (("bases", BASES), ("arms", ARMS), ("rewinds", REWINDS)):
-    flags.register_validator(name, set(known).issuperset, f"must be of {', '.join(known)}")
+    flags.register_validator(name, set(known).issuperset, f"must be among {', '.join(known)}")
 
-GRADIENT_IMAGES = 1280  # on which X sees the loss
+GRADIENT_IMAGES = 1280  # for the gradients of X
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the runs of a folder share."""
+    """The settings that the runs of a folder share."""
 
     model: str
     dataset: str
@@ -102,13 +107,13 @@ class Setting:
 
     @property
     def name(self):
-        """Can be the name of a folder."""
+        """A valid folder name."""
         fields = dataclasses.asdict(self)
         fields["batch_normalization"] = None if self.batch_normalization else "plain"
         return "-".join(str(value) for value in fields.values() if value is not None)
 
     def data(self):
-        """`(x, y)` for training and test, images with a channel axis."""
+        """Returns `(x, y)` for training and test, with a channel axis."""
         data = load(self.dataset)
         x, x_test = data.x_train[: self.samples], data.x_test
         if x.ndim == 3:
@@ -119,7 +124,7 @@ class Setting:
         return (x, data.y_train[: self.samples]), (x_test, data.y_test)
 
     def network(self, shape, classes, samples):
-        """The compiled net."""
+        """Returns the compiled model."""
         options = {} if self.batch_normalization else {"batch_normalization": False}
         model = getattr(networks, self.model)(keras, shape, classes, **options)
         steps = self.epochs * -(-samples // self.batch)
@@ -134,7 +139,7 @@ class Setting:
 
 @keras.saving.register_keras_serializable(package="examples")
 class RiseAndSteps(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear to the peak at half of the steps, a tenth of it until 64% of them, then a hundredth."""
+    """Rises linearly to the peak at half of the steps, is a tenth of it until 64%, then a hundredth."""
 
     def __init__(self, peak, steps):
         self.peak, self.steps = peak, steps
@@ -149,7 +154,7 @@ class RiseAndSteps(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def train(setting, run, folder):
-    """All cycles of a run; their rows are in `<folder>/rows.csv` in the end."""
+    """Runs all cycles and writes their rows to `<folder>/rows.csv`."""
     (x, y), (x_test, y_test) = setting.data()
     keras.utils.set_random_seed(run.seed)
     model = setting.network(x.shape[1:], int(y.max()) + 1, len(x))
@@ -178,11 +183,11 @@ def train(setting, run, folder):
         gradient_data=some if base == "gradient" else None,
     )
     pruned.to_csv(folder / "rows.part")
-    (folder / "rows.part").replace(folder / "rows.csv")  # whole, or not there
+    (folder / "rows.part").replace(folder / "rows.csv")  # atomic: the file is complete or missing
 
 
 def train_all(setting, runs, folder, workers):
-    """Trains what is not there yet, a process for each run: what TensorFlow keeps of one ends with it."""
+    """Trains the missing runs, each in its own process to free the memory that TensorFlow keeps."""
     missing = [run for run in runs if not (folder / run.name / "rows.csv").exists()]
     with concurrent.futures.ThreadPoolExecutor(workers or multiprocessing.cpu_count()) as pool:
         trained = {pool.submit(in_a_process, train, setting, run, folder / run.name): run for run in missing}
@@ -192,24 +197,24 @@ def train_all(setting, runs, folder, workers):
 
 
 def in_a_process(function, *arguments):
-    """Calls the function in a new process, which ends with it."""
+    """Calls the function in a new process that exits afterwards."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, initializer=use_one_core) as alone:
         return alone.submit(function, *arguments).result()
 
 
 def use_one_core():
-    """Runs beside each other must not take each other's cores."""
+    """Limits TensorFlow to one thread, so that parallel runs do not compete for cores."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def setting_of_flags():
-    """The `Setting` that the flags ask for."""
+    """Returns the `Setting` for the flags."""
     if FLAGS.quick:
         FLAGS.dataset, FLAGS.rate, FLAGS.cycles, FLAGS.epochs, FLAGS.seeds = "digits", 0.6, 2, 3, 1
     if not FLAGS.batch_normalization and FLAGS.model != "vgg":
-        raise app.UsageError("--nobatch_normalization goes with --model vgg.")
+        raise app.UsageError("--nobatch_normalization needs --model vgg.")
     values = {field.name: getattr(FLAGS, field.name) for field in dataclasses.fields(Setting)}
     values["ap_rate"] = FLAGS.rate / 10 if FLAGS.ap_rate is None else FLAGS.ap_rate
     return Setting(**values)
@@ -217,7 +222,7 @@ def setting_of_flags():
 
 def main(_):
     setting = setting_of_flags()
-    # Seeds come last, so that an experiment that was stopped has whole ones.
+    # The seed is the outermost loop, so an interrupted experiment has complete seeds.
     runs = [
         ap_results.Run(base, arm, rewind, seed)
         for seed in range(FLAGS.seeds)

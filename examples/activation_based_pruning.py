@@ -1,26 +1,32 @@
-"""The experiment of activation-based pruning (Ganguli and Chong, 2024, section 4) on Fashion-MNIST.
+"""Runs the experiment of activation-based pruning (Ganguli and Chong, 2024, section 4) on Fashion-MNIST.
 
     python examples/activation_based_pruning.py --percent 80,85,90 --seeds 3
     python examples/activation_based_pruning.py --percent 90 --seeds 5
-    python examples/activation_based_pruning.py --quick     # a minute on digits, to see what it does
+    python examples/activation_based_pruning.py --quick     # a one-minute demo on digits
 
-784-300-200-100-50-10 with ReLU, SGD with a rate of 0.01 and batches of 32; the first tenth of the training
-images is for validation. Pruned at the ends of epochs, when the training accuracy passes the next of five
-thresholds, the first 0.80; training ends at 0.98 but not before an epoch after the last prune, or by early
-stopping on the validation loss. A percentage is of all kernel weights, also of the output layer's, which
-are never pruned.
+The model is 784-300-200-100-50-10 with ReLU. It trains with SGD at a learning rate of 0.01 in batches of 32.
+The first tenth of the training images is for validation. Masks are updated at the ends of epochs, when the
+training accuracy passes the next of five thresholds, the first of which is 0.80. Training ends at an accuracy
+of 0.98, but at least one epoch after the last mask update, or by early stopping on the validation loss. A
+percentage is of all kernel weights, including those of the output layer, which are never pruned.
 
-Methods: "neuron" ranks by the count of a weight's neuron, "neuron x weight" multiplies by the weight,
-"magnitude" is the same schedule with absolute weights, "tfmot" tensorflow-model-optimization's magnitude
-pruning, layer by layer, with its PolynomialDecay over 30 epochs (in tf_keras, from the same initial
-weights), "input x weight" counts the neurons that a weight reads, "whole neurons" prunes neurons with all
-of their weights. Runs are kept in a folder in --directory, so a second call goes on; then come the table,
-rows.csv and the figures. Needs the extras examples and comparison.
+Methods:
+
+- "neuron" ranks weights by the activation count of their neuron.
+- "neuron x weight" multiplies the count by the weight.
+- "input x weight" counts the activations of the neuron that a weight consumes.
+- "whole neurons" prunes neurons with all of their weights.
+- "magnitude" ranks by absolute weight, with the same schedule.
+- "tfmot" is the magnitude pruning of tensorflow-model-optimization, per layer, with PolynomialDecay over 30
+  epochs (in tf_keras, from the same initial weights).
+
+Runs are stored in a folder in --directory, so a second call resumes. The script then writes the table,
+rows.csv, and the figures. It needs the extras examples and comparison.
 """
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts to talk
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow logs
 
 import dataclasses
 import pathlib
@@ -42,22 +48,22 @@ flags.DEFINE_list("percent", ["80", "85", "90"], "Percentages of all kernel weig
 flags.DEFINE_list(
     "methods",
     ["neuron x weight", "neuron", "magnitude", "tfmot"],
-    "Which: also input x weight, whole neurons.",
+    "Methods to run; also: input x weight, whole neurons.",
 )
-flags.DEFINE_integer("seeds", 3, "Seeds 0 to n - 1.", 1)
-flags.DEFINE_integer("prunes", 5, "How many; 5 or 10 in the paper.", 1)
-flags.DEFINE_integer("epochs", 500, "At most so many.", 1)
-flags.DEFINE_integer("workers", None, "Processes; by default one a core.", 1)
-flags.DEFINE_string("directory", "build/abp", "Where runs, table and figures go.")
-flags.DEFINE_bool("impatient", False, "Let early stopping come before the last prune, as in the paper.")
-flags.DEFINE_bool("quick", False, "Digits, 6 epochs, two methods at 80%, one seed.")
+flags.DEFINE_integer("seeds", 3, "Number of seeds: 0 to n - 1.", 1)
+flags.DEFINE_integer("prunes", 5, "Number of mask updates; 5 or 10 in the paper.", 1)
+flags.DEFINE_integer("epochs", 500, "Maximum number of epochs.", 1)
+flags.DEFINE_integer("workers", None, "Processes; one per core by default.", 1)
+flags.DEFINE_string("directory", "build/abp", "Folder for runs, table, and figures.")
+flags.DEFINE_bool("impatient", False, "Allow early stopping before the last mask update, as in the paper.")
+flags.DEFINE_bool("quick", False, "Use digits, 6 epochs, two methods at 80%, and one seed.")
 
 HIDDEN = (300, 200, 100, 50)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What all runs share; sent to the processes that run them."""
+    """The settings that all runs share, pickled for their processes."""
 
     dataset: str
     prunes: int
@@ -68,7 +74,7 @@ class Setting:
 
     @property
     def data(self):
-        """`(x, y)` for training, validation and test, images as rows."""
+        """`(x, y)` for training, validation, and test, with images as rows."""
         return _data(self.dataset)
 
     @property
@@ -77,11 +83,11 @@ class Setting:
 
     @property
     def steps(self):
-        """Batches an epoch."""
+        """Batches per epoch."""
         return -(-len(self.data[0][0]) // 32)
 
     def share(self, percent):
-        """A percentage of all kernel weights as a share of those that are pruned, all but the output's."""
+        """Converts a percentage of all kernel weights to a fraction of the prunable ones (without output)."""
         sizes = [inputs * units for inputs, units in zip(self.widths, self.widths[1:])]
         return percent / 100 * sum(sizes) / sum(sizes[:-1])
 
@@ -89,18 +95,18 @@ class Setting:
         model = network(keras, self.widths)
         if run.method != "tfmot":
             return model
-        twin = network(tf_keras, self.widths)  # tfmot serves tf_keras only
+        twin = network(tf_keras, self.widths)  # tfmot supports tf_keras only
         twin.set_weights(model.get_weights())
         return twin
 
     def schedule(self, sparsity):
         return tfap.AccuracyIntervals(sparsity, self.prunes, self.begin)
 
-    def tfmots_schedule(self, sparsity):
+    def tfmot_schedule(self, sparsity):
         return tfap.PolynomialDecay(0.0, sparsity, 0, min(30, self.epochs // 2) * self.steps)
 
     def fit(self, model, callbacks, run):
-        """Trains; keeps the epochs' metrics and, before and after every prune, the singular values."""
+        """Trains, and stores the metrics and the singular values before and after every mask update."""
         (x, y), validation, _ = self.data
         recorder = RecordSingularValues()
         callbacks = [recorder if type(one) is tfap.UpdatePruningStep else one for one in callbacks]
@@ -125,7 +131,7 @@ class Setting:
         np.savez(self.file(run, "fit"), **arrays)
 
     def evaluate(self, model, run):
-        """Test accuracy; keeps the weights and how often each neuron fires on the training images."""
+        """Returns the test accuracy, and stores the weights and the firing rates on the training images."""
         (x, _), _, (x_test, y_test) = self.data
         loss, accuracy = model.evaluate(x_test, y_test, batch_size=1000, verbose=0)
         rates = {
@@ -160,19 +166,19 @@ def _data(dataset):
     )
 
 
-def network(world, widths, **options):
-    """The paper's net of Dense layers with these options, compiled."""
+def network(keras, widths, **options):
+    """Builds and compiles the paper's model of Dense layers with these options."""
     inputs, *hidden, classes = widths
-    layers = [world.layers.Input((inputs,))]
+    layers = [keras.layers.Input((inputs,))]
     layers += [
-        world.layers.Dense(units, activation="relu", name=f"hidden_{number}", **options)
+        keras.layers.Dense(units, activation="relu", name=f"hidden_{number}", **options)
         for number, units in enumerate(hidden, start=1)
     ]
-    model = world.Sequential(
-        [*layers, world.layers.Dense(classes, activation="softmax", name="output", **options)]
+    model = keras.Sequential(
+        [*layers, keras.layers.Dense(classes, activation="softmax", name="output", **options)]
     )
     model.compile(
-        world.optimizers.SGD(0.01),
+        keras.optimizers.SGD(0.01),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
         steps_per_execution=50,
@@ -181,11 +187,11 @@ def network(world, widths, **options):
 
 
 def _stopping(model, patient):
-    """The paper's early stopping for the model's Keras; a patient one waits for the last prune."""
-    world = keras if isinstance(model, keras.Model) else tf_keras
+    """Returns the early stopping of the paper. If `patient`, it waits for the last mask update."""
+    owner = keras if isinstance(model, keras.Model) else tf_keras
 
-    class StopOnValidationLoss(world.callbacks.Callback):
-        """A tick for each epoch whose loss rises beyond 1.1 times the lowest; the third stops."""
+    class StopOnValidationLoss(owner.callbacks.Callback):
+        """Counts epochs whose loss rises above 1.1 times the lowest, and stops at the third."""
 
         lowest = last = float("inf")
         ticks = 0
@@ -208,25 +214,25 @@ def _stopping(model, patient):
 
 
 def methods_of(setting, names):
-    """Arguments for `tfap.compare`."""
+    """Returns the methods for `tfap.compare`."""
     known = {
         "neuron x weight": {"criterion": tfap.ActivationCount(), "granularity": "weight"},
         "neuron": {"criterion": tfap.ActivationCount(weighted=False), "granularity": "weight"},
         "input x weight": {"criterion": tfap.ActivationCount(side="input"), "granularity": "weight"},
         "whole neurons": {"criterion": tfap.ActivationCount()},
         "magnitude": {"criterion": tfap.Magnitude()},
-        "tfmot": _tfmots(setting.tfmots_schedule),
+        "tfmot": _tfmot(setting.tfmot_schedule),
     }
     return {name: known[name] for name in names}
 
 
-def _tfmots(schedule):
+def _tfmot(schedule):
     magnitude = tfmot.Magnitude(schedule)
     return Method(magnitude.prune, magnitude.callbacks, magnitude.strip)
 
 
 def setting_of_flags():
-    """The `Setting` that the flags ask for; each has a folder of its own."""
+    """Returns the `Setting` for the flags, with its own folder."""
     folder = f"{FLAGS.directory}/{FLAGS.dataset}-{FLAGS.prunes}-{FLAGS.epochs}"
     folder += "-impatient" if FLAGS.impatient else ""
     begin = 0.2 if FLAGS.dataset == "digits" else 0.80

@@ -1,4 +1,4 @@
-"""Table and figures of the runs in activate_while_pruning.py, read from the folder that they left."""
+"""Writes the table and figures of activate_while_pruning.py from the folder of its runs."""
 
 import csv
 import dataclasses
@@ -11,14 +11,14 @@ from tfap.utils.plots import Line
 from tfap.utils.statistics import interval
 
 ALONE = "X"  # the arm without AP
-FEWEST_RANKED = 5  # cycles, for a rank correlation
-SHOWN = (0.5, 0.8, 0.9, 0.95, 0.98)  # sparsities in the table, where there are many
+FEWEST_RANKED = 5  # minimum number of cycles for a rank correlation
+SHOWN = (0.5, 0.8, 0.9, 0.95, 0.98)  # sparsities in the table, if there are many
 FIGURES = {"accuracy": "accuracy", "dead_dynamic": "dynamic dead-neuron rate"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Which run it is.
+    """Identifies a run.
 
     >>> Run.of("lamp-AP_+_X-init-3")
     Run(base='lamp', arm='AP + X', rewind='init', seed=3)
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def name(self):
-        """Can be the name of a folder."""
+        """A valid folder name."""
         return "-".join(map(str, dataclasses.astuple(self))).replace(" ", "_")
 
     @classmethod
@@ -41,7 +41,7 @@ class Run:
 
 
 def read(folder):
-    """`{Run: its rows}` of all finished runs; a row is a dict of numbers."""
+    """Returns `{Run: rows}` of all finished runs; a row is a dict of numbers."""
     found = {}
     for path in sorted(folder.glob("*/rows.csv")):
         with open(path, newline="") as file:
@@ -52,10 +52,10 @@ def read(folder):
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """An arm beside X alone, over their common seeds.
+    """An arm and X alone, over their common seeds.
 
     Attributes:
-        alone, beside: arrays `(seeds, cycles)` by figure name.
+        alone, beside: Dicts from figure name to array `(seeds, cycles)`, of X alone and of the arm.
     """
 
     base: str
@@ -70,20 +70,20 @@ class Arm:
 
     @property
     def kept(self):
-        """Share of the weights left in each cycle."""
+        """Fraction of weights kept in each cycle."""
         return 1 - self.alone["sparsity"][0]
 
     def differences(self, figure):
         return self.beside[figure] - self.alone[figure]
 
     def correlation(self):
-        """Per seed, over the cycles: does more accuracy go with a lower dynamic dead-neuron rate?"""
+        """Returns, per seed, the rank correlation of accuracy and dynamic dead-neuron rate over cycles."""
         pairs = zip(self.differences("dead_dynamic")[:, 1:], self.differences("accuracy")[:, 1:])
         return [scipy.stats.spearmanr(dead, accuracy).statistic for dead, accuracy in pairs]
 
 
 def arms_of(runs):
-    """Every `Arm` in `{Run: rows}`, the arms of one X one after the other; X beside itself too."""
+    """Returns every `Arm` in `{Run: rows}`, grouped by X, with X alone first."""
     groups = dict.fromkeys((run.base, run.rewind, run.arm) for run in runs)
     arms = []
     for base, rewind, name in sorted(groups, key=lambda group: (*group[:2], group[2] != ALONE)):
@@ -102,7 +102,7 @@ def _arrays(runs):
 
 
 def write(folder):
-    """Writes `rows.csv`, the table as `table.md` and the figures into the folder; prints the table."""
+    """Writes `rows.csv`, `table.md`, and the figures to the folder, and prints the table."""
     runs = read(folder)
     _to_csv(runs, folder / "rows.csv")
     arms = arms_of(runs)
@@ -125,16 +125,16 @@ def _to_csv(runs, path):
 
 
 COLUMNS = (
-    *("X", "rewind", "beside X", "sparsity", "seeds", "accuracy", "to X alone"),
-    *("dynamic dead", "to X alone", "static dead", "rank correlation"),
+    *("X", "rewind", "arm", "sparsity", "seeds", "accuracy", "vs. X alone"),
+    *("dynamic dead", "vs. X alone", "static dead", "rank correlation"),
 )
 
 
 def table(arms):
-    """Markdown: means over the seeds, in percent; differences to X alone in points with 95% intervals.
+    """Returns a Markdown table: means over seeds in percent, differences from X alone in points with 95% CIs.
 
-    "pruned" is the mean over all cycles but the first. The rank correlation (Spearman) is that of the
-    differences in accuracy and in the dynamic rate, over the cycles of a seed, where there are some.
+    "pruned" is the mean over all cycles except the first. The rank correlation (Spearman) is between the
+    differences in accuracy and in the dynamic rate, over the cycles of a seed, if there are enough cycles.
     """
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
     for arm in arms:
@@ -174,9 +174,9 @@ def _cells(arm, sparsity, cycles):
 
 
 def draw(arms, figure):
-    """A figure of the rows against sparsity, a line an arm, with 95% intervals over the seeds."""
+    """Draws a figure against sparsity: one line per arm, with 95% CIs over the seeds."""
     lines = [Line(arm.name, arm.kept, [interval(values) for values in arm.beside[figure].T]) for arm in arms]
-    label = f"{FIGURES[figure]} (mean with 95% interval)"
+    label = f"{FIGURES[figure]} (mean with 95% CI)"
     drawn = plots.lines(lines, None, "sparsity", label, share=figure == "accuracy", spread=1.04)
     plots.label_sparsity(drawn, list(arms[0].kept))
     return drawn

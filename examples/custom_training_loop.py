@@ -1,11 +1,11 @@
-"""Prune in a training loop of your own: the callback's methods are plain calls.
+"""Prunes in a custom training loop by calling the methods of the callback.
 
 python examples/custom_training_loop.py [--keras tf_keras]
 """
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow starts to talk
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow logs
 
 import importlib
 
@@ -17,7 +17,7 @@ from tfap.datasets import load
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras (Keras 2).")
-flags.DEFINE_integer("epochs", 20, "Epochs.", 1)
+flags.DEFINE_integer("epochs", 20, "Number of epochs.", 1)
 flags.DEFINE_integer("seed", 0, "Random seed.")
 
 
@@ -67,7 +67,7 @@ def main(_):
 
 
 def hidden_sparsity(model):
-    """Zeros in the hidden layers' kernels."""
+    """Returns the fraction of zeros in the kernels of the hidden layers."""
     kernels = [layer.get_weights()[0] for layer in model.layers if layer.weights][:-1]
     return sum((kernel == 0).sum() for kernel in kernels) / sum(kernel.size for kernel in kernels)
 

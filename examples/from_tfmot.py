@@ -1,27 +1,28 @@
-"""tfmot's own way to prune, with one line changed: tfap's wrapper under tfmot's callbacks.
+"""Prunes with tfap in a tfmot script by changing one line: tfap's wrapper works with tfmot's callbacks.
 
     python examples/from_tfmot.py [--tensorboard logs]
 
-With a step schedule, local scope and a criterion that needs one layer alone (magnitude, or the activation
-counts of layers with a fused activation) tfap's wrapper is a tfmot wrapper: tfmot's UpdatePruningStep,
-PruningSummaries and strip_pruning work with it. Everything else needs tfap's callback.
+tfap's wrapper is also a tfmot wrapper if the schedule is by step, the scope is local, and the criterion needs
+only one layer (magnitude, or the activation counts of layers with a fused activation). tfmot's
+UpdatePruningStep, PruningSummaries, and strip_pruning then work with it. All other settings need tfap's
+callback.
 """
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow starts to talk
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow logs
 
 import numpy as np
 import tf_keras as keras
 from absl import app, flags
 
-import tfap  # before tfmot, which otherwise turns tf.keras into Keras 2
+import tfap  # must precede tfmot, which otherwise switches tf.keras to Keras 2
 from tfap.datasets import load
 
 import tensorflow_model_optimization as tfmot  # isort: skip
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("epochs", 10, "Epochs.", 1)
+flags.DEFINE_integer("epochs", 10, "Number of epochs.", 1)
 flags.DEFINE_string("tensorboard", None, "Folder for TensorBoard; needs pip install 'tfap[tensorboard]'.")
 
 

@@ -1,15 +1,15 @@
-"""Networks for examples, tests and benchmarks; a `keras` module is always the first argument."""
+"""Models for examples, tests, and benchmarks. The first argument is always a `keras` module."""
 
 import itertools
 
 
 def resnet20(keras, input_shape=(28, 28, 1), classes=10):
-    """ResNet-20 for small images (He et al., 2016, section 4.2), with 1x1 convolutions as shortcuts.
+    """Builds ResNet-20 for small images (He et al., 2016, section 4.2), with 1x1 convolutions as shortcuts.
 
-    Layer names tell the stage, block and place: `s1b2_conv1`, `s1b2_norm1`, `s1b2_relu1`, ...
+    Layer names contain stage, block, and position: `s1b2_conv1`, `s1b2_norm1`, `s1b2_relu1`, ...
 
     Returns:
-        An uncompiled Functional model.
+        A Functional model, not compiled.
     """
     layers = keras.layers
 
@@ -36,26 +36,26 @@ def resnet20(keras, input_shape=(28, 28, 1), classes=10):
 
 
 def small_resnet(keras, shape, classes, widths=(24, 48, 96)):
-    """A residual network with BatchNormalization for small images: a stem and one block a width."""
+    """Builds a residual model with BatchNormalization for small images: a stem and one block per width."""
     layers = keras.layers
 
-    def normalised(x, filters, size, strides=1):
+    def normalized(x, filters, size, strides=1):
         x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
         return layers.BatchNormalization()(x)
 
     inputs = keras.Input(shape)
-    x = layers.ReLU()(normalised(inputs, widths[0], 3, strides=2))
+    x = layers.ReLU()(normalized(inputs, widths[0], 3, strides=2))
     for stage, filters in enumerate(widths):
         strides = 2 if stage else 1
-        shortcut = normalised(x, filters, 1, strides) if stage else x
-        x = layers.ReLU()(normalised(x, filters, 3, strides))
-        x = layers.ReLU()(layers.Add()([normalised(x, filters, 3), shortcut]))
+        shortcut = normalized(x, filters, 1, strides) if stage else x
+        x = layers.ReLU()(normalized(x, filters, 3, strides))
+        x = layers.ReLU()(layers.Add()([normalized(x, filters, 3), shortcut]))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(classes)(x))
 
 
 def mlp(keras, shape, classes, units=(300, 100)):
-    """LeNet-300-100 (LeCun et al., 1998): Dense layers with ReLU."""
+    """Builds LeNet-300-100 (LeCun et al., 1998): Dense layers with ReLU."""
     layers = keras.layers
     x = inputs = keras.Input(shape)
     x = layers.Flatten()(x)
@@ -65,7 +65,7 @@ def mlp(keras, shape, classes, units=(300, 100)):
 
 
 def vgg(keras, shape, classes, widths=((16,), (32,), (64,)), batch_normalization=True):
-    """Blocks of 3x3 convolutions with a pooling after each (Simonyan and Zisserman, 2015), much narrower."""
+    """Builds a narrow VGG (Simonyan and Zisserman, 2015): blocks of 3x3 convolutions, each with pooling."""
     layers = keras.layers
     x = inputs = keras.Input(shape)
     for block in widths:
@@ -79,12 +79,12 @@ def vgg(keras, shape, classes, widths=((16,), (32,), (64,)), batch_normalization
 
 
 def densenet(keras, shape, classes, blocks=(3, 3, 3), growth=8):
-    """Each convolution reads all before it in its block (Huang et al., 2017), small: no bottlenecks."""
+    """Builds a small DenseNet without bottlenecks (Huang et al., 2017)."""
     layers = keras.layers
     inputs = keras.Input(shape)
     x = layers.Conv2D(2 * growth, 3, padding="same", use_bias=False)(inputs)
     for number, depth in enumerate(blocks):
-        if number:  # a transition halves size and channels
+        if number:  # transition: halves size and channels
             x = layers.ReLU()(layers.BatchNormalization()(x))
             x = layers.AveragePooling2D(2)(layers.Conv2D(x.shape[-1] // 2, 1, use_bias=False)(x))
         for _ in range(depth):
@@ -96,7 +96,7 @@ def densenet(keras, shape, classes, blocks=(3, 3, 3), growth=8):
 
 
 def mobilenet(keras, shape, classes, widths=(16, 32, 32, 64, 64, 128)):
-    """Depthwise and pointwise convolutions in turn (Howard et al., 2017); channels double as size halves."""
+    """Builds a small MobileNet (Howard et al., 2017): alternating depthwise and pointwise convolutions."""
     layers = keras.layers
 
     def activated(x):
@@ -113,9 +113,10 @@ def mobilenet(keras, shape, classes, widths=(16, 32, 32, 64, 64, 128)):
 
 
 def vit(keras, shape, classes, patch=4, width=32, heads=2, depth=2):
-    """A small vision transformer (Dosovitskiy et al., 2021) with ReLU in its MLPs.
+    """Builds a small vision transformer (Dosovitskiy et al., 2021) with ReLU in its MLPs.
 
-    Where a patch is says a depthwise convolution (Chu et al., 2023), and the classifier reads the mean.
+    A depthwise convolution encodes the positions of patches (Chu et al., 2023). The classifier consumes the
+    mean.
     """
     layers = keras.layers
     inputs = keras.Input(shape)

@@ -1,14 +1,14 @@
-"""Prune a small network by activation counts, remove its dead neurons, export it.
+"""Prunes a small model by activation counts, removes the pruned neurons, and exports it.
 
     python examples/quickstart.py [--dataset fashion_mnist] [--keras tf_keras]
 
-Trains a dense network, prunes whole neurons of it while it trains on, removes them for real, and checks
-that the SavedModel written at the end gives the same outputs.
+The script trains a dense model, prunes whole neurons in a second training, and removes them. It then checks
+that the exported SavedModel has the same outputs.
 """
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow starts to talk
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow logs
 
 import importlib
 
@@ -24,8 +24,8 @@ from tfap.datasets import load
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", "digits", ["digits", "fashion_mnist"], "Images to train on.")
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras (Keras 2).")
-flags.DEFINE_float("sparsity", 0.75, "Share of the hidden layers' weights to prune.", 0, 0.999)
-flags.DEFINE_integer("epochs", None, "Epochs of each training; by default what suits the data set.", 1)
+flags.DEFINE_float("sparsity", 0.75, "Fraction of the weights in hidden layers to prune.", 0, 0.999)
+flags.DEFINE_integer("epochs", None, "Epochs per training; depends on the dataset by default.", 1)
 flags.DEFINE_integer("seed", 0, "Random seed.")
 flags.DEFINE_string("export_dir", "build/quickstart", "Folder for the SavedModel.")
 
@@ -53,14 +53,14 @@ def accuracy(model, data):
 def layer_table(pruned, compacted):
     table = rich.table.Table(title="Layers", title_justify="left")
     table.add_column("layer")
-    for heading in ("kernel", "sparsity", "neurons", "left"):
+    for heading in ("kernel", "sparsity", "neurons", "kept"):
         table.add_column(heading, justify="right")
     for layer in pruned.layers:
         if hasattr(layer, "kernel"):
             kernel = layer.get_weights()[0]
             shape, sparsity = "x".join(map(str, kernel.shape)), f"{np.mean(kernel == 0):.1%}"
-            left = compacted.get_layer(layer.name).units
-            table.add_row(layer.name, shape, sparsity, str(layer.units), str(left))
+            kept = compacted.get_layer(layer.name).units
+            table.add_row(layer.name, shape, sparsity, str(layer.units), str(kept))
     return table
 
 
@@ -75,7 +75,7 @@ def summary_table(dense, pruned, compacted, data):
 
 
 def train_and_prune(keras, data, epochs, sparsity, seed):
-    """Returns the dense, the pruned and the compacted model."""
+    """Returns the dense, pruned, and compacted models."""
     keras.utils.set_random_seed(seed)
     dense = build(keras, data)
     dense.fit(data.x_train, data.y_train, epochs=epochs, verbose=0)
@@ -88,7 +88,7 @@ def train_and_prune(keras, data, epochs, sparsity, seed):
 
 
 def main(_):
-    logging.set_verbosity(logging.ERROR)  # Keras's exporters are chatty
+    logging.set_verbosity(logging.ERROR)  # hides the messages of Keras's exporters
     keras = importlib.import_module(FLAGS.keras)
     data = load(FLAGS.dataset)
     epochs = FLAGS.epochs or EPOCHS[FLAGS.dataset]

@@ -1,16 +1,16 @@
-"""Make trained networks really smaller and faster, and prove it.
+"""Makes a trained model smaller and faster, and measures the result.
 
     python examples/shrink_and_export.py [--dataset fashion_mnist] [--net cnn] [--keras tf_keras]
 
-Trains a dense network, prunes whole neurons of it while it trains on in smaller and smaller networks, exports
-both to LiteRT files, and prints their weights, bytes, measured latency and accuracy side by side.
---figure=0.5,0.7,0.9 draws accuracy against the size of the file for several sparsities. Needs the extras
-examples and tflite.
+The script trains a dense model. It then prunes whole neurons while training continues, and compacts the model
+after each stage. It exports both models to LiteRT files and prints their weights, bytes, measured latency,
+and accuracy side by side. --figure=0.5,0.7,0.9 draws accuracy against file size for several sparsities. The
+script needs the extras examples and tflite.
 """
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow starts to talk
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow logs
 
 import importlib
 import pathlib
@@ -24,16 +24,16 @@ from tfap.datasets import load
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", "digits", ["digits", "fashion_mnist"], "Images to train on.")
-flags.DEFINE_enum("net", "mlp", ["mlp", "cnn"], "784-300-200-100-50-10, or a residual network.")
+flags.DEFINE_enum("net", "mlp", ["mlp", "cnn"], "784-300-200-100-50-10, or a residual model.")
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras (Keras 2).")
 flags.DEFINE_float(
-    "sparsity", 0.9, "Share of the hidden layers' weights (cnn: operations) to prune.", 0, 0.999
+    "sparsity", 0.9, "Fraction of the weights (cnn: FLOPs) in hidden layers to prune.", 0, 0.999
 )
-flags.DEFINE_integer("epochs", None, "Epochs of each training; by default what suits data and net.", 2)
+flags.DEFINE_integer("epochs", None, "Epochs per training; depends on dataset and model by default.", 2)
 flags.DEFINE_integer("seed", 0, "Random seed.")
 flags.DEFINE_string("export_dir", "build/shrink_and_export", "Folder for the exported models.")
-flags.DEFINE_float("seconds", 3.0, "How long to measure each batch size.", 0.1)
-flags.DEFINE_list("figure", [], "Sparsities at which to draw accuracy against size.")
+flags.DEFINE_float("seconds", 3.0, "Measurement time per batch size.", 0.1)
+flags.DEFINE_list("figure", [], "Sparsities for a figure of accuracy against size.")
 
 EPOCHS = {
     ("digits", "mlp"): 60,
@@ -57,7 +57,7 @@ def compiled(keras, model, rate, steps):
 
 
 def shrunk(keras, dense, sparsity, x, y, epochs):
-    """The dense net, pruned by whole neurons and compacted while it trains on."""
+    """Returns the dense model after pruning whole neurons and compaction during a second training."""
     steps = epochs * -(-len(x) // 128)
     schedule = tfap.PolynomialDecay(0.0, sparsity, steps // 20, steps // 4, frequency=max(1, steps // 40))
     model = compiled(keras, keras.models.clone_model(dense), 0.05, steps)
@@ -84,7 +84,7 @@ def exported(model, name):
 
 
 def draw(points, path):
-    """Accuracy against bytes; `points` are `(label, bytes, accuracy)`."""
+    """Draws accuracy against bytes; `points` are tuples `(label, bytes, accuracy)`."""
     import matplotlib
 
     matplotlib.use("agg")
