@@ -1,12 +1,13 @@
-"""What compact() does with keras.applications: random channels pruned, removed, outputs compared.
+"""Measures what compact() does with the models of keras.applications.
 
     python benchmarks/compaction_table.py
 
-Every model has random weights and random BatchNormalization statistics. In every layer (or all layers tied by
-residual sums together) channels chosen at random are pruned that make half of its operations; what reads
-them gets cheaper too. Then strip_pruning() and compact(). Given are weights and FLOPs before and after, the
-largest difference of an output relative to the largest output, constant channels that could not go, and the
-seconds that compact() took.
+Every model has random weights and random BatchNormalization statistics. The script prunes random channels
+that make half of the FLOPs of every layer, or of every group of layers whose channels are coupled by residual
+sums. The layers that consume these channels become cheaper too. Then it calls strip_pruning() and compact().
+
+The table has the weights and FLOPs before and after, the largest output difference relative to the largest
+output, the number of constant channels that are not removable, and the seconds that compact() took.
 """
 
 import os
@@ -24,12 +25,12 @@ import tfap
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("size", 64, "Height and width of the input.", 32)
-flags.DEFINE_float("sparsity", 0.5, "Share of the operations to prune.", 0, 0.99)
+flags.DEFINE_float("sparsity", 0.5, "Fraction of the FLOPs to prune.", 0, 0.99)
 MODELS = ("ResNet50", "ResNet50V2", "MobileNetV2", "DenseNet121", "EfficientNetB0")
 
 
 def randomize(model, generator):
-    """Statistics and biases as after training, so that pruned channels are constants other than zero."""
+    """Sets statistics and biases as after training, so that pruned channels are constant but not zero."""
     for layer in model.layers:
         if type(layer).__name__ == "BatchNormalization":
             gamma, _, mean, variance = layer.get_weights()
@@ -58,23 +59,24 @@ def row(keras, name):
     seconds = time.perf_counter() - start
     report = tfap.compaction_report(plain, smaller)
     weights, operations = report.weights, report.flops
-    stayed = sum(kept.channels for kept in report.kept)
+    relative = report.difference.relative
+    constant = sum(kept.channels for kept in report.kept)
     return (
         f"| {name} | {keras.__name__} | {weights[0]:,} | {weights[1]:,} | {weights[0] / weights[1]:.2f} | "
-        f"{operations[0] / operations[1]:.2f} | {report.difference.relative:.0e} | {stayed} | {seconds:.1f} |"
+        f"{operations[0] / operations[1]:.2f} | {relative:.0e} | {constant} | {seconds:.1f} |"
     )
 
 
 def main(_):
     logging.set_verbosity(logging.ERROR)
     print(
-        "| model | Keras | weights | left | times fewer | times fewer FLOPs | relative difference |", end=""
+        "| model | Keras | weights | kept | times fewer | times fewer FLOPs | relative difference |", end=""
     )
-    print(" constant channels that stay | seconds |")
+    print(" constant channels kept | seconds |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
-    for world in ("keras", "tf_keras"):
+    for keras_name in ("keras", "tf_keras"):
         for name in MODELS:
-            print(row(importlib.import_module(world), name), flush=True)
+            print(row(importlib.import_module(keras_name), name), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What tfap says to wrong input: makes docs/errors.md.
+"""Writes the error messages of tfap for invalid input to docs/errors.md.
 
     python benchmarks/error_table.py > docs/errors.md
 
-Every entry is an expression that cannot work, with the error and what its message has to say. The names in it
-are those of `names`. tests/test_bad_input.py runs them in both Kerases and looks whether anything was lost.
+Every entry is an invalid expression, with the expected error and a pattern of its message. The names in the
+expressions are those of `names`. tests/test_bad_input.py runs them in Keras 3 and tf_keras and checks that
+models, masks, and files do not change.
 """
 
 import os
@@ -21,14 +22,19 @@ from absl import app
 
 import tfap
 from tfap import low_rank
-from tfap.graph.counts import ActivationCounts
 
-HEAD = """# Errors
+HEAD = """# Look up an error
 
-Made by `python benchmarks/error_table.py > docs/errors.md`. What tfap says to input that cannot work, before
-anything is trained or written; models and masks are then as they were. `model` is a compiled net of two
-hidden layers, `hidden_0` and `hidden_1`, and an `output`; `pruned` is `tfap.prune(model, 0.5, "magnitude")`;
-`linear` has no activations and is not compiled; `net` is subclassed; `x` and `y` are eight samples.
+Use this page to find out why a call fails. tfap raises these errors before it trains or writes anything, so
+models and masks do not change. `python benchmarks/error_table.py > docs/errors.md` generates the page.
+
+The calls use these names:
+
+- `model` is a compiled model with two hidden layers, `hidden_0` and `hidden_1`, and an `output` layer.
+- `pruned` is `tfap.prune(model, 0.5, "magnitude")`.
+- `linear` has no activations and is not compiled.
+- `net` is a subclassed model.
+- `x` and `y` are eight samples.
 """
 
 CASES = {
@@ -311,7 +317,7 @@ CASES = {
 
 
 def names(keras):
-    """What the expressions of `CASES` use, for one Keras; makes a file and a folder where they run."""
+    """Returns the names in `CASES` for one Keras, and creates a file and a folder in the current folder."""
     layers = keras.layers
     stack = [layers.Input((12,), name="x"), layers.Dense(16, "relu", name="hidden_0")]
     stack += [layers.Dense(8, "relu", name="hidden_1"), layers.Dense(4, "softmax", name="output")]
@@ -347,14 +353,14 @@ def names(keras):
         "unbuilt": keras.Sequential([layers.Dense(4, "relu")], name="unbuilt"),
         "net": Net(),
         "build": lambda: model,
-        "counts": ActivationCounts(np.zeros(3, int), 1),
-        "unseen": ActivationCounts(np.zeros(3, int), 0),
+        "counts": tfap.ActivationCounts(np.zeros(3, int), 1),
+        "unseen": tfap.ActivationCounts(np.zeros(3, int), 0),
         "endless": tf.data.Dataset.from_tensor_slices(x).batch(4).repeat(),
     }
 
 
 def error_of(code, given):
-    """The exception that an expression raises, None if it raises none."""
+    """Returns the exception that an expression raises, or None."""
     try:
         eval(code, dict(given))
     except Exception as error:
@@ -363,11 +369,11 @@ def error_of(code, given):
 
 
 def row(code, error, message):
-    """The table's row: the first line of what the error says, of the lines that have the expected message."""
+    """Returns the row of the table, with the first line of the error that matches the expected message."""
     lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
-    said = next((line for line in lines if re.search(message, line)), lines[0])
-    said = re.sub(r" at 0x\w+", "", said).strip().replace("|", "\\|").replace("<", "\\<")
-    return f"| `{code}` | {type(error).__name__} | {said} |"
+    shown = next((line for line in lines if re.search(message, line)), lines[0])
+    shown = re.sub(r" at 0x\w+", "", shown).strip().replace("|", "\\|").replace("<", "\\<")
+    return f"| `{code}` | {type(error).__name__} | {shown} |"
 
 
 def main(_):
@@ -376,7 +382,7 @@ def main(_):
         os.chdir(folder)
         given = names(importlib.import_module("keras"))
         for title, cases in CASES.items():
-            print(f"## {title}\n\n| what came | error | what it says |\n|---|---|---|")
+            print(f"## {title}\n\n| Call | Error | Message |\n|---|---|---|")
             for code, (_, message) in cases.items():
                 print(row(code, error_of(code, given), message))
             print()

@@ -1,13 +1,14 @@
-"""Kill -9 at random moments: does what starts again end as if nothing had happened?
+"""Checks that a training killed at random moments resumes bit-exactly.
 
     python benchmarks/kill_and_resume.py --keras keras --kills 20
     python benchmarks/kill_and_resume.py --keras keras --kills 20 --what cycles
 
-"fit": a small CNN is pruned while it trains, with Keras's BackupAndRestore. "cycles": tfap.prune_iteratively
-with AP and a directory trains, prunes and rewinds it. One process goes straight to the end. Then the same is
-started again and again, killed after a random time, and at last left to finish. Weights, masks, counts and
-steps must be equal to the bit. In Keras 3 the net has dropout; tf_keras's dropout cannot be restored in a
-fit.
+"fit" prunes a small CNN while it trains, with Keras's BackupAndRestore. "cycles" trains, prunes, and rewinds
+it with tfap.prune_iteratively, AP, and a directory.
+
+One process runs to the end without interruption. Other processes do the same, but each is killed (kill -9)
+after a random time, except the last one. Weights, masks, counts, and steps must be bit-exact. In Keras 3, the
+model has dropout. The dropout of tf_keras cannot be restored during a fit.
 """
 
 import os
@@ -28,11 +29,11 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras.")
-flags.DEFINE_integer("kills", 20, "How often the training is killed.", 0)
-flags.DEFINE_enum("what", "fit", ["fit", "cycles"], "One training, or cycles of training and rewinding.")
-flags.DEFINE_integer("epochs", 40, "Epochs of the training, or the number of cycles.", 1)
-flags.DEFINE_integer("seed", 0, "Seed of the moments.")
-flags.DEFINE_string("train_in", None, "Used by the script itself: train in this folder.")
+flags.DEFINE_integer("kills", 20, "Number of kills.", 0)
+flags.DEFINE_enum("what", "fit", ["fit", "cycles"], "One training, or pruning cycles.")
+flags.DEFINE_integer("epochs", 40, "Number of epochs or cycles.", 1)
+flags.DEFINE_integer("seed", 0, "Seed of the random times.")
+flags.DEFINE_string("train_in", None, "Internal: train in this folder.")
 
 
 def train(folder):
@@ -62,7 +63,7 @@ def train(folder):
 
 
 def network(keras):
-    """A compiled net and its data, always the same."""
+    """Returns a compiled model and its data; deterministic."""
     keras.utils.set_random_seed(1)
     layers = keras.layers
     stack = [layers.Input((8, 8, 1)), layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU()]
@@ -84,7 +85,7 @@ def start(folder):
 
 
 def finish(folder):
-    """Lets a training run to its end; returns its seconds after the preparations."""
+    """Runs a training to its end and returns its duration in seconds, without the setup."""
     process = start(folder)
     process.stdout.readline()
     begin = time.monotonic()
@@ -95,7 +96,7 @@ def finish(folder):
 
 
 def kill_once(folder, seconds):
-    """True if the training was still running when it was killed."""
+    """Kills a training after some seconds and returns whether it was still running."""
     process = start(folder)
     process.stdout.readline()
     time.sleep(seconds)
@@ -115,13 +116,13 @@ def main(_):
         straight, killed = pathlib.Path(folder, "straight"), pathlib.Path(folder, "killed")
         seconds = finish(straight)
         generator, kills = np.random.default_rng(FLAGS.seed), 0
-        # Finished cycles stay: only short lives leave some to do until the last kill.
+        # Finished cycles are not repeated: with longer times, none would remain for the last kills.
         longest = seconds / (2 if FLAGS.what == "fit" else FLAGS.kills / 2)
         while kills < FLAGS.kills:
             if kill_once(killed, generator.uniform(0, longest)):
                 kills += 1
             else:
-                shutil.rmtree(killed)  # it was done: once more from the start
+                shutil.rmtree(killed)  # it had finished: restart from scratch
         finish(killed)
         first, second = np.load(straight / "final.npz"), np.load(killed / "final.npz")
         different = [name for name in first.files if not np.array_equal(first[name], second[name])]

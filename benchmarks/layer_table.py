@@ -1,9 +1,9 @@
-"""What works with which layer type: prune, two updates, save, load, strip, export, in both Kerases.
+"""Tests every layer type in Keras 3 and tf_keras: prune, two updates, save, load, strip, export.
 
     python benchmarks/layer_table.py > docs/layers.md
 
-Every entry is a small model around the layer that is trained for four steps with two mask updates. A cell
-says "yes" if the step ran and its result was checked; otherwise the error.
+Every entry is a small model around the layer. The script trains it for four steps with two mask updates. A
+cell is "yes" if the step ran and its result passed the checks. Otherwise, it contains the error.
 """
 
 import os
@@ -22,10 +22,16 @@ from absl import app, logging
 
 import tfap
 
-HEAD = """# Layers
+HEAD = """# Look up a layer type
 
-Made by `python benchmarks/layer_table.py > docs/layers.md`. Each layer is pruned by magnitude and, where its
-neurons fire, by activation counts; on tf_keras `.h5` files are tried too.
+Use this table to see what works with a layer type. `python benchmarks/layer_table.py > docs/layers.md`
+generates it.
+
+- Each layer is pruned by magnitude and, if tfap can count when its neurons fire, by activation counts.
+- "weights" is the number of kernels that the criterion can prune.
+- "yes" means that the step ran and that its result passed the checks.
+- "no firing" means that tfap cannot count when the neurons fire, so the criterion cannot prune the layer.
+- On tf_keras, "save and load" also covers `.h5` files.
 """
 STEPS = ("prune", "two updates", "save and load", "strip", "export")
 
@@ -35,11 +41,11 @@ class Entry:
     """A layer type under test.
 
     Attributes:
-        name: row heading.
-        shape: of the input, without the batch.
-        layer: keras -> layer or a function of the input tensor.
-        kernels: prunable weights the layer has.
-        counted: how many of them a count criterion can rank.
+        name: Row heading.
+        shape: Shape of the input, without the batch.
+        layer: Function from `keras.layers` to a layer or to a function of the input tensor.
+        kernels: Number of prunable weights of the layer.
+        counted: Number of weights that activation counts can rank.
     """
 
     name: str
@@ -97,7 +103,7 @@ ENTRIES = [
 
 
 def run(entry, keras, criterion, folder):
-    """Yields (step, None) after each step, checked; raises where one fails."""
+    """Yields the name of each step after its checks. Raises an error if a step fails."""
     model, (x, y) = entry.model(keras), entry.data()
     schedule = tfap.IterativeSparsity(0.3, updates=2, frequency=2)
     wrapped = tfap.prune(model, schedule, criterion, granularity="weight")
@@ -116,8 +122,8 @@ def run(entry, keras, criterion, folder):
     for suffix in ("keras", "h5") if keras.__name__ == "tf_keras" else ("keras",):
         wrapped.save(folder / f"wrapped.{suffix}")
         loaded = keras.models.load_model(folder / f"wrapped.{suffix}")
-        for ours, theirs in zip(wrapped.get_weights(), loaded.get_weights()):
-            np.testing.assert_array_equal(ours, theirs)
+        for saved, restored in zip(wrapped.get_weights(), loaded.get_weights()):
+            np.testing.assert_array_equal(saved, restored)
         loaded.fit(x, y, batch_size=8, verbose=0, callbacks=[tfap.UpdatePruningStep()])
     yield "save and load"
 
@@ -134,12 +140,12 @@ def run(entry, keras, criterion, folder):
 
 
 def outcome(entry, keras, criterion):
-    """`yes` or the error for every step."""
+    """Returns `yes` or the error for every step."""
     done = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             done.extend(run(entry, keras, criterion, pathlib.Path(folder)))
-        except Exception as error:  # the table tells it
+        except Exception as error:  # the table shows it
             first_line = (str(error).strip() or "no message").splitlines()[0]
             return ["yes"] * len(done) + [f"{type(error).__name__}: {first_line}"]
     return ["yes"] * len(done)

@@ -1,9 +1,10 @@
-"""How long one mask update takes, by size: tfap whole, tfap's ranking alone, np.partition, tfmot.
+"""Measures the time of one mask update by model size: tfap, its ranking alone, np.partition, and tfmot.
 
     python benchmarks/mask_update.py
 
-Weights are spread over four kernels; 50% are pruned by magnitude, once from nothing and then to 60%. Runs
-are interleaved and the median of the ratios is given: the machine's speed changes by the minute.
+The weights are in four kernels. The update prunes 50% of them by magnitude, starting from a dense model. Runs
+are interleaved, and the table has the medians of the ratios, because the speed of a machine varies by the
+minute.
 """
 
 import os
@@ -18,13 +19,12 @@ import tf_keras
 from absl import app, flags
 
 import tfap
-from tfap.graph.kernel import Kernel, KernelSpec
 from tfap.keras_compat import TfmotPruning
 from tfap.masks.weights import Scored, prune_weights
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_integer("size", [270_000, 2_500_000, 25_000_000], "Numbers of weights.")
-flags.DEFINE_integer("runs", 7, "Interleaved runs of each size.", 3)
+flags.DEFINE_integer("runs", 7, "Interleaved runs per size.", 3)
 KERNELS = 4
 
 
@@ -35,7 +35,7 @@ def arrays(size):
 
 
 def whole(weights):
-    """tfap.update_masks on a wrapped model, device reads and writes included."""
+    """Times tfap.update_masks on a wrapped model, including device reads and writes."""
     inputs = tf_keras.Input((len(weights[0]),))
     outputs = [tf_keras.layers.Dense(500, use_bias=False, name=f"d{i}")(inputs) for i in range(KERNELS)]
     model = tf_keras.Model(inputs, outputs)
@@ -48,19 +48,20 @@ def whole(weights):
 
 
 def ranking(weights):
-    """From scores to masks."""
-    scored = [Scored(Kernel("k", KernelSpec(), w, np.ones(w.shape, np.uint8)), np.abs(w)) for w in weights]
+    """Times the step from scores to masks."""
+    kernels = [tfap.Kernel("k", tfap.KernelSpec(), w, np.ones(w.shape, np.uint8)) for w in weights]
+    scored = [Scored(kernel, np.abs(kernel.weights)) for kernel in kernels]
     return lambda: None, lambda _: prune_weights(scored, 0.5)
 
 
 def partition(weights):
-    """np.partition on the array of all scores, the least that a ranking can do."""
+    """Times np.partition on the array of all scores, a lower bound for any ranking."""
     scores = np.concatenate([np.abs(w).ravel() for w in weights])
     return lambda: None, lambda _: np.partition(scores, len(scores) // 2)
 
 
 def tfmot(weights):
-    """tfmot's own mask update: its top_k, for each kernel."""
+    """Times the mask update of tfmot: top_k per kernel."""
     variables = [(tf.Variable(w), tf.Variable(np.ones_like(w)), tf.Variable(0.0)) for w in weights]
     schedule = tfap.ConstantSparsity(0.5, 0, frequency=1)
     pruning = TfmotPruning(lambda: tf.constant(1), variables, schedule, (1, 1), "AVG")
@@ -86,12 +87,12 @@ def main(_):
     for size in FLAGS.size:
         contenders = [make(arrays(size)) for make in (partition, ranking, whole, tfmot)]
         times = np.array([[seconds(*c) for c in contenders] for _ in range(FLAGS.runs + 1)])[1:]  # warm-up
-        partitioned, ranked, updated, theirs = np.median(times, axis=0) * 1000
+        partitioned, ranked, updated, tfmot_time = np.median(times, axis=0) * 1000
         over, faster, whole_faster = (
             np.median(times[:, a] / times[:, b]) for a, b in ((1, 0), (3, 1), (3, 2))
         )
         print(
-            f"| {size:,} | {partitioned:.1f} ms | {ranked:.1f} ms | {updated:.1f} ms | {theirs:.1f} ms "
+            f"| {size:,} | {partitioned:.1f} ms | {ranked:.1f} ms | {updated:.1f} ms | {tfmot_time:.1f} ms "
             f"| {over:.2f} | {faster:.1f} | {whole_faster:.1f} |",
             flush=True,
         )

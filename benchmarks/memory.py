@@ -1,8 +1,9 @@
-"""What tfap's state costs: bytes a prunable weight, live, in the optimizer and on disk.
+"""Measures the bytes per prunable weight of tfap's state: in memory, in the optimizer, and on disk.
 
     python benchmarks/memory.py
 
-A net of two Dense layers with a million weights, pruned by activation counts, trained for a step with Adam.
+The model has two Dense layers with a million weights. It is pruned by activation counts and trained for one
+step with Adam.
 """
 
 import os
@@ -44,7 +45,7 @@ def optimizer_bytes(model):
 
 
 def main(_):
-    print("| Keras | masks live | counts and steps live | added in the optimizer | added on disk |")
+    print("| Keras | masks in memory | counts and steps in memory | added in the optimizer | added on disk |")
     print("|---|---:|---:|---:|---:|")
     for name in ("keras", "tf_keras"):
         keras = importlib.import_module(name)

@@ -1,6 +1,6 @@
-"""The models of model_table.py: names, how they are made, and data that fits them.
+"""The models of model_table.py: names, functions that build them, and matching data.
 
-A `keras` module, of Keras 3 or tf_keras, is the first argument of every function that makes a model. Each
+The first argument of every function that builds a model is the `keras` module, Keras 3 or tf_keras. Each
 model ends in softmax over classes.
 """
 
@@ -17,7 +17,7 @@ from tfap import keras_compat
 from tfap.graph import layer_types
 
 CLASSES = 10
-OPEN_SIZE = 9  # of sizes that a model leaves open
+UNDEFINED_SIZE = 9  # size for undefined dimensions
 KERAS_HUB = importlib.util.find_spec("keras_hub") is not None
 
 
@@ -26,23 +26,23 @@ class Entry:
     """A model under test.
 
     Attributes:
-        name: row heading.
-        make: keras -> model.
-        integers_below: limit of integer inputs, from 0.
-        eager: train eagerly, since a graph of the training step takes minutes to build.
-        kerases: names of the Kerases that it is for.
-        criteria: by which it is pruned.
+        name: Row heading.
+        make: Function from a `keras` module to a model.
+        integers_below: Upper limit (exclusive) of integer inputs, which start at 0.
+        eager: Whether to train eagerly, because a graph of the training step takes minutes to build.
+        keras_names: Names of the Keras modules that the model supports.
+        criteria: Criteria to prune by.
     """
 
     name: str
     make: object
     integers_below: int = 2
     eager: bool = False
-    kerases: tuple = ("keras", "tf_keras")
+    keras_names: tuple = ("keras", "tf_keras")
     criteria: tuple = ("magnitude", "activation_count")
 
     def model(self, keras):
-        """The model, compiled."""
+        """Returns the compiled model."""
         model = self.make(keras)
         kwargs = {} if keras.__name__ == "tf_keras" else {"jit_compile": False}
         model.compile(
@@ -51,11 +51,11 @@ class Entry:
         return model
 
     def data(self, model, samples):
-        """Random inputs, in the structure that the model takes, and labels."""
+        """Returns random inputs, in the structure of the model's inputs, and labels."""
         generator = np.random.default_rng(0)
 
         def random(spec):
-            shape = (samples, *(OPEN_SIZE if size is None else size for size in spec.shape[1:]))
+            shape = (samples, *(UNDEFINED_SIZE if size is None else size for size in spec.shape[1:]))
             if spec.dtype.is_integer:
                 return generator.integers(0, self.integers_below, shape).astype("int32")
             return generator.normal(size=shape).astype("float32")
@@ -65,7 +65,7 @@ class Entry:
         return x, generator.integers(0, outputs[0].shape[-1], (samples, *outputs[0].shape[1:-1]))
 
     def prune(self, model, schedule, **kwargs):
-        """The wrapped model; output layers stay as they are."""
+        """Returns the wrapped model, without wrappers on output layers."""
         return tfap.prune(model, schedule, **kwargs)
 
     def strip(self, wrapped):
@@ -73,7 +73,7 @@ class Entry:
 
 
 class LayerByLayer(Entry):
-    """A subclassed model, whose layers are wrapped one by one."""
+    """A subclassed model whose layers are wrapped one by one."""
 
     def prune(self, model, schedule, **kwargs):
         first, second, last = model.parts
@@ -98,7 +98,7 @@ class LayerByLayer(Entry):
 
 
 def application(name, size, criterion="activation_count", **kwargs):
-    """A model of keras.applications for square images; by magnitude where few kernels can be counted."""
+    """Returns an entry for a model of keras.applications on square images."""
 
     def make(keras):
         return getattr(keras.applications, name)(
@@ -112,7 +112,7 @@ def application(name, size, criterion="activation_count", **kwargs):
 
 
 def text(keras):
-    """Embedding, a bidirectional LSTM and an LSTM; zeros are padding."""
+    """Builds a text classifier: Embedding, a bidirectional LSTM, and an LSTM; zeros are padding."""
     layers = keras.layers
     inputs = keras.Input((9,), dtype="int32")
     x = layers.Embedding(40, 8, mask_zero=True)(inputs)
@@ -122,7 +122,7 @@ def text(keras):
 
 
 def u_net(keras, widths=(8, 12, 16)):
-    """Pooling down, transposed convolutions up, with skips (Ronneberger et al., 2015); a class a pixel."""
+    """Builds a U-Net with transposed convolutions (Ronneberger et al., 2015): one class per pixel."""
     layers = keras.layers
 
     def convolved(x, width):
@@ -142,7 +142,7 @@ def u_net(keras, widths=(8, 12, 16)):
 
 
 def siamese(keras):
-    """Two images through the same layers, one of them a nested model; the sum says how alike they are."""
+    """Builds a siamese model: two images pass the same layers, one of which is a nested model."""
     layers = keras.layers
     inner = keras.Sequential(
         [
@@ -162,7 +162,7 @@ def siamese(keras):
 
 @functools.cache
 def mixer_class(keras):
-    """A layer of one's own, of which tfap is told where its neurons are."""
+    """Returns a custom layer class that is registered with tfap."""
 
     @keras.saving.register_keras_serializable(package="models")
     class Mixer(keras.layers.Layer):
@@ -197,7 +197,7 @@ def doubled(keras):
 
 
 def custom(keras, function=doubled):
-    """A custom layer and a Lambda layer with a registered function between Dense layers."""
+    """Builds a model with a custom layer and a Lambda layer (registered function) between Dense layers."""
     layers = keras.layers
     inputs = keras.Input((12,))
     x = layers.Dense(16, activation="relu")(inputs)
@@ -208,7 +208,7 @@ def custom(keras, function=doubled):
 
 
 def with_lambda(keras):
-    """The same with a Python lambda, which no Keras loads in safe mode."""
+    """Builds the same with a Python lambda, which neither Keras loads in safe mode."""
     return custom(keras, lambda keras: lambda x: 2.0 * x)
 
 
@@ -250,9 +250,9 @@ def subclassed(keras):
 
 
 def _transformer(attention, *dense):
-    """The kernels inside a layer that keeps an attention and Dense layers under these names."""
+    """Returns the kernels in a layer with an attention layer and Dense layers of these names."""
     in_attention = layer_types.LAYERS["MultiHeadAttention"].kernel_specs(None)
-    inside = dict(feeds_output=False, reads_input=False)  # neither are its own inputs and outputs
+    inside = dict(feeds_output=False, reads_input=False)  # these are not the inputs and outputs of the layer
     return [
         *(dataclasses.replace(spec, name=f"{attention}.{spec.name}") for spec in in_attention),
         *(tfap.KernelSpec(f"{name}.kernel", **inside) for name in dense),
@@ -260,7 +260,7 @@ def _transformer(attention, *dense):
 
 
 def bert(keras):
-    """KerasHub's BERT backbone with a classifier; tfap is told which kernels KerasHub's layers have."""
+    """Builds a classifier on KerasHub's BERT backbone, and registers the kernels of its layers."""
     import keras_hub
 
     tfap.register_prunable_layer(
@@ -276,14 +276,14 @@ def bert(keras):
         num_heads=2,
         hidden_dim=16,
         intermediate_dim=32,
-        max_sequence_length=32,  # tfap tries open sizes up to it
+        max_sequence_length=32,  # upper limit of the sizes that tfap tries for undefined dimensions
     )
     outputs = keras.layers.Dense(CLASSES, activation="softmax")(backbone.output["pooled_output"])
     return keras.Model(backbone.input, outputs, name="bert")
 
 
 def hub_vit(keras):
-    """KerasHub's ViT backbone with a classifier; tfap is told which kernels its encoder has."""
+    """Builds a classifier on KerasHub's ViT backbone, and registers the kernels of its encoder."""
     import keras_hub
     from keras_hub.src.models.vit.vit_layers import ViTEncoder
 
@@ -323,7 +323,7 @@ APPLICATIONS = [
     application("ConvNeXtTiny", 32, "magnitude"),
 ]
 HUB = [
-    Entry("KerasHub BERT backbone", bert, kerases=("keras",)),
-    Entry("KerasHub ViT backbone", hub_vit, kerases=("keras",), criteria=("magnitude",)),
+    Entry("KerasHub BERT backbone", bert, keras_names=("keras",)),
+    Entry("KerasHub ViT backbone", hub_vit, keras_names=("keras",), criteria=("magnitude",)),
 ]
 ENTRIES = [*APPLICATIONS, *CUSTOM, *HUB]

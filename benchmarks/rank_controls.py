@@ -1,24 +1,25 @@
-"""Is a pruned net better than nets of the same rank? The claim of activation-based pruning with controls.
+"""Compares a pruned model with models of the same rank, to test a claim of activation-based pruning.
 
-    python examples/activation_based_pruning.py        # first: it leaves the trained nets in build/abp
+    python examples/activation_based_pruning.py        # first: stores the trained models in build/abp
     python benchmarks/rank_controls.py --percent 90 --seeds 5
 
-Ganguli and Chong (2024, section 5) replace the kernels of the unpruned net by their PCA reconstructions of
-the pruned kernels' ranks and find the pruned net more accurate. But that one was trained at its rank. So,
-for each seed and each pruned net (`--methods`):
+Ganguli and Chong (2024, section 5) replace the kernels of the dense model by their PCA reconstructions with
+the ranks of the pruned kernels, and find the pruned model more accurate. However, the pruned model was
+trained at its rank. The script therefore evaluates these controls for each seed and each pruned model
+(`--methods`):
 
-- pca, svd: the dense net's hidden kernels reconstructed at the pruned net's ranks, as in the paper; no
-  training;
-- pca trained, svd trained: then trained at that rank, as products of two thin matrices, for as many epochs
-  as the pruned net from that of its first prune on (a layer where two thin layers have more weights is set
-  back to its rank after every epoch);
-- random neurons: the dense net without random neurons, of the pruned net's widths, trained for as many
-  epochs;
-- pruned: the net itself.
+- pca, svd: the dense model with hidden kernels reconstructed at the ranks of the pruned model, as in the
+  paper, without training.
+- pca trained, svd trained: the same models, then trained at that rank as products of low-rank factors. They
+  train for as many epochs as the pruned model did from its first mask update on. A layer that factors would
+  not make smaller is projected to its rank after every epoch.
+- random neurons: the dense model without random neurons, with the widths of the pruned model, trained for as
+  many epochs.
+- pruned: the pruned model itself.
 
-The optimizer is the experiment's, and like there the last epoch counts. Accuracies are those on the 10,000
-test images; differences to the pruned net are means over seeds with 95% intervals (Student's t). Rows go to
-DIRECTORY/rank_controls.csv; a second call goes on.
+The optimizer is that of the experiment, and the accuracy is that of the last epoch on the 10,000 test images.
+Differences from the pruned model are means over seeds with 95% CIs (Student's t). The script writes the rows
+to DIRECTORY/rank_controls.csv, so a second call resumes.
 """
 
 import os
@@ -42,12 +43,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import activation_based_pruning as experiment
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("controls", "pca,svd,pca trained,svd trained,random neurons,pruned", "Which.")
+flags.DEFINE_string("controls", "pca,svd,pca trained,svd trained,random neurons,pruned", "Controls.")
 FIELDS = ("method", "percent", "seed", "control", "epochs", "ranks", "accuracy")
 
 
-class Nets:
-    """The dense net and a pruned one of a seed, as the experiment has left them."""
+class Models:
+    """Loads the dense model and a pruned model of a seed from the files of the experiment."""
 
     def __init__(self, setting, method, percent, seed):
         self.setting = setting
@@ -62,18 +63,18 @@ class Nets:
 
     @property
     def ranks(self):
-        """Of the pruned net's hidden kernels, `{layer path: rank}`."""
+        """`{layer path: rank}` of the hidden kernels of the pruned model."""
         kernels = self.pruned[:-2:2]
         return {f"hidden_{n}": int(np.linalg.matrix_rank(kernel)) for n, kernel in enumerate(kernels, 1)}
 
     @property
     def widths(self):
-        """How many neurons of each hidden layer have incoming weights left."""
+        """Number of neurons with incoming weights in each hidden layer of the pruned model."""
         return [int(kernel.any(axis=0).sum()) for kernel in self.pruned[:-2:2]]
 
     @property
     def epochs(self):
-        """Of the pruned net's training, from its first prune on."""
+        """Number of epochs that the pruned model trained from its first mask update on."""
         sparsity = np.load(self.setting.file(self.run, "fit"))["history/sparsity"]
         return int((sparsity > 0).sum())
 
@@ -83,7 +84,7 @@ class Nets:
         return model
 
     def random_neurons(self):
-        """The dense net's weights between randomly chosen neurons, as many as the pruned net has."""
+        """Returns the weights of the dense model between random neurons, as many as the pruned model has."""
         weights, kept = [], np.arange(len(self.dense[0]))
         for number, count in enumerate([*self.widths, self.setting.widths[-1]]):
             kernel, bias = self.dense[2 * number : 2 * number + 2]
@@ -94,7 +95,7 @@ class Nets:
 
 
 class KeepRank(keras.callbacks.Callback):
-    """Sets kernels back to the nearest ones of a rank at the end of every epoch."""
+    """Projects kernels to the nearest ones of a rank at the end of every epoch."""
 
     def __init__(self, ranks):
         super().__init__()
@@ -110,8 +111,8 @@ class KeepRank(keras.callbacks.Callback):
                 layer.kernel.assign((left[:, :rank] * values[:rank]) @ right[:rank])
 
 
-def thin(model, ranks):
-    """The model with thin layers where that saves weights; the ranks that are left to keep."""
+def factored(model, ranks):
+    """Returns the model with low-rank factors where these save weights, and the ranks of the other layers."""
     try:
         found = low_rank.factorize(model, rank=ranks)
     except ValueError:  # nothing saves weights
@@ -120,12 +121,12 @@ def thin(model, ranks):
     return found, {path: rank for path, rank in ranks.items() if f"{path}_factor" not in names}
 
 
-def accuracy(nets, model, epochs=0, ranks=None):
-    """On test images, after training for some epochs at some ranks."""
-    (x, y), _, test = nets.setting.data
+def accuracy(models, model, epochs=0, ranks=None):
+    """Returns the test accuracy after training for `epochs` at `ranks`."""
+    (x, y), _, test = models.setting.data
     if epochs:
         if ranks:
-            model, ranks = thin(model, ranks)
+            model, ranks = factored(model, ranks)
         model.compile(
             keras.optimizers.SGD(0.01),
             "sparse_categorical_crossentropy",
@@ -136,23 +137,24 @@ def accuracy(nets, model, epochs=0, ranks=None):
     return model.evaluate(*test, batch_size=1000, verbose=0)[1]
 
 
-def measure(nets, control):
-    """`(epochs, ranks, accuracy)` of one control."""
-    ranks = nets.ranks
-    centred = {path: rank + 1 for path, rank in ranks.items()}  # the mean is one rank more
-    trained = nets.epochs if control.endswith("trained") or control == "random neurons" else 0
+def measure(models, control):
+    """Returns `(epochs, ranks, accuracy)` of one control."""
+    ranks = models.ranks
+    centered = {path: rank + 1 for path, rank in ranks.items()}  # the mean adds one rank
+    trained = models.epochs if control.endswith("trained") or control == "random neurons" else 0
     if control == "pruned":
-        return 0, ranks, accuracy(nets, nets.model(nets.pruned))
+        return 0, ranks, accuracy(models, models.model(models.pruned))
     if control == "random neurons":
-        return trained, {}, accuracy(nets, nets.model(nets.random_neurons()), trained)
-    dense = nets.model(nets.dense)
+        return trained, {}, accuracy(models, models.model(models.random_neurons()), trained)
+    dense = models.model(models.dense)
     if control.startswith("pca"):
-        return trained, centred, accuracy(nets, low_rank.pca_reconstruction(dense, ranks), trained, centred)
-    return trained, ranks, accuracy(nets, low_rank.svd_reconstruction(dense, ranks), trained, ranks)
+        reconstructed = low_rank.pca_reconstruction(dense, ranks)
+        return trained, centered, accuracy(models, reconstructed, trained, centered)
+    return trained, ranks, accuracy(models, low_rank.svd_reconstruction(dense, ranks), trained, ranks)
 
 
 def measured(path, setting, keys):
-    """Rows that are on file, then the missing ones, each written when it is done."""
+    """Returns the stored rows and the missing ones, each of which is stored when it is done."""
     rows = list(csv.DictReader(path.open())) if path.exists() else []
     done = {(row["method"], float(row["percent"]), int(row["seed"]), row["control"]) for row in rows}
     with path.open("a", newline="") as file:
@@ -164,7 +166,7 @@ def measured(path, setting, keys):
                 continue
             method, percent, seed, control = key
             keras.utils.set_random_seed(seed)
-            found = measure(Nets(setting, method, percent, seed), control)
+            found = measure(Models(setting, method, percent, seed), control)
             row = dict(zip(FIELDS, (*key, found[0], " ".join(map(str, found[1].values())), found[2])))
             writer.writerow(row)
             file.flush()
@@ -174,7 +176,7 @@ def measured(path, setting, keys):
 
 def table(rows):
     found = tables.table_of(
-        ["net", "control"], ["percent", "seeds", "ranks (seed 0)", "accuracy", "pruned net minus this"]
+        ["method", "control"], ["percent", "seeds", "ranks (seed 0)", "accuracy", "pruned minus this"]
     )
     accuracies = {}
     for row in rows:
@@ -198,7 +200,7 @@ def main(_):
         (method, float(percent), seed, control)
         for percent in FLAGS.percent
         for method in FLAGS.methods
-        if method != "tfmot"  # whose fit keeps no sparsities
+        if method != "tfmot"  # its fit stores no sparsities
         for seed in range(FLAGS.seeds)
         for control in FLAGS.controls.split(",")
     ]

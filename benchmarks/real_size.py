@@ -1,20 +1,29 @@
-"""Accuracy at real size: whole-neuron pruning against its controls, on Fashion-MNIST, paired seeds.
+"""Compares structured pruning with its controls on Fashion-MNIST, at real size, paired by seed.
 
     python benchmarks/real_size.py --net mlp --seeds 5
     python benchmarks/real_size.py --net resnet --seeds 3
     python benchmarks/real_size.py --net mlp --summarize
 
-`dense` is trained once. `count`, `l1`, `random` and `most` go on from it for as many epochs again while whole
-neurons are pruned: those that fire least, of the smallest weights, at random, that fire most; they end at
-the same widths. `magnitude` does the same with tfmot's pruning of single weights (tf_keras), and stays as
-large as the dense net. `scratch` is the small net of `count`, trained from random weights for the epochs of
-both trainings. `count_distilled` and the like train on what the dense net says of the images and of copies
-shifted by a pixel, twice the samples an epoch; scratch_distilled for as many steps as scratch. `shrunk` is
-one training from random weights that prunes by counts and compacts on the way, `shrunk_70` another that
-prunes 70%. Optimizer, batches and the cosine decay of the learning rate are the same. Rows go to
-FOLDER/NET.csv and the models beside it, so a run that was stopped goes on; --summarize prints means over
-seeds with 95% intervals (Student's t over paired differences), sizes of SavedModels and latencies in
-LiteRT on one thread. Fit times are processor time, with one thread.
+Arms:
+
+- `dense` is trained once.
+- `count`, `l1`, `random`, and `most` train the dense model for the same number of epochs again and prune
+  whole neurons: those that fire least, those with the smallest weights, random ones, or those that fire most.
+  They end with the same widths.
+- `magnitude` does the same with the unstructured pruning of tfmot (tf_keras) and keeps the size of the dense
+  model.
+- `scratch` is the small model of `count`, trained from random weights for the epochs of both trainings.
+- `count_distilled` and the other distilled arms train on the outputs of the dense model for the images and
+  for copies shifted by a pixel, twice the samples per epoch. `scratch_distilled` trains for as many steps as
+  `scratch`.
+- `shrunk` is one training from random weights that prunes by counts and compacts on the way. `shrunk_70`
+  prunes 70%.
+
+Optimizer, batches, and the cosine decay of the learning rate are the same for all arms.
+
+The script stores the rows in FOLDER/NET.csv and the models in FOLDER, so an interrupted run resumes.
+--summarize prints means over seeds with 95% CIs (Student's t, paired by seed), sizes of SavedModels, and
+latencies in LiteRT on one thread. Fit times are processor time with one thread.
 """
 
 import os
@@ -36,21 +45,19 @@ from ai_edge_litert.interpreter import Interpreter
 import tfap
 from tfap.datasets import load
 from tfap.exporting.sizes import exported_size
-from tfap.graph.flops import flops as count_flops
 from tfap.keras_compat import load_model, tfmot
-from tfap.reporting.latency import measure
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import networks
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("net", "mlp", ["mlp", "resnet"], "Network.")
-flags.DEFINE_integer("seeds", 5, "Seeds 0 to n - 1.", 1)
+flags.DEFINE_integer("seeds", 5, "Number of seeds: 0 to n - 1.", 1)
 flags.DEFINE_list("arms", None, "Only these arms.")
-flags.DEFINE_string("folder", "build/real_size", "Where rows and models go.")
+flags.DEFINE_string("folder", "build/real_size", "Folder for rows and models.")
 flags.DEFINE_integer("threads", 1, "Threads of TensorFlow.", 1)
-flags.DEFINE_float("seconds", 3.0, "How long to measure a latency.")
-flags.DEFINE_bool("summarize", False, "Print the table of what has been run.")
+flags.DEFINE_float("seconds", 3.0, "Measurement time per latency.")
+flags.DEFINE_bool("summarize", False, "Print the tables of the finished runs.")
 
 BATCH = 128
 HIDDEN = (300, 200, 100, 50)
@@ -58,7 +65,7 @@ FIELDS = ("arm", "seed", "accuracy", "weights", "flops", "fit_seconds", "widths"
 
 
 class Random(tfap.Criterion):
-    """Every neuron at random, the same one in every update."""
+    """Ranks neurons at random, with the same order in every update."""
 
     granularity, counts = "neuron", None
 
@@ -69,7 +76,7 @@ class Random(tfap.Criterion):
 
 
 class MostFiring(tfap.Criterion):
-    """The reverse of activation counts."""
+    """Ranks neurons by activation counts in reverse."""
 
     granularity, counts, threshold = "neuron", "output", 0.0
 
@@ -79,14 +86,14 @@ class MostFiring(tfap.Criterion):
 
 
 class Recipe:
-    """One net's training: what all of its arms share."""
+    """The training that all arms of a model share."""
 
     def __init__(self, keras, data, epochs, rate):
         self.keras, self.data, self.epochs, self.rate = keras, data, epochs, rate
         self.steps = -(-len(data.x_train) // BATCH)
 
     def compiled(self, model, rate, steps, keras=None):
-        """With a loss for what a teacher says, or for one-hot labels."""
+        """Compiles the model with a loss for teacher outputs or one-hot labels."""
         keras = keras or self.keras
         decay = keras.optimizers.schedules.CosineDecay(rate, steps)
         model.compile(
@@ -112,13 +119,13 @@ class Recipe:
         return copy
 
     def decay(self, sparsity, begin, end):
-        """Cubic decay between two epochs, twice an epoch."""
+        """Returns a cubic decay between two epochs, with two updates per epoch."""
         begin, end = int(begin * self.steps), int(end * self.steps)
         return tfap.PolynomialDecay(0.0, sparsity, begin, end, frequency=self.steps // 2)
 
 
 class Mlp(Recipe):
-    """784-300-200-100-50-10, of which every hidden layer loses 90% of its weights."""
+    """784-300-200-100-50-10; 90% of the weights of every hidden layer are pruned."""
 
     arms = (
         *("dense", "count_distilled", "l1_distilled", "scratch_distilled", "shrunk_70"),
@@ -147,7 +154,7 @@ class Mlp(Recipe):
 
 
 class Resnet(Recipe):
-    """A small residual net with BatchNormalization, of which every stage loses 70% of its operations."""
+    """A small residual model with BatchNormalization; 70% of the FLOPs of every stage are pruned."""
 
     arms = ("dense", "shrunk", "count", "l1", "scratch")
 
@@ -178,17 +185,17 @@ CRITERIA = {
 
 
 def train(recipe, arm, model_of, x, y):
-    """One arm's model; `model_of` gives those that were trained before with this seed."""
+    """Trains the model of an arm. `model_of` returns models that were trained before with this seed."""
     name, distilled = arm.removesuffix("_distilled"), arm.endswith("_distilled")
     if distilled:
         x, y = taught(model_of("dense"), x, y)
     if name == "dense":
         return recipe.fitted(recipe.build(), x, y)
-    if name == "scratch":  # as many epochs as the dense net and its pruning together
+    if name == "scratch":  # as many epochs as the dense training and the pruning together
         return recipe.fitted(recipe.from_scratch(model_of("count")), x, y, times=1 if distilled else 2)
     if name == "magnitude":
         return magnitude(recipe, model_of("dense"), x, y)
-    if name == "shrunk":  # in one training, from random weights
+    if name == "shrunk":  # one training from random weights
         return recipe.pruned(recipe.build(), x, y, recipe.rate)
     if name == "shrunk_70":
         return recipe.pruned(
@@ -201,17 +208,17 @@ def train(recipe, arm, model_of, x, y):
     )
 
 
-def taught(teacher, x, y, share=0.9):
-    """The images and copies of them shifted by a pixel or none, with what a teacher says of each."""
+def taught(teacher, x, y, fraction=0.9):
+    """Returns the images and randomly shifted copies, with labels mixed from teacher outputs and `y`."""
     generator = np.random.default_rng(0)
     shifted = np.stack([np.roll(image, generator.integers(-1, 2, 2), (0, 1)) for image in x])
     x, y = np.concatenate([x, shifted]), np.concatenate([y, y])
-    said = tf.nn.softmax(teacher.predict(x, batch_size=1000, verbose=0)).numpy()
-    return x, (share * said + (1 - share) * y).astype("float32")
+    outputs = tf.nn.softmax(teacher.predict(x, batch_size=1000, verbose=0)).numpy()
+    return x, (fraction * outputs + (1 - fraction) * y).astype("float32")
 
 
 def magnitude(recipe, dense, x, y):
-    """tfmot's own pruning of single weights, on tf_keras."""
+    """Trains with the unstructured pruning of tfmot, in tf_keras."""
     tf_keras = importlib.import_module("tf_keras")
     model = recipe.build(keras=tf_keras)
     model.set_weights(dense.get_weights())
@@ -252,7 +259,7 @@ def run(recipe, folder):
             seconds = time.process_time() - start
             model.save(folder / f"{FLAGS.net}-{arm}-{seed}.keras")
             score = accuracy(model, recipe.inputs(data.x_test), data.y_test)
-            size, operations = model.count_params(), count_flops(model)
+            size, operations = model.count_params(), tfap.flops(model)
             row = (arm, seed, f"{score:.4f}", size, operations, f"{seconds:.1f}", widths(model))
             append(rows, row)
             print(*row, flush=True)
@@ -270,7 +277,7 @@ def append(path, row):
 
 
 def interval(values):
-    """`mean +- half of the 95% interval`."""
+    """Formats the mean and half the width of the 95% CI."""
     values = np.asarray(values, float)
     half = scipy.stats.sem(values) * scipy.stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else np.nan
     return f"{values.mean():.2f} +- {half:.2f}"
@@ -287,7 +294,7 @@ def summarize(recipe, folder):
         pairs = [(row, dense[row["seed"]]) for row in rows if row["arm"] == arm]
         if pairs:
             print(f"| {arm} | {len(pairs)} | " + " | ".join(_cells(pairs)) + " |")
-    print("\nAgainst dense, times smaller or faster:")
+    print("\nTimes smaller or faster than dense:")
     print("| arm | SavedModel | invoke, batch 1 | invoke, batch 64 | from arrays, 1 | from arrays, 64 |")
     print("|---|---:|---:|---:|---:|---:|")
     for arm in ("count", "count_distilled", "magnitude"):
@@ -321,7 +328,7 @@ def _smaller_and_faster(folder, arm, seed):
 
 
 def _invocations(files, batch):
-    """Time of the interpreter's invoke() alone, without copying arrays in and out."""
+    """Measures invoke() of the interpreter alone, without copying arrays in and out."""
     calls = {}
     for name, path in files.items():
         interpreter = Interpreter(str(path), num_threads=1)
@@ -331,7 +338,7 @@ def _invocations(files, batch):
         interpreter.allocate_tensors()
         interpreter.set_tensor(entry["index"], np.random.default_rng(0).random(shape, "float32"))
         calls[name] = interpreter.invoke
-    return measure(calls, "dense", seconds=FLAGS.seconds)
+    return tfap.measure_latency(calls, "dense", seconds=FLAGS.seconds)
 
 
 def main(_):

@@ -1,8 +1,8 @@
-"""What replicas pay for counting: the time of a training step and the bytes that it sends.
+"""Measures the cost of counting with replicas: the time of a training step and the bytes it sends.
 
-The same global batch on one CPU device and on two, under a MirroredStrategy, with and without tfap, in
-interleaved blocks of steps. The two devices are logical ones that share the machine's cores, so two replicas
-are no faster than one here: what the table shows is the overhead.
+The script trains on the same global batch with one CPU device and with two under a MirroredStrategy, with and
+without tfap, in interleaved blocks of steps. The two devices are logical ones that share the cores of the
+machine. Two replicas are therefore not faster than one here: the table shows the overhead.
 """
 
 import os
@@ -20,27 +20,27 @@ from absl import app, flags
 
 from tfap.layers.find import counting_layers
 
-FLAGS = flags.FLAGS  # those of step_overhead.py: --net, --keras, --pairs, --block_seconds
+FLAGS = flags.FLAGS  # the flags of step_overhead.py: --net, --keras, --pairs, --block_seconds
 
 
 def bytes_a_step(model):
-    """What a replica hands to the all-reduce of the counts: int64 counts, and how many were seen."""
+    """Returns the bytes that a replica all-reduces: int64 counts and the number of activations."""
     counted = [layer.own_counts() for layer in counting_layers(model)]
     return sum(8 * (len(each.counts) + 1) for each in counted if each is not None)
 
 
 def stepper(strategy, model, batch):
-    """A function that takes n training steps."""
+    """Returns a function that runs n training steps."""
     data = tf.data.Dataset.from_tensors(batch).repeat()
     iterator = iter(strategy.experimental_distribute_dataset(data))
     with strategy.scope():
-        step = model.make_train_function() or model.train_function  # Keras 3 only keeps it
+        step = model.make_train_function() or model.train_function  # Keras 3 returns None and stores it
 
     def steps(n):
         with strategy.scope():
             for _ in range(n):
                 logs = step(iterator)
-        float(tf.nest.flatten(logs)[0])  # waits for the last one
+        float(tf.nest.flatten(logs)[0])  # waits for the last step
 
     return steps
 
@@ -55,7 +55,7 @@ def variants(keras, strategy, build):
 
 
 def measured(run):
-    """Seconds a step by variant, in interleaved blocks."""
+    """Returns the seconds per step of each variant, in interleaved blocks."""
     for steps in run.values():
         steps(5)
     start = time.perf_counter()
@@ -93,9 +93,9 @@ def main(_):
     weights = sum(int(np.prod(weight.shape)) for weight in models["dense"].trainable_weights)
     times = measured(run)
     counts = bytes_a_step(models["tfap"])
-    print(f"{FLAGS.net}, {FLAGS.keras}: {FLAGS.pairs} blocks of each variant, batch {batch_size} in all")
-    print(f"counts {counts:,} bytes a step, gradients {4 * weights:,}: {counts / (4 * weights):.2%}")
-    print("| replicas | dense, ms a step | tfap, ms a step | control / dense | tfap / dense |")
+    print(f"{FLAGS.net}, {FLAGS.keras}: {FLAGS.pairs} blocks of each variant, total batch {batch_size}")
+    print(f"counts {counts:,} bytes per step, gradients {4 * weights:,}: {counts / (4 * weights):.2%}")
+    print("| replicas | dense, ms per step | tfap, ms per step | control / dense | tfap / dense |")
     print("|---:|---:|---:|---|---|")
     for replicas in strategies:
         dense, again, ours = (times[name, replicas] for name in ("dense", "dense again", "tfap"))

@@ -1,17 +1,20 @@
-"""Does a prune take from the singular values what a loss on their sum would take?
+"""Tests whether pruning removes from the singular values what a loss on their sum would remove.
 
-    python examples/activation_based_pruning.py        # first: it keeps the spectra around every prune
+    python examples/activation_based_pruning.py        # first: stores the spectra around every mask update
     python benchmarks/singular_value_loss.py --percent 90 --seeds 3
 
-Ganguli and Chong (2024, abstract) say so. Their code adds the loss to all kernels, the output's included, on
-every other epoch once the training accuracy has reached 0.70, with a strength of 1, and multiplies each
-value by its place (`weighted`); the abstract has the plain sum. Here the dense net of the experiment is
-trained so for `--loss_epochs` epochs; from the beginning of each epoch with the loss the same epoch is also
-trained without it, and the difference is what the loss took. That is set beside what the prunes of the
-pruned net of the same seed took, both summed over the training: for each hidden layer the ratio of the sums
-and Spearman's rank correlation over the places. Strengths at which the net survives are tried besides 1.
+Ganguli and Chong (2024, abstract) claim this. Their code adds the loss to all kernels, including that of the
+output layer, on every other epoch once the training accuracy has reached 0.70. The strength is 1, and each
+singular value is multiplied by its place (`weighted`). The abstract uses the plain sum.
 
-Means over seeds with 95% intervals (Student's t). Spectra go to DIRECTORY/loss; a second call goes on.
+The script trains the dense model of the experiment in this way for `--loss_epochs` epochs. It also trains
+each epoch with the loss a second time without it: the difference is what the loss removes. The script
+compares this with what the mask updates of the pruned model of the same seed remove, both summed over the
+training. For each hidden layer, it prints the ratio of the sums and Spearman's rank correlation over the
+places. Besides 1, it uses strengths at which the model continues to learn.
+
+The results are means over seeds with 95% CIs (Student's t). Spectra are stored in DIRECTORY/loss, so a second
+call resumes.
 """
 
 import os
@@ -35,15 +38,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import activation_based_pruning as experiment
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("loss_epochs", 5, "Epochs of a training with the loss.", 2)
-flags.DEFINE_float("from_accuracy", 0.70, "Training accuracy after which the loss is switched on.")
+flags.DEFINE_integer("loss_epochs", 5, "Epochs per training with the loss.", 2)
+flags.DEFINE_float("from_accuracy", 0.70, "Training accuracy from which the loss is used.")
 flags.DEFINE_list(
     "losses", ["plain 1", "plain 0.01", "weighted 1", "weighted 0.0001"], "Kinds and strengths of the loss."
 )
 
 
 class Training:
-    """The dense net with the loss switched on and off; SGD without momentum has no state to carry."""
+    """Trains the dense model with or without the loss. SGD without momentum has no state to transfer."""
 
     def __init__(self, setting, loss, seed):
         kind, strength = loss.split()
@@ -63,7 +66,7 @@ class Training:
         self.weights = self._plain.get_weights()
 
     def epoch(self, number, with_loss):
-        """`(weights, training accuracy)` after one epoch from the present weights."""
+        """Returns `(weights, training accuracy)` after one epoch from the current weights."""
         keras.utils.set_random_seed(number)  # the same batches with and without the loss
         model = self._with_loss if with_loss else self._plain
         model.set_weights(self.weights)
@@ -72,41 +75,41 @@ class Training:
 
 
 def spectra(weights):
-    """Singular values of the hidden kernels."""
+    """Returns the singular values of the hidden kernels."""
     return [np.linalg.svd(kernel.astype("float64"), compute_uv=False) for kernel in weights[:-2:2]]
 
 
-def taken_by_loss(setting, loss, seed):
-    """`(what the loss takes from each hidden layer's singular values, accuracies after each epoch)`."""
+def removed_by_loss(setting, loss, seed):
+    """Returns what the loss removes from the singular values of each hidden layer, and the accuracies."""
     training = Training(setting, loss, seed)
     sizes = [len(values) for values in spectra(training.weights)]
-    taken, accuracies, last_had_loss = np.zeros(sum(sizes)), [0.0], True
+    removed, accuracies, last_had_loss = np.zeros(sum(sizes)), [0.0], True
     for number in range(FLAGS.loss_epochs):
         with_loss = accuracies[-1] >= FLAGS.from_accuracy and not last_had_loss
         weights, accuracy = training.epoch(number, with_loss)
         if with_loss:
             without, _ = training.epoch(number, False)
-            taken = taken + np.concatenate(spectra(without)) - np.concatenate(spectra(weights))
+            removed = removed + np.concatenate(spectra(without)) - np.concatenate(spectra(weights))
         last_had_loss = with_loss
         training.weights = weights
         accuracies.append(accuracy)
-    return np.split(taken, np.cumsum(sizes)[:-1]), accuracies[1:]
+    return np.split(removed, np.cumsum(sizes)[:-1]), accuracies[1:]
 
 
 def on_file(setting, loss, seed):
-    """The same, from the file if there is one."""
+    """Returns the same, from the file if it exists."""
     path = pathlib.Path(setting.directory) / "loss" / f"{loss}-{seed}.npz"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        taken, accuracies = taken_by_loss(setting, loss, seed)
-        np.savez(path, *taken, accuracies=accuracies)
+        removed, accuracies = removed_by_loss(setting, loss, seed)
+        np.savez(path, *removed, accuracies=accuracies)
         print(loss, seed, accuracies, flush=True)
     saved = np.load(path)
     return [saved[f"arr_{number}"] for number in range(len(saved.files) - 1)], saved["accuracies"]
 
 
-def taken_by_prunes(setting, run):
-    """What all prunes of a run take from each hidden layer's singular values."""
+def removed_by_pruning(setting, run):
+    """Returns what all mask updates of a run remove from the singular values of each hidden layer."""
     saved = np.load(setting.file(run, "fit"))
     found = {}
     for name in saved.files:
@@ -118,17 +121,17 @@ def taken_by_prunes(setting, run):
 
 def main(_):
     setting = experiment.setting_of_flags()
-    share = setting.share(float(FLAGS.percent[-1]))
+    fraction = setting.share(float(FLAGS.percent[-1]))
     table = tables.table_of(
         ["pruned by", "loss", "layer"],
-        ["taken by prunes / by loss", "rank correlation", "accuracy with loss"],
+        ["removed by pruning / by loss", "rank correlation", "accuracy with loss"],
     )
     for loss in FLAGS.losses:
         losses = [on_file(setting, loss, seed) for seed in range(FLAGS.seeds)]
         for method in FLAGS.methods:
             if method == "tfmot":
-                continue  # its fit keeps no spectra
-            prunes = [taken_by_prunes(setting, Run(method, share, seed)) for seed in range(FLAGS.seeds)]
+                continue  # its fit stores no spectra
+            prunes = [removed_by_pruning(setting, Run(method, fraction, seed)) for seed in range(FLAGS.seeds)]
             for layer in range(len(setting.widths) - 2):
                 pairs = [(pruned[layer], lost[layer]) for pruned, (lost, _) in zip(prunes, losses)]
                 ratio = interval([pruned.sum() / lost.sum() for pruned, lost in pairs])

@@ -1,10 +1,11 @@
-"""A long training with many mask updates: does the memory of the process stay where it is?
+"""Checks that memory stays flat over a long training with many mask updates.
 
     python benchmarks/soak.py
 
-20,000 training steps of a small net with a mask update by activation counts every 50, in a process of its own
-for each Keras; for comparison the same net without tfap. Resident memory is read after every 1,000 steps. It
-counts as flat if it grows by less than 1% from step 1,000 to the end; else the script fails. Linux only.
+For Keras 3 and tf_keras, a process trains a small model for 20,000 steps with a mask update by activation
+counts every 50 steps. Another process trains the same model without tfap. The script reads the resident
+memory after every 1,000 steps. It fails if the memory grows by 1% or more from step 1,000 to the end. Linux
+only.
 """
 
 import os
@@ -22,9 +23,9 @@ from absl import app, flags
 import tfap
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("keras", ["keras", "tf_keras"], "Kerases.")
+flags.DEFINE_list("keras", ["keras", "tf_keras"], "Names of the Keras modules.")
 flags.DEFINE_integer("steps", 20_000, "Training steps.", 3000)
-flags.DEFINE_integer("every", 50, "Steps from one mask update to the next.", 1)
+flags.DEFINE_integer("every", 50, "Steps between mask updates.", 1)
 
 _SHOWN = (0, 1000, 2000, 5000, 10_000, 15_000, 20_000)
 _EPOCH = 1000  # steps
@@ -32,14 +33,14 @@ _BATCH = 16
 
 
 def resident():
-    """MiB of memory that the process holds now."""
+    """Returns the resident memory of the process in MiB."""
     gc.collect()
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def train(name, pruned, steps, every):
-    """`(MiB by steps, mask updates, sparsity)` of one training."""
+    """Trains one model and returns `(MiB by step, mask updates, sparsity)`."""
     keras = importlib.import_module(name)
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Input((20,)), keras.layers.Dense(64, activation="relu")]
@@ -67,7 +68,7 @@ def train(name, pruned, steps, every):
 
 def main(_):
     shown = [step for step in _SHOWN if step <= FLAGS.steps]
-    heads = ["net", "mask updates", "sparsity", *(f"step {step:,}" for step in shown), "growth"]
+    heads = ["model", "mask updates", "sparsity", *(f"step {step:,}" for step in shown), "growth"]
     print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     grown = []
     for name in FLAGS.keras:

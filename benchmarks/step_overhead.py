@@ -1,11 +1,12 @@
-"""What pruning costs a training step: dense, dense again as the control, tfmot, tfap.
+"""Measures the cost of pruning per training step: dense, dense again as the control, tfmot, tfap.
 
     python benchmarks/step_overhead.py --net mlp --keras keras
 
-Every variant trains the same net on the same batch held in memory. Blocks of steps are interleaved, so that
-all variants see the same moods of the machine; given is the median over pairs of blocks of the ratio
-to the dense net, with a 95% interval (bootstrap of the median). tfap counts in every step and holds half of
-the weights at zero; so does tfmot, by magnitude. Mask updates are not in these steps: see mask_update.py.
+Every variant trains the same model on the same batch in memory. Blocks of steps are interleaved, so that all
+variants share the speed variation of the machine. The table has the median over pairs of blocks of the ratio
+to the dense model, with a 95% CI (bootstrap of the median). tfap counts in every step and keeps half of the
+weights at zero. tfmot does the same by magnitude. Mask updates are not part of these steps: see
+mask_update.py.
 """
 
 import os
@@ -30,8 +31,8 @@ import networks
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("net", "mlp", ["mlp", "resnet20", "mobilenet_v2"], "Network.")
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras.")
-flags.DEFINE_integer("pairs", 25, "Interleaved blocks of each variant.", 15)
-flags.DEFINE_float("block_seconds", 0.4, "Length of a block of steps.")
+flags.DEFINE_integer("pairs", 25, "Interleaved blocks per variant.", 15)
+flags.DEFINE_float("block_seconds", 0.4, "Duration of a block of steps.")
 
 
 def mlp(keras):
@@ -53,7 +54,7 @@ def compiled(keras, model):
 
 
 def with_tfap(keras, model):
-    """Counting on, half of the weights pruned; the update that is due never comes."""
+    """Wraps the model with counting on and half of the weights pruned. No mask update is due."""
     wrapped = tfap.prune(model, tfap.ConstantSparsity(0.5, 10**9), granularity="weight")
     for wrapper in tfap.prunable_layers(wrapped):
         wrapper.callback_active = True
@@ -76,19 +77,19 @@ def with_tfmot(keras, model):
 
 
 def _pruned_names(model):
-    """The layers that tfap prunes and tfmot knows weights of."""
+    """Returns the layers that tfap prunes and whose weights tfmot knows."""
     return {row.path for row in tfap.plan(model).pruned if row.weight == "kernel"}
 
 
 def stepper(model, batch):
-    """A function that takes n training steps."""
+    """Returns a function that runs n training steps."""
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
-    step = model.make_train_function() or model.train_function  # Keras 3 only keeps it
+    step = model.make_train_function() or model.train_function  # Keras 3 returns None and stores it
 
     def steps(n):
         for _ in range(n):
             logs = step(iterator)
-        float(tf.nest.flatten(logs)[0])  # waits for the last one
+        float(tf.nest.flatten(logs)[0])  # waits for the last step
 
     return steps
 
@@ -125,7 +126,7 @@ def main(_):
     if "tfmot" in ratios:
         ratios["tfap / tfmot"] = np.array(times["tfap"]) / np.array(times["tfmot"])
     ratios["tfap / dense again"] = np.array(times["tfap"]) / np.array(times["dense again"])
-    print("| variant | ms a step | ratio to dense | 95% interval |\n|---|---:|---:|---|")
+    print("| variant | ms per step | ratio to dense | 95% CI |\n|---|---:|---:|---|")
     print(f"| dense | {1000 * np.median(dense):.2f} | 1 | |")
     for name, values in ratios.items():
         resampled = np.median(generator.choice(values, (2000, len(values))), axis=1)

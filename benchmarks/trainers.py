@@ -1,7 +1,7 @@
-"""Which ways to train on two replicas work, without and with tfap, in both Kerases: a table.
+"""Prints which ways to train on two replicas work, with and without tfap, in Keras 3 and tf_keras.
 
-Every entry is a fit in a process of its own (two for several workers), since an error leaves TensorFlow's
-collective operations unusable. The replicas are CPU devices.
+Every entry is a fit in its own process (two processes for two workers), because an error leaves the
+collective operations of TensorFlow unusable. The replicas are CPU devices.
 """
 
 import os
@@ -21,11 +21,11 @@ import tensorflow as tf
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("settings", [], "Only these rows, by their first words.")
-flags.DEFINE_string("one", None, "For the script's own processes: what to train, as JSON.")
+flags.DEFINE_list("settings", [], "Rows to run, by their first words; all if empty.")
+flags.DEFINE_string("one", None, "Internal: what to train, as JSON.")
 flags.DEFINE_integer("timeout", 1200, "Seconds after which a fit counts as failed.")
 
-# Name -> arguments of the optimizer Adam, of compile, and the precision.
+# Name -> arguments of Adam, arguments of compile, precision.
 SETTINGS = {
     "plain": ({}, {}, None),
     "a moving average": ({"use_ema": True}, {}, None),
@@ -40,8 +40,8 @@ SETTINGS = {
 }
 
 
-def train(setting, world, with_tfap):
-    """Fits a net; with tfap it checks that counts are complete and pruned weights zero on every replica."""
+def train(setting, keras_name, with_tfap):
+    """Fits a model. With tfap, checks that counts are complete and pruned weights zero on every replica."""
     optimizer, compiled, precision = SETTINGS[setting]
     strategy = (
         tf.distribute.MultiWorkerMirroredStrategy()
@@ -49,9 +49,9 @@ def train(setting, world, with_tfap):
         else tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     )
     if with_tfap:
-        import tfap  # the strategy of several workers must come first
+        import tfap  # must follow the creation of the multi-worker strategy
 
-    keras = importlib.import_module(world)
+    keras = importlib.import_module(keras_name)
     layers = keras.layers
     with strategy.scope():
         hidden = [layers.Dense(units, activation="relu", dtype=precision) for units in (16, 8)]
@@ -70,7 +70,7 @@ def train(setting, world, with_tfap):
 
 
 def check(wrappers):
-    """Raises AssertionError unless all was counted, enough pruned, and what was pruned is zero everywhere."""
+    """Checks the number of counts and pruned weights, and that pruned weights are zero everywhere."""
     pruned = sum(int((wrapper.mask.numpy() == 0).sum()) for wrapper in wrappers)
     assert pruned == round(0.7 * (12 * 16 + 16 * 8)), pruned
     for wrapper in wrappers:
@@ -82,8 +82,8 @@ def check(wrappers):
             assert not one.numpy()[mask.numpy() == 0].any()
 
 
-def result(setting, world, with_tfap):
-    """`yes`, or the error of the fit in a process of its own."""
+def result(setting, keras_name, with_tfap):
+    """Returns `yes` or the error of a fit in its own process."""
     number = 2 if setting == "two workers" else 1
     ports = [_free_port() for _ in range(number)]
     processes = []
@@ -93,7 +93,7 @@ def result(setting, world, with_tfap):
             cluster = {"worker": [f"localhost:{port}" for port in ports]}
             task = {"type": "worker", "index": index}
             environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
-        command = [sys.executable, __file__, f"--one={json.dumps([setting, world, with_tfap])}"]
+        command = [sys.executable, __file__, f"--one={json.dumps([setting, keras_name, with_tfap])}"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, env=environment, **pipes))
     found = []
@@ -113,39 +113,39 @@ def _free_port():
         return one.getsockname()[1]
 
 
-def _in_short(error):
-    """The type of an error and what it says first, without where."""
+def _summary(error):
+    """Returns the type and the first statement of an error, without locations."""
     lines = [line.strip() for line in str(error).split("\n")]
-    told = [
+    statements = [
         line
         for line in lines
         if re.search(r"[a-z] [a-z]", line) and not line.startswith(("Detected", "File"))
     ]
-    said = next((line for line in told if "Graph execution error" not in line), "")
-    said = re.sub(r" (sequential|dense)/\S*| \(defined @.*", "", said)  # which variable, and where
-    return f"{type(error).__name__}: {said[:80]}"
+    first = next((line for line in statements if "Graph execution error" not in line), "")
+    first = re.sub(r" (sequential|dense)/\S*| \(defined @.*", "", first)  # variable name and location
+    return f"{type(error).__name__}: {first[:80]}"
 
 
 def main(_):
     if FLAGS.one:
-        setting, world, with_tfap = json.loads(FLAGS.one)
+        setting, keras_name, with_tfap = json.loads(FLAGS.one)
         cpu = tf.config.list_physical_devices("CPU")[0]
         if setting != "two workers":
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         try:
-            train(setting, world, with_tfap)
+            train(setting, keras_name, with_tfap)
         except Exception as error:
-            print(_in_short(error).replace("|", "/"))
+            print(_summary(error).replace("|", "/"))
         else:
             print("yes")
         return
-    print("| | Keras | without tfap | with tfap |\n|---|---|---|---|")
+    print("| Setting | Keras | without tfap | with tfap |\n|---|---|---|---|")
     for setting in SETTINGS:
         if FLAGS.settings and not setting.startswith(tuple(FLAGS.settings)):
             continue
-        for world in ("keras", "tf_keras"):
-            entries = [result(setting, world, with_tfap) for with_tfap in (False, True)]
-            print(f"| {setting} | {world} | {' | '.join(entries)} |", flush=True)
+        for keras_name in ("keras", "tf_keras"):
+            entries = [result(setting, keras_name, with_tfap) for with_tfap in (False, True)]
+            print(f"| {setting} | {keras_name} | {' | '.join(entries)} |", flush=True)
 
 
 if __name__ == "__main__":
