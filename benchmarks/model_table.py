@@ -373,8 +373,8 @@ def page(results):
     for entry, keras_name, found in results:
         for name, reason in found.get("others", {}).items():
             others.setdefault((entry.name, name, reason), []).append(keras_name)
-    for (model, name, reason), worlds in others.items():
-        yield f"| {model} | {', '.join(worlds)} | `{name}` | {reason} |"
+    for (model, name, reason), keras_names in others.items():
+        yield f"| {model} | {', '.join(keras_names)} | `{name}` | {reason} |"
     if not others:
         yield "| none | | | |"
 
