@@ -99,7 +99,7 @@ def main(_):
     expected = compacted.predict(data.x_test, verbose=0)
     difference = np.abs(pruned.predict(data.x_test, verbose=0) - expected).max()
     times = dense.count_params() / compacted.count_params()
-    print(f"{times:.1f} times fewer weights; largest difference of an output {difference:.1e}")
+    print(f"{times:.1f} times fewer weights; largest output difference {difference:.1e}")
     np.testing.assert_array_less(difference, 1e-5)
 
     tfap.export(compacted, FLAGS.export_dir)
