@@ -48,7 +48,7 @@ CASES = {
         "tfap.prune(unbuilt, 0.5)": (ValueError, "is not built.*give it an Input layer"),
         "tfap.prune(net, 0.5)": (ValueError, r"self.dense = tfap.prune\(keras.layers.Dense"),
         "tfap.prune(pruned, 0.5)": (ValueError, "already.*hidden_0, hidden_1.*strip_pruning"),
-        "tfap.prune(pruned.layers[0], 0.5)": (ValueError, "'hidden_0' cannot be pruned: it is wrapped"),
+        "tfap.prune(pruned.layers[0], 0.5)": (ValueError, "'hidden_0' cannot be pruned: it is already"),
         "tfap.prune([keras.layers.Dropout(0.5, name='drop')], 0.5)": (
             ValueError,
             "None of the 1 layers can be pruned: 'drop'",
@@ -64,7 +64,7 @@ CASES = {
         ),
         "tfap.plan(None)": (TypeError, "Expected a Keras model: .*NoneType"),
         "tfap.plan(net)": (ValueError, "is subclassed"),
-        "tfap.plan(pruned)": (ValueError, "wrapped for pruning already"),
+        "tfap.plan(pruned)": (ValueError, "already wrapped for pruning"),
         "tfap.strip_pruning(None)": (TypeError, "Expected a Keras model"),
         "tfap.strip_pruning(model.layers[0])": (TypeError, "Expected a Keras model: .*Dense"),
         "tfap.strip_pruning(net)": (ValueError, r"net.dense = tfap.strip_pruning\(net.dense\)"),
@@ -103,7 +103,10 @@ CASES = {
             "include takes layer names, layers and predicates",
         ),
         "tfap.prune(model, 0.5, include=None)": (TypeError, "include takes .*received None"),
-        "tfap.prune(model, 0.5, skip=linear.layers)": (ValueError, "skip has the layer 'a', which is none"),
+        "tfap.prune(model, 0.5, skip=linear.layers)": (
+            ValueError,
+            "skip has the layer 'a', which is not in the model",
+        ),
         "tfap.prune(model, 0.5, skip=lambda layer: True)": (
             ValueError,
             "nothing to prune in the model(.|\n)*named in skip",
@@ -237,7 +240,7 @@ CASES = {
             ValueError,
             "adds UpdatePruningStep itself",
         ),
-        "tfap.fit_and_compact(pruned, 0.5, x, y)": (ValueError, "wrapped for pruning already"),
+        "tfap.fit_and_compact(pruned, 0.5, x, y)": (ValueError, "already wrapped for pruning"),
     },
     "Files and reports": {
         "tfap.export(None, 'model')": (TypeError, "tfap.export takes a Keras model"),

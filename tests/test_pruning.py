@@ -157,7 +157,7 @@ def test_what_cannot_be_pruned_is_skipped_with_its_reason(keras_module):
         "so it is shared with the given model",
         "tied": "it cannot be rebuilt from its config, so it is shared with the given model",
         "linear": "no activation follows it before the Dense 'output'",
-        "output": "an output layer: name it in include to prune it",
+        "output": "it is an output layer: name it in include to prune it",
     }
     wrapped = tfap.prune(model, 0.5)
     assert wrapped.get_layer("custom") is custom
@@ -372,7 +372,7 @@ def test_tied_layers_stay_tied(keras_module, caplog, rebuilds):
     assert "the layer 'tied' holds it too, so it is shared" in reasons["embedding"]
     assert "it holds the layer 'embedding', so it is shared" in reasons["tied"]
     wrapped = tfap.prune(model, 0.5, "magnitude")
-    assert "The layer 'embedding' is shared with the given model, which is trained" in caplog.text
+    assert "The layer 'embedding' is shared with the given model, so training changes both" in caplog.text
     numbers = np.random.default_rng(0).integers(0, 9, (16, 5))
     wrapped.fit(numbers, np.ones((16, 5, 9)), epochs=3, verbose=0, callbacks=[tfap.UpdatePruningStep()])
     assert nets.pruned_weights(wrapped) == 32

@@ -1,1 +1,1 @@
-"""The entry points: plan, wrap and strip."""
+"""Entry points of pruning: plan which layers to prune, wrap them, and strip the wrappers."""

@@ -1,25 +1,33 @@
-"""What would be pruned, layer by layer, and why not: the plan behind `tfap.prune`."""
+"""Decides for each layer whether `tfap.prune` prunes it, and why not."""
 
 import collections
 import dataclasses
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from tfap import keras_compat
 from tfap.graph import layer_types
 from tfap.graph.calls import Firing, Graph
+from tfap.keras_compat.types import Layer, Model
+from tfap.layers.settings import PruningSettings
 from tfap.utils import tables
+
+_Selector: TypeAlias = str | Layer | Callable[[Layer], bool]
+# What `include` and `skip` take.
+LayerSelection: TypeAlias = _Selector | Iterable[_Selector]
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
-    """The decision on one prunable weight, or on a layer that has none.
+    """The decision on one prunable weight, or on a layer without prunable weights.
 
     Attributes:
-        path: of the layer, such as `inner/dense`.
-        weight: the weight's name, None if the layer has none to prune.
-        shape: of the weight.
-        firing: where the layer's neurons fire; None if nobody needs to know.
-        pruned: True if it will be pruned.
-        reason: why not, or what else there is to know; "" if nothing.
+        path: String. Path of the layer, such as `"inner/dense"`.
+        weight: String. Name of the weight, or None if the layer has no prunable weight.
+        shape: Tuple of integers. Shape of the weight, or None if the layer has no prunable weight.
+        firing: Where tfap counts the activations of the layer, or None if the criterion does not count them.
+        pruned: Boolean. Whether `tfap.prune` prunes the weight.
+        reason: String. Why the weight is not pruned. Empty if there is nothing to say.
     """
 
     path: str
@@ -30,28 +38,33 @@ class LayerPlan:
     reason: str = ""
 
     @property
-    def fires_at(self):
-        """Paths of the layers whose activations are counted for this one, as text."""
+    def fires_at(self) -> str:
+        """Paths of the layers at which tfap counts the activations, separated by commas."""
         return ", ".join(site.path for site in self.firing.sites) if self.firing else ""
 
 
 class PruningPlan(collections.abc.Sequence):
-    """The rows of `LayerPlan`s in graph order. Prints as a table; `pruned` are the rows that will be."""
+    """A sequence of `LayerPlan` rows in graph order. Prints as a table.
 
-    def __init__(self, rows):
+    Args:
+        rows: Iterable of `LayerPlan`.
+    """
+
+    def __init__(self, rows: Iterable[LayerPlan]) -> None:
         self._rows = tuple(rows)
 
     def __getitem__(self, index):
         return self._rows[index]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
     @property
-    def pruned(self):
+    def pruned(self) -> list[LayerPlan]:
+        """The rows of the weights that `tfap.prune` prunes."""
         return [row for row in self._rows if row.pruned]
 
-    def __str__(self):
+    def __str__(self) -> str:
         table = tables.table_of(("layer", "weight", "shape", "fires at", "decision", "reason"))
         for row in self._rows:
             shape = "x".join(map(str, row.shape)) if row.shape else ""
@@ -62,86 +75,94 @@ class PruningPlan(collections.abc.Sequence):
     __repr__ = __str__
 
 
-def make_plan(model, settings, include=(), skip=()):
-    """The `PruningPlan` for a built Sequential or Functional model; see `tfap.plan`."""
-    layers = Graph(model)
-    include, skip = (_Choice(*chosen, layers, model) for chosen in (("include", include), ("skip", skip)))
-    outputs = layers.output_paths()
-    tied = keras_compat.tied_layers(layer for _, layer in layers.layers())
-    rows = []
-    for path, layer in layers.layers():
+def make_plan(
+    model: Model, settings: PruningSettings, include: LayerSelection = (), skip: LayerSelection = ()
+) -> PruningPlan:
+    """Makes the `PruningPlan` of a built Sequential or Functional model. See `tfap.plan`."""
+    graph = Graph(model)
+    included = _SelectedLayers("include", include, graph, model)
+    skipped = _SelectedLayers("skip", skip, graph, model)
+    output_paths = graph.output_paths()
+    weight_tying = keras_compat.tied_layers(layer for _, layer in graph.layers())
+    rows: list[LayerPlan] = []
+    for path, layer in graph.layers():
         if keras_compat.is_layer(layer) and layer.weights:
-            is_output = path in outputs and not include.chooses(layer)
-            shared = tied.get(id(layer)) or keras_compat.why_shared(layer)
-            rows += _rows_for(layers, path, layer, settings, is_output, skip.chooses(layer), shared)
+            is_output = path in output_paths and layer not in included
+            why_shared = weight_tying.get(id(layer)) or keras_compat.why_shared(layer)
+            rows += _layer_rows(graph, path, settings, is_output, layer in skipped, why_shared)
     return PruningPlan(rows)
 
 
-def _rows_for(layers, path, layer, settings, is_output, skipped, shared):
+def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
+    layer = graph.calls_of[path][0].layer
     reason = layer_types.why_not_prunable(layer)
-    if shared:
-        shared = f"{shared}, so it is shared with the given model"
+    if why_shared:
+        why_shared = f"{why_shared}, so it is shared with the given model"
     if reason:
-        return [LayerPlan(path, None, None, None, False, "; ".join(filter(None, (reason, shared))))]
+        return [LayerPlan(path, None, None, None, False, "; ".join(filter(None, (reason, why_shared))))]
     side = settings.criterion.counts
     specs = layer_types.kernel_specs(layer)
-    fires = side == "output" and any(spec.feeds_output for spec in specs)
-    firing = layers.firing(path) if fires else None
-    if skipped:
-        reason = "named in skip"
-    elif layers.never_trains(path):
+    counts_outputs = side == "output" and any(spec.feeds_output for spec in specs)
+    firing = graph.firing(path) if counts_outputs else None
+    if is_skipped:
+        reason = "it is named in skip"
+    elif graph.never_trains(path):
         reason = "it is called with training=False"
     elif is_output:
-        reason = "an output layer: name it in include to prune it"
+        reason = "it is an output layer: name it in include to prune it"
     elif firing and firing.reason:
         reason = firing.reason
-    elif shared:
-        reason = shared
-    return [_row(path, layer, spec, firing, side, reason) for spec in specs]
+    elif why_shared:
+        reason = why_shared
+    return [_weight_row(path, layer, spec, firing, side, reason) for spec in specs]
 
 
-def _row(path, layer, spec, firing, side, reason):
+def _weight_row(path, layer, spec, firing, side, reason):
     if not reason and not spec.countable(side):
         reason, firing = layer_types.NOT_COUNTABLE[side], None
     return LayerPlan(path, spec.name, tuple(spec.find(layer).shape), firing, not reason, reason or "")
 
 
-class _Choice:
-    """Layers chosen by name, by path, as objects or by predicate; a nested model means all layers in it."""
+class _SelectedLayers:
+    """The layers that `include` or `skip` selects. A nested model selects all layers in it."""
 
-    def __init__(self, argument, chosen, layers, model):
-        if isinstance(chosen, str) or callable(chosen):  # layers are callable too
-            chosen = [chosen]
-        elif not isinstance(chosen, collections.abc.Iterable):
-            raise TypeError(f"{argument} takes layer names, layers and predicates: received {chosen!r}.")
-        self._argument, self._known = argument, [*layers.layers(), *layers.models.items()]
-        self._inside = {id(layer) for layer in keras_compat.all_layers(model)}
-        self._predicates, self._chosen = [], set()
-        for choice in chosen:
-            if isinstance(choice, str) or keras_compat.is_layer(choice):
-                self._chosen |= {id(layer) for layer in self._named(choice)}
-            elif callable(choice):
-                self._predicates.append(choice)
+    def __init__(self, argument, selection, graph, model):
+        if isinstance(selection, str) or callable(selection):  # layers are callable too
+            selection = [selection]
+        elif not isinstance(selection, collections.abc.Iterable):
+            raise TypeError(_wrong_selection(argument, selection))
+        self._argument, self._known = argument, [*graph.layers(), *graph.models.items()]
+        self._layer_ids = {id(layer) for layer in keras_compat.all_layers(model)}
+        self._predicates, self._selected_ids = [], set()
+        for selector in selection:
+            if isinstance(selector, str) or keras_compat.is_layer(selector):
+                self._selected_ids |= {id(layer) for layer in self._find(selector)}
+            elif callable(selector):
+                self._predicates.append(selector)
             else:
-                raise TypeError(f"{argument} takes layer names, layers and predicates: received {choice!r}.")
+                raise TypeError(_wrong_selection(argument, selector))
 
-    def chooses(self, layer):
-        return id(layer) in self._chosen or any(predicate(layer) for predicate in self._predicates)
+    def __contains__(self, layer):
+        return id(layer) in self._selected_ids or any(predicate(layer) for predicate in self._predicates)
 
-    def _named(self, choice):
-        """The layers that a name, a path or an object means."""
-        if keras_compat.is_layer(choice):
-            if id(choice) not in self._inside:
+    def _find(self, selector):
+        """The layers that a name, a path or a layer object selects."""
+        if keras_compat.is_layer(selector):
+            if id(selector) not in self._layer_ids:
                 raise ValueError(
-                    f"{self._argument} has the layer '{choice.name}', which is none of the model's."
+                    f"{self._argument} has the layer '{selector.name}', which is not in the model."
                 )
-            found = [choice]
+            found = [selector]
         else:
-            found = [layer for path, layer in self._known if choice in (path, layer.name)]
+            found = [layer for path, layer in self._known if selector in (path, layer.name)]
             if not found:
                 raise ValueError(
-                    f"{self._argument} names the layer '{choice}', which the model does not have. "
+                    f"{self._argument} names the layer '{selector}', which is not in the model. "
                     f"Its layers are: {', '.join(path for path, _ in self._known)}."
                 )
-        nested = [layer for layer in found if keras_compat.is_model(layer)]
-        return found + [layer for each in nested for layer in keras_compat.all_layers(each)]
+        nested_models = [layer for layer in found if keras_compat.is_model(layer)]
+        return found + [layer for nested in nested_models for layer in keras_compat.all_layers(nested)]
+
+
+def _wrong_selection(argument, received):
+    return f"{argument} takes layer names, layers and predicates: received {received!r}."

@@ -1,86 +1,86 @@
-"""The entry: wrap a model for pruning, and take the wrappers off again."""
+"""Wraps the layers of a model for pruning, and strips the wrappers."""
 
+import contextlib
 import math
+from collections.abc import Sequence
 
 from absl import logging
 
 from tfap import keras_compat, layers
+from tfap.criteria import Criterion
 from tfap.graph import layer_types
 from tfap.graph.activation import fires
 from tfap.graph.calls import Graph
 from tfap.keras_compat import Replacement
+from tfap.keras_compat.types import Layer, Model
 from tfap.layers.find import is_pruning_wrapper, prunable_layers
 from tfap.layers.settings import PruningSettings
-from tfap.pruning.plan import make_plan
+from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan
+from tfap.schedules import PruningSchedule
 
 
 def prune(
-    to_prune,
-    pruning_schedule,
-    criterion="activation_count",
-    scope="global",
-    granularity=None,
-    include=(),
-    skip=(),
-    min_weights_per_layer=0,
-    sample_every=1,
-    target="weights",
-    remove_disconnected=False,
-):
-    """Wraps a model's layers so that `fit` prunes them.
+    to_prune: Model | Layer | Sequence[Layer],
+    pruning_schedule: PruningSchedule | float,
+    criterion: Criterion | str = "activation_count",
+    scope: str = "global",
+    granularity: str | None = None,
+    include: LayerSelection = (),
+    skip: LayerSelection = (),
+    min_weights_per_layer: int = 0,
+    sample_every: int = 1,
+    target: str = "weights",
+    remove_disconnected: bool = False,
+) -> Model | Layer | list[Layer]:
+    """Wraps the layers of a model so that `fit()` prunes them.
 
-    Train the result with `callbacks=[tfap.UpdatePruningStep()]`, then call `tfap.strip_pruning`.
+    Train the result with `tfap.UpdatePruningStep()`, then call `tfap.strip_pruning()`.
 
     Args:
-        to_prune: a Sequential or Functional model (nested ones too), one layer, or a list of layers, of
-            Keras 3 or tf_keras. It is not changed: the result has its own copies of the weights, and is
-            compiled with the same settings (a fresh optimizer) if the model was. Layers given one by one
-            are all pruned, the last one too, and fire at their own activation.
-        pruning_schedule: a tfmot or tfap `PruningSchedule`; or a float in [0, 1), the final sparsity, which
-            is reached by cubic decay between 10% and 70% of the fit.
-        criterion: a `tfap.Criterion` or its name: "activation_count", "magnitude", "lamp", "lookahead",
+        to_prune: A built Sequential or Functional model, a layer, or a list of layers. Unchanged. In a list,
+            the last layer is pruned too.
+        pruning_schedule: A `PruningSchedule`, or the final sparsity: a float in [0, 1), reached by cubic
+            decay between 10% and 70% of the fit.
+        criterion: A `tfap.Criterion` or its name: "activation_count", "magnitude", "lamp", "lookahead",
             "gradient", "ap".
-        scope: "global" ranks the weights of all layers together, "local" those of each kernel by itself;
-            "layerwise" prunes one layer an update, in graph order and round again, and a sparsity is a share
-            of that layer.
-        granularity: "weight" or "neuron" (whole neurons or channels, scored by the mean over their
-            weights; channels tied by a residual Add or a depthwise convolution go together, so that
-            `tfap.compact` can remove them, and every layer keeps one); None is the criterion's own:
-            "neuron" for activation counts, else "weight".
-        include: layers to prune although they make the model's outputs: layers, their names or paths, and
-            predicates. A nested model means all layers in it; predicates are asked about each of these.
-        skip: layers to leave alone, given in the same ways.
-        min_weights_per_layer: weights that every layer keeps, whatever their scores.
-        sample_every: count activations in every n-th training step only.
-        target: what a sparsity is a share of: "weights"; or, for whole neurons, "neurons" or "flops", the
-            floating-point operations of the layers that are pruned.
-        remove_disconnected: every mask update also prunes what is left of the weights of neurons that
-            nothing flows into or nothing reads, on top of the number asked for. Outputs in inference mode do
-            not change: constants move into biases, and where they cannot, weights stay. Needs a Sequential
-            or Functional model.
+        scope: "global" ranks all layers together; "local", each kernel; "layerwise" prunes one layer per
+            update, and the sparsity is a fraction of that layer.
+        granularity: "weight", "neuron", or None (default of the criterion). With "neuron", coupled channels
+            are pruned together, and every layer keeps at least one neuron.
+        include: Output layers to prune: layers, names, paths, or predicates. A nested model selects all
+            layers in it.
+        skip: Layers not to prune, in the same form.
+        min_weights_per_layer: Integer. Weights to keep in every layer.
+        sample_every: Integer. Counts activations every n-th training step.
+        target: Unit of the sparsity: "weights" or, for neurons, "neurons" or "flops".
+        remove_disconnected: Whether to also prune the weights of disconnected neurons. Inference outputs do
+            not change. Needs a Sequential or Functional model.
 
     Returns:
-        A new model of the same Keras; or the wrapped layer, or a list with the prunable layers wrapped.
+        A new model, compiled alike if `to_prune` was; the wrapped layer; or a list with prunable layers
+        wrapped.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be used, a model that is not built or is
-            subclassed, a model that is wrapped already, or nothing to prune. Layers that cannot be
-            pruned are no error: `tfap.plan` gives the reasons.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is invalid, the model is subclassed, unbuilt, or wrapped, or nothing can be
+            pruned. `tfap.plan` gives the reason for each layer.
+
+    Example:
 
     >>> import keras, tfap
-    >>> model = keras.Sequential(
-    ...     [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
-    ... )
-    >>> pruned = tfap.prune(model, 0.5)
-    >>> [layer.name for layer in tfap.prunable_layers(pruned)] == [model.layers[0].name]
-    True
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
+    >>> len(tfap.prunable_layers(tfap.prune(model, 0.5)))
+    1
+
+    References:
+        - [Ganguli and Chong, 2024](https://doi.org/10.3390/a17010048)
     """
     settings = PruningSettings.among(locals())
     if keras_compat.is_model(to_prune):
-        _check_model(to_prune)
+        _check_prunable_model(to_prune)
         return _prune_model(to_prune, settings, make_plan(to_prune, settings, include, skip))
     if include or skip:
-        raise ValueError("include and skip choose among the layers of a model: give prune() a model.")
+        raise ValueError("include and skip choose among the layers of a model: pass a model to tfap.prune.")
     if isinstance(to_prune, list | tuple):
         return _prune_list(to_prune, settings)
     if keras_compat.is_layer(to_prune):
@@ -92,69 +92,101 @@ def prune(
 
 
 def plan(
-    model,
-    pruning_schedule=0.0,
-    criterion="activation_count",
-    scope="global",
-    granularity=None,
-    include=(),
-    skip=(),
-    min_weights_per_layer=0,
-    sample_every=1,
-    target="weights",
-    remove_disconnected=False,
-):
-    """What `tfap.prune` would do with a model: each layer's decision and the reason.
+    model: Model,
+    pruning_schedule: PruningSchedule | float = 0.0,
+    criterion: Criterion | str = "activation_count",
+    scope: str = "global",
+    granularity: str | None = None,
+    include: LayerSelection = (),
+    skip: LayerSelection = (),
+    min_weights_per_layer: int = 0,
+    sample_every: int = 1,
+    target: str = "weights",
+    remove_disconnected: bool = False,
+) -> PruningPlan:
+    """Shows which layers `tfap.prune` would prune, and why not the others.
 
-    The arguments are those of `tfap.prune`; the schedule does not matter here.
+    The arguments are those of `tfap.prune`. The schedule does not affect the plan.
+
+    Args:
+        model: A built Sequential or Functional model of either Keras. Unchanged.
 
     Returns:
-        A `PruningPlan`: a sequence of rows (path, weight, shape, fires_at, pruned, reason) in graph
-        order, one for every layer with weights. It prints as a table.
+        A `PruningPlan`: a sequence of rows in graph order, at least one for every layer with weights. A row
+        has `path`, `weight`, `shape`, `fires_at`, `pruned`, and `reason`. The plan prints as a table.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is invalid, or the model is subclassed, unbuilt, or wrapped.
+
+    Example:
 
     >>> import keras, tfap
-    >>> model = keras.Sequential(
-    ...     [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)]
-    ... )
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
     >>> [(row.shape, row.pruned) for row in tfap.plan(model)]
     [((8, 16), True), ((16, 3), False)]
     """
     settings = PruningSettings.among(locals())
-    _check_model(model)
+    _check_prunable_model(model)
     return make_plan(model, settings, include, skip)
 
 
-def strip_pruning(model):
-    """Takes tfap's wrappers off: a plain model with the pruned weights exactly zero.
+def strip_pruning(model: Model | Layer) -> Model | Layer:
+    """Removes tfap's wrappers and sets the pruned weights to zero.
+
+    The result contains nothing of tfap: it saves, loads, and exports where tfap is not installed.
 
     Args:
-        model: a wrapped Sequential or Functional model of either Keras, or a wrapped layer of a subclassed
-            one. It is not changed.
+        model: A wrapped Sequential or Functional model of either Keras, or a wrapped layer of a subclassed
+            model. Unchanged.
 
     Returns:
-        A new model of the same Keras, graph and layer names, with nothing of tfap in it: it saves, loads
-        and exports where tfap is not installed. Compiled with the same settings if `model` was. For a
-        layer, a plain layer.
+        A new model of the same Keras, with the same graph and layer names, compiled alike if `model` was. For
+        a wrapped layer, a layer without the wrapper.
 
     Raises:
-        TypeError: neither a model nor a wrapped layer. ValueError: a subclassed or unbuilt model.
+        TypeError: If `model` is neither a model nor a wrapped layer.
+        ValueError: If the model is subclassed or unbuilt, or a layer cannot be rebuilt from its config.
+
+    Example:
+
+    >>> import keras, tfap
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
+    >>> stripped = tfap.strip_pruning(tfap.prune(model, 0.5))
+    >>> len(tfap.prunable_layers(stripped))
+    0
     """
     if is_pruning_wrapper(model):
-        plain = keras_compat.built_copy_of(model.layer)
+        layer = keras_compat.built_copy_of(model.layer)
         if model.built:
-            plain.set_weights(model.masked_weights())
-        return plain
+            layer.set_weights(model.masked_weights())
+        return layer
     _check_graph_model(model, "Strip its layers one by one: net.dense = tfap.strip_pruning(net.dense)")
-    tied = keras_compat.tied_layers(layer for _, layer in Graph(model).layers())
+    weight_tying = keras_compat.tied_layers(layer for _, layer in Graph(model).layers())
     return keras_compat.rebuild(
-        model, lambda layer: Replacement(layer) if id(layer) in tied else _stripped(layer)
+        model, lambda layer: Replacement(layer) if id(layer) in weight_tying else _stripped(layer)
     )
 
 
-def prune_scope():
-    """A scope in which files with tfap's and tfmot's wrappers load, for loaders that need one.
+def prune_scope() -> contextlib.AbstractContextManager:
+    """Returns a scope in which either Keras loads files that contain tfap's and tfmot's wrappers.
 
-    Importing tfap registers its classes with both Kerases, so `load_model` seldom needs it.
+    `import tfap` registers its classes with both Kerases, so `load_model()` rarely needs this scope.
+
+    Returns:
+        A custom-object scope for a `with` statement.
+
+    Example:
+
+    >>> import keras, tempfile, tfap
+    >>> model = tfap.prune(
+    ...     keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]), 0.5
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder, tfap.prune_scope():
+    ...     model.save(f"{folder}/model.keras")
+    ...     loaded = keras.models.load_model(f"{folder}/model.keras")
+    >>> len(tfap.prunable_layers(loaded))
+    1
     """
     return keras_compat.custom_object_scope(
         {
@@ -174,46 +206,45 @@ def _prune_model(model, settings, plan):
             f"min_weights_per_layer={settings.min_weights_per_layer} leaves nothing to prune in the model "
             f"'{model.name}': its largest layer has {largest} weights."
         )
-    layers_of = Graph(model)
-    wrap = {row.path for row in plan.pruned}
-    formats = {
-        site.path: getattr(layers_of.calls_of[row.path][0].layer, "data_format", None)
+    graph = Graph(model)
+    pruned_paths = {row.path for row in plan.pruned}
+    data_formats = {
+        site.path: getattr(graph.calls_of[row.path][0].layer, "data_format", None)
         for row in plan.pruned
         if row.firing
         for site in row.firing.sites
     }
-
-    tied = _tied_and_warned(layers_of)
+    weight_tying = _weight_tying(graph)
 
     def replace(layer):
-        if id(layer) in tied:
+        if id(layer) in weight_tying:
             return Replacement(layer)
-        replacement, path = keras_compat.copied(layer), layers_of.path_of(layer)
-        if path in wrap:
+        replacement, path = keras_compat.copied(layer), graph.path_of(layer)
+        if path in pruned_paths:
             return _wrapped(replacement, settings)
-        if path in formats:
-            return _counted(replacement, settings, formats[path])
+        if path in data_formats:
+            return _counted(replacement, settings, data_formats[path])
         return replacement
 
     pruned = keras_compat.rebuild(model, replace)
-    for wrapper in prunable_layers(pruned):  # links every wrapper to the layer that counts for it
+    for wrapper in prunable_layers(pruned):  # links each wrapper to the layer that counts for it
         wrapper.note_weights()
     return pruned
 
 
-def _tied_and_warned(layers_of):
-    """`tied_layers` of a graph; warns of those whose training changes the given model."""
-    layers = [layer for _, layer in layers_of.layers()]
-    tied = keras_compat.tied_layers(layers)
-    for layer in filter(keras_compat.is_layer, layers):
-        reason = tied.get(id(layer)) or keras_compat.why_shared(layer)
+def _weight_tying(graph):
+    """`{id: reason}` of the layers with weight tying. Warns if training changes the given model."""
+    layers_in_graph = [layer for _, layer in graph.layers()]
+    weight_tying = keras_compat.tied_layers(layers_in_graph)
+    for layer in filter(keras_compat.is_layer, layers_in_graph):
+        reason = weight_tying.get(id(layer)) or keras_compat.why_shared(layer)
         if reason and layer.trainable_weights:
             logging.warning(
-                "The layer '%s' is shared with the given model, which is trained with the new one: %s.",
+                "The layer '%s' is shared with the given model, so training changes both models: %s.",
                 layer.name,
                 reason,
             )
-    return tied
+    return weight_tying
 
 
 def _wrapped(replacement, settings):
@@ -234,73 +265,77 @@ def _counted(replacement, settings, data_format):
 
 def _stripped(layer):
     if is_pruning_wrapper(layer):
-        plain = keras_compat.copy_of(layer.layer)
-        if plain is None:
+        copy = keras_compat.copy_of(layer.layer)
+        if copy is None:
             raise ValueError(
                 f"The layer '{layer.name}' cannot be rebuilt from its config: give its class a get_config()."
             )
-        return Replacement(plain, layer.masked_weights())
+        return Replacement(copy, layer.masked_weights())
     return keras_compat.copied(layer.layer if keras_compat.is_any_wrapper(layer) else layer)
 
 
 def _prune_layer(layer, settings):
-    reason = _why_not_alone(layer, settings)
+    reason = _why_not_prunable_alone(layer, settings)
     if reason:
         raise ValueError(f"The layer '{layer.name}' cannot be pruned: {reason}.")
     return layers.PruneByActivation(keras_compat.built_copy_of(layer), **vars(settings))
 
 
-def _prune_list(given, settings):
-    """Layers as they stand in a Sequential model: what cannot be pruned stays itself."""
-    if not given:
+def _prune_list(given_layers, settings):
+    """Wraps the prunable layers of a list and returns the others unchanged."""
+    if not given_layers:
         raise ValueError("There is nothing to prune: the list of layers is empty.")
-    for layer in given:
+    for layer in given_layers:
         if not keras_compat.is_layer(layer):
             raise TypeError(f"Expected a list of Keras layers: it contains {layer!r}.")
-    reasons = [_why_not_alone(layer, settings) for layer in given]
+    reasons = [_why_not_prunable_alone(layer, settings) for layer in given_layers]
     if all(reasons):
-        listed = "; ".join(f"'{layer.name}': {reason}" for layer, reason in zip(given, reasons))
-        raise ValueError(f"None of the {len(given)} layers can be pruned: {listed}.")
-    return [layer if reason else _prune_layer(layer, settings) for layer, reason in zip(given, reasons)]
+        listed = "; ".join(f"'{layer.name}': {reason}" for layer, reason in zip(given_layers, reasons))
+        raise ValueError(f"None of the {len(given_layers)} layers can be pruned: {listed}.")
+    return [
+        layer if reason else _prune_layer(layer, settings) for layer, reason in zip(given_layers, reasons)
+    ]
 
 
-def _why_not_alone(layer, settings):
+def _why_not_prunable_alone(layer, settings):
+    """Why a layer outside a model cannot be pruned, or None."""
     if keras_compat.is_any_wrapper(layer):
-        return "it is wrapped for pruning already"
+        return "it is already wrapped for pruning"
     reason, side = layer_types.why_not_prunable(layer), settings.criterion.counts
     if reason is None and not any(spec.countable(side) for spec in layer_types.kernel_specs(layer)):
         reason = layer_types.NOT_COUNTABLE[side]
     if reason is None and side == "output" and not fires(layer):
-        reason = "it has no activation of its own, and its neurons must fire to be counted"
+        reason = "it has no activation of its own, which the criterion needs to count"
     if reason is None and keras_compat.copy_of(layer) is None:
         reason = "it cannot be rebuilt from its config: give its class a get_config()"
     return reason
 
 
-def _check_model(model):
+def _check_prunable_model(model):
     _check_graph_model(
         model,
         "Wrap its layers one by one where they are made: self.dense = "
         "tfap.prune(keras.layers.Dense(64, activation='relu'), pruning_schedule)",
     )
-    already = [path for path, layer in Graph(model).layers() if keras_compat.is_any_wrapper(layer)]
-    if already:
+    wrapped_paths = [path for path, layer in Graph(model).layers() if keras_compat.is_any_wrapper(layer)]
+    if wrapped_paths:
         raise ValueError(
-            f"The model '{model.name}' is wrapped for pruning already (layers {', '.join(already)}): "
+            f"The model '{model.name}' is already wrapped for pruning (layers {', '.join(wrapped_paths)}): "
             "call strip_pruning() on it first."
         )
 
 
-def _check_graph_model(model, if_subclassed):
+def _check_graph_model(model, fix_if_subclassed):
     if not keras_compat.is_model(model):
         raise TypeError(f"Expected a Keras model: received an object of type {type(model).__name__}.")
     keras_compat.keras_of(model)
     if not keras_compat.is_graph_model(model):
         raise ValueError(
-            f"The model '{model.name}' is subclassed, so its layers' order is unknown. {if_subclassed}."
+            f"The model '{model.name}' is subclassed, so the order of its layers is unknown. "
+            f"{fix_if_subclassed}."
         )
     if not keras_compat.is_built(model):
         raise ValueError(
-            f"The model '{model.name}' is not built, so its weights do not exist yet: give it an Input "
-            "layer, or call it on data once."
+            f"The model '{model.name}' is not built, so it has no weights yet: give it an Input layer, or "
+            "call it on data once."
         )
