@@ -230,7 +230,7 @@ CASES = {
             ValueError,
             "has 3 neurons for .* 16",
         ),
-        "tfap.compaction_report(model, linear)": (ValueError, "is no compacted"),
+        "tfap.compaction_report(model, linear)": (ValueError, "is not a compacted version"),
         "tfap.compaction_report(model, model, 'test')": (TypeError, "data must be an array"),
         "tfap.fit_and_compact(None, 0.5, x, y)": (TypeError, "takes a Keras model"),
         "tfap.fit_and_compact(linear, 0.5, x, y)": (ValueError, r"call compile\(\) on it first"),

@@ -160,7 +160,7 @@ def test_random_layers_that_stay_random_keep_their_neurons(keras_module):
     model = keras_module.Model(inputs, outputs)
     kernel, bias = model.get_layer("a").get_weights()
     model.get_layer("a").set_weights([np.zeros_like(kernel), bias + 1])
-    smaller = compact.smaller(model, Liveness(model)).model
+    smaller = compact.remove_dead_channels(model, Liveness(model)).model
     assert smaller.get_layer("a").units == 8
     assert np.std(smaller.predict(np.zeros((50, 4)), verbose=0), axis=0).min() > 0
 

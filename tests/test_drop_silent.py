@@ -203,7 +203,7 @@ def test_counts_of_some_layers_only(keras_module):
 @pytest.mark.parametrize(
     "path, neurons, seen, message",
     [
-        ("other", 16, 8, "names the layer 'other', which the model does not"),
+        ("other", 16, 8, "names the layer 'other', which is not in the model"),
         ("hidden_0", 15, 8, "15 neurons for the layer 'hidden_0', which has 16"),
         ("hidden_0", 16, 0, "seen no activations of the layer 'hidden_0'"),
     ],

@@ -253,7 +253,7 @@ def test_an_optimizer_that_cannot_tell_begins_anew(caplog, name):
     model = net(tf_keras, make(0.05))
     fit = shrunk(model, 0.5)
     assert sum(units(fit.model)) < sum(units(model))
-    assert "The smaller model's optimizer begins anew" in caplog.text
+    assert "The optimizer of the compacted model is reset" in caplog.text
 
 
 # -- errors ----------------------------------------------------------------------------------------

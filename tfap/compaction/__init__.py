@@ -1,1 +1,1 @@
-"""Really smaller models: dead neurons removed, outputs unchanged."""
+"""Makes pruned models smaller with the same outputs, after the training or during it."""

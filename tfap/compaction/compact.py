@@ -1,7 +1,8 @@
-"""Removes dead neurons and channels for real: a smaller plain model with the same outputs."""
+"""Removes neurons and channels from a model: a smaller model with the same outputs."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,40 +15,43 @@ from tfap.graph.layer_types import ChannelRule
 from tfap.graph.linear import Grouped
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement, equality
+from tfap.keras_compat.types import Model
 
 
-def compact(model, counts=None, drop_silent=False):
-    """Removes the neurons and channels that cannot matter, with the same outputs.
+def compact(
+    model: Model, counts: Mapping[str, ActivationCounts] | None = None, drop_silent: bool = False
+) -> Model:
+    """Removes the removable neurons and channels of a model, and keeps its outputs.
 
-    A neuron goes if nothing flows into it (it is constant, and its constant moves into the biases of the
-    layers that read it) or if nothing reads it, until nothing changes: through activations,
-    BatchNormalization, Dropout, pooling, padding, Flatten, Reshape, Concatenate, depthwise and grouped
-    convolutions, residual Add (a channel goes only if every branch agrees), nested models, shared layers,
-    several inputs and outputs. Where that cannot be done exactly, as in front of attention, custom layers
-    or where a constant meets padding, channels stay; `tfap.compaction_report` says which and why. A layer
-    keeps at least one unit.
+    A neuron is removable if it is unused, or if it is constant and its constant folds into the biases of the
+    layers that consume it. Removing one can make others removable. `compact` repeats until nothing changes.
+
+    It analyzes activations, normalization, pooling, padding, reshaping, concatenation, grouped and depthwise
+    convolutions, residual connections, nested models, and shared layers. Coupled channels are removed
+    together. Channels stay where removal would not be exact, such as before attention or a custom layer.
+    `tfap.compaction_report` gives the reasons. Every layer keeps at least one unit.
 
     Args:
-        model: a plain Sequential or Functional model of either Keras, such as `strip_pruning` returns.
-            It is not changed.
-        counts: `{layer path: ActivationCounts}`, as `tfap.measure_activations` gives them with a threshold
-            of 0.
-        drop_silent: also remove the ReLU neurons that never fired in `counts`. On other inputs they
-            might: outputs are then no longer guaranteed.
+        model: A Sequential or Functional model of either Keras without wrappers, such as the result of
+            `tfap.strip_pruning`. Unchanged.
+        counts: Dict of layer path to `ActivationCounts`, from `tfap.measure_activations` with threshold 0.
+            Needs `drop_silent=True`.
+        drop_silent: Whether to also remove the ReLU neurons that are silent in `counts`. They may fire on
+            other inputs, so the outputs may change.
 
     Returns:
-        A new model of the same Keras and graph, with fewer units, compiled alike (with a fresh optimizer).
+        A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer.
 
     Raises:
-        TypeError: `model` is no model, or `counts` no such dict.
-        ValueError: `model` still has pruning wrappers, has stateful layers, or is subclassed or not built;
-            `counts` without `drop_silent` or the other way round, or of other layers.
-        RuntimeError: outputs on random inputs differ by more than rounding. Nothing is returned then.
+        TypeError: If `model` is not a Keras model, or `counts` has the wrong type.
+        ValueError: If the model is wrapped, stateful, subclassed, or unbuilt; if only one of `counts` and
+            `drop_silent` is given; or if `counts` does not match the layers.
+        RuntimeError: If the outputs on random inputs differ by more than the float tolerance.
+
+    Example:
 
     >>> import keras
-    >>> model = keras.Sequential(
-    ...     [keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)]
-    ... )
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
     >>> kernel, bias = model.layers[0].get_weights()
     >>> kernel[:, 3:] = 0
     >>> model.layers[0].set_weights([kernel, bias])
@@ -59,192 +63,200 @@ def compact(model, counts=None, drop_silent=False):
     if drop_silent != (counts is not None):
         raise ValueError("counts and drop_silent=True go together: received only one of them.")
     if drop_silent:
-        return smaller(model, Liveness(model, _silent(Graph(model), counts))).model
-    compacted = smaller(model, Liveness(model)).model
+        return remove_dead_channels(model, Liveness(model, _silent_channels(Graph(model), counts))).model
+    compacted = remove_dead_channels(model, Liveness(model)).model
     equality.check_equal(model, compacted)
     return compacted
 
 
-def _silent(layers, counts):
-    """`{path of the ReLU: which of its channels never fired}`."""
-    if not isinstance(counts, dict) or not all(isinstance(one, ActivationCounts) for one in counts.values()):
+def _silent_channels(graph, counts):
+    """`{path of a ReLU: bool array, True for the channels that never fired}`."""
+    if not isinstance(counts, dict) or not all(
+        isinstance(layer_counts, ActivationCounts) for layer_counts in counts.values()
+    ):
         raise TypeError(
             "counts must be {layer path: ActivationCounts}, as tfap.measure_activations gives it."
         )
-    channel_map, silent = channels.ChannelMap(layers), {}
-    for path, counted in counts.items():
-        if path not in layers.calls_of:
-            raise ValueError(f"counts names the layer '{path}', which the model does not have.")
-        if not counted.seen:
-            raise ValueError(f"counts has seen no activations of the layer '{path}'.")
-        for site in layers.firing(path).sites:
-            if len(counted.counts) != site.stop - site.start:
+    channel_map, silent = channels.ChannelMap(graph), {}
+    for path, layer_counts in counts.items():
+        _check_layer_counts(graph, path, layer_counts)
+        for site in graph.firing(path).sites:
+            neurons = site.stop - site.start
+            if len(layer_counts.counts) != neurons:
                 raise ValueError(
-                    f"counts has {len(counted.counts)} neurons for the layer '{path}', which has "
-                    f"{site.stop - site.start}."
+                    f"counts has {len(layer_counts.counts)} neurons for the layer '{path}', which has "
+                    f"{neurons}."
                 )
-            call = layers.calls_of[site.path][0]
-            made = channel_map.of(call.outputs[0])
-            if made is not None and is_zero_when_silent(call.layer):
-                marks = silent.setdefault(site.path, np.zeros(len(made.groups), bool))
-                marks[site.start : site.stop] |= np.asarray(counted.counts) == 0
+            call = graph.calls_of[site.path][0]
+            produced = channel_map.of(call.outputs[0])
+            if produced is not None and is_zero_when_silent(call.layer):
+                is_silent = silent.setdefault(site.path, np.zeros(len(produced.groups), bool))
+                is_silent[site.start : site.stop] |= np.asarray(layer_counts.counts) == 0
     return silent
 
 
-# -- shapes that layers can have -------------------------------------------------------------------
+def _check_layer_counts(graph, path, layer_counts):
+    if path not in graph.calls_of:
+        raise ValueError(f"counts names the layer '{path}', which is not in the model.")
+    if not layer_counts.seen:
+        raise ValueError(f"counts has seen no activations of the layer '{path}'.")
 
 
-def shaped(found):
-    """The channel groups that stay: those alive, and dead ones that only fill up a shape."""
-    stay = found.alive.copy()
+# -- which channels are kept -----------------------------------------------------------------------
+
+
+def kept_groups(liveness: Liveness) -> np.ndarray:
+    """Bool array of the channel groups to keep: those alive, and those that the layers' shapes require."""
+    kept = liveness.alive.copy()
     while True:
-        before = stay.copy()
-        for call in found.layers.calls:
+        before = kept.copy()
+        for call in liveness.layers.calls:
             for value in call.outputs:
-                made = found.channels.of(value)
-                if made is not None and not stay[made.groups].any():
-                    stay[made.groups[:1]] = True  # Keras has no layers without units
-        for path, layer in found.affines.items():
-            if isinstance(layer, Grouped):
-                read, made = found.groups(path)
-                inputs, outputs = layer.evened(_marks(stay, read, layer, 0), stay[made])
-                stay[made[outputs]] = True
-                if read is not None:
-                    stay[read[inputs]] = True
-        if np.array_equal(stay, before):
-            return stay
+                produced = liveness.channels.of(value)
+                if produced is not None and not kept[produced.groups].any():
+                    kept[produced.groups[:1]] = True  # a Keras layer has at least one unit
+        for path, matrix in liveness.affines.items():
+            if isinstance(matrix, Grouped):
+                consumed, produced = liveness.groups(path)
+                inputs, outputs = matrix.evened(_input_mask(kept, consumed, matrix), kept[produced])
+                kept[produced[outputs]] = True
+                if consumed is not None:
+                    kept[consumed[inputs]] = True
+        if np.array_equal(kept, before):
+            return kept
 
 
-def _marks(marks, groups, layer, side):
-    """The marks of a layer's channels; all of them where the channels are not known."""
-    return np.ones(layer.nonzero.shape[side], bool) if groups is None else marks[groups]
+def _input_mask(mask, groups, matrix):
+    """The mask of a layer's input channels; all True if the channels are unknown."""
+    return np.ones(matrix.nonzero.shape[0], bool) if groups is None else mask[groups]
 
 
-# -- the smaller model -----------------------------------------------------------------------------
+# -- the compacted model ---------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Smaller:
-    """A smaller model, and what of the given one is in it.
+class Compaction:
+    """A compacted model, and which parts of the given model it contains.
 
     Attributes:
-        model: the new model.
-        weights: `{path: flat indices into each of the old layer's weights}`, in the new weights' shapes;
-            layers that are not there kept all. A bias that has been added has indices too.
-        inputs, channels: `{path: bool array}`: which of the layer's input and output channels stay;
-            layers of unknown channels are not there.
+        model: The new model.
+        weights: Dict of layer path to flat indices into each of the old weights, in the shapes of the new
+            ones. Layers that kept all weights are missing. A bias that compaction added has indices too.
+        inputs: Dict of layer path to bool array of the kept input channels, if they are known.
+        channels: Dict of layer path to bool array of the kept output channels, if they are known.
     """
 
-    model: object
-    weights: dict
-    inputs: dict
-    channels: dict
+    model: Model
+    weights: dict[str, list[np.ndarray]]
+    inputs: dict[str, np.ndarray]
+    channels: dict[str, np.ndarray]
 
 
-def smaller(model, found):
-    """The `Smaller` model without the channels that a `Liveness` has found dead, which it uses up."""
-    stay = shaped(found)
-    groups = {path: found.groups(path) for path in found.layers.calls_of}
-    kept = {path: _kept(layer, path, found, stay) for path, layer in found.layers.layers()}
-    kept = {path: entry for path, entry in kept.items() if entry is not None}
-    tied = keras_compat.tied_layers(layer for _, layer in found.layers.layers())
+def remove_dead_channels(model: Model, liveness: Liveness) -> Compaction:
+    """Removes the channels that a `Liveness` of the model finds dead. The `Liveness` cannot be used again."""
+    kept, graph = kept_groups(liveness), liveness.layers
+    groups = {path: liveness.groups(path) for path in graph.calls_of}
+    parts = {path: _kept_part(layer, path, liveness, kept) for path, layer in graph.layers()}
+    parts = {path: part for path, part in parts.items() if part is not None}
+    weight_tying = keras_compat.tied_layers(layer for _, layer in graph.layers())
 
     def replace(layer):
-        path = found.layers.path_of(layer)
-        if path not in kept:
-            return Replacement(layer) if id(layer) in tied else keras_compat.copied(layer)
-        values = _values(layer, path, found)
-        weights = [array.ravel()[at] for array, at in zip(values, kept[path].indices, strict=True)]
-        if id(layer) in tied and _same(weights, layer.get_weights()):
+        path, is_tied = graph.path_of(layer), id(layer) in weight_tying
+        if path not in parts:
+            return Replacement(layer) if is_tied else keras_compat.copied(layer)
+        arrays = liveness.affines[path].weights() if path in liveness.affines else layer.get_weights()
+        weights = [array.ravel()[at] for array, at in zip(arrays, parts[path].indices, strict=True)]
+        if is_tied and _equal(weights, layer.get_weights()):
             return Replacement(layer)
-        changes = {**_without_arrays(layer), **kept[path].config}
+        changes = {**_resizable_initializers(layer), **parts[path].config}
         return Replacement(keras_compat.from_config(layer, changes), weights)
 
-    rebuilt = keras_compat.rebuild(model, replace, _input_shapes(model, found, stay))
+    compacted = keras_compat.rebuild(model, replace, _input_shapes(model, liveness, kept))
     inputs, outputs = (
-        {path: stay[sides[at]] for path, sides in groups.items() if sides[at] is not None} for at in (0, 1)
+        {path: kept[sides[side]] for path, sides in groups.items() if sides[side] is not None}
+        for side in (0, 1)
     )
-    return Smaller(rebuilt, {path: entry.indices for path, entry in kept.items()}, inputs, outputs)
+    return Compaction(compacted, {path: part.indices for path, part in parts.items()}, inputs, outputs)
 
 
-def _same(weights, others):
-    """True if nothing has been cut and no constant folded into a bias."""
-    return len(weights) == len(others) and all(map(np.array_equal, weights, others))
+def _equal(weights, old_weights):
+    """True if nothing was removed and no constant was folded into a bias."""
+    return len(weights) == len(old_weights) and all(map(np.array_equal, weights, old_weights))
 
 
-def _input_shapes(model, found, stay):
-    """For `keras_compat.rebuild`: the inputs of nested models are smaller too."""
-    read = {id(nested): values for nested, values in reversed(found.layers.entries)}
-    read[id(model)] = found.layers.inputs
+def _input_shapes(model, liveness, kept):
+    """For `keras_compat.rebuild`: the inputs of nested models shrink too."""
+    inputs_of = {id(nested): values for nested, values in reversed(liveness.layers.entries)}
+    inputs_of[id(model)] = liveness.layers.inputs
 
     def input_shapes(inner):
         return [
-            _shape(tensor.shape, found.channels.of(value), stay)
-            for tensor, value in zip(inner.inputs, read[id(inner)])
+            _kept_shape(tensor.shape, liveness.channels.of(value), kept)
+            for tensor, value in zip(inner.inputs, inputs_of[id(inner)])
         ]
 
     return input_shapes
 
 
-def _shape(shape, made, stay):
-    """What is left of a shape; sizes that it leaves open stay open."""
+def _kept_shape(shape, value_channels, kept):
+    """The shape with the kept channels only. Undefined dimensions stay undefined."""
     shape = list(shape)
-    if made is not None:
-        shape[made.axis] = int(stay[made.groups].sum())
+    if value_channels is not None:
+        shape[value_channels.axis] = int(kept[value_channels.groups].sum())
     return tuple(shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Kept:
-    """What stays of a layer: flat indices into each of its weights, and what changes in its config."""
+class _KeptPart:
+    """The kept part of a layer: flat indices into each of its weights, and changes to its config."""
 
     indices: list
     config: dict
 
 
-def _kept(layer, path, found, stay):
-    """The `_Kept` of a layer, None where everything stays."""
-    read, made = found.groups(path)
-    if made is None or not keras_compat.is_layer(layer):
+def _kept_part(layer, path, liveness, kept):
+    """The `_KeptPart` of a layer, or None if all of it is kept."""
+    consumed, produced = liveness.groups(path)
+    if produced is None or not keras_compat.is_layer(layer):
         return None
-    if path in found.affines:
-        dead = ~_marks(found.alive, read, found.affines[path], 0)
-        matrix = found.folded(path, dead)  # what fills up a shape is zero
-        sides = _marks(stay, read, matrix, 0), stay[made]
-        return _Kept(matrix.kept(*sides), matrix.config(*sides))
+    if path in liveness.affines:
+        dead_inputs = ~_input_mask(liveness.alive, consumed, liveness.affines[path])
+        matrix = liveness.folded(path, dead_inputs)  # channels that only the shape requires become zero
+        sides = _input_mask(kept, consumed, matrix), kept[produced]
+        return _KeptPart(matrix.kept(*sides), matrix.config(*sides))
     if hasattr(layer, "target_shape") and layer_types.of(layer).channels is ChannelRule.RESHAPED:
         *before, last = layer.target_shape
-        return _Kept([], {"target_shape": (*before, last if last == -1 else int(stay[made].sum()))})
+        target_shape = (*before, last if last == -1 else int(kept[produced].sum()))
+        return _KeptPart([], {"target_shape": target_shape})
     if not layer.weights:
         return None
-    axis = found.channels.of(found.layers.calls_of[path][0].outputs[0]).axis
-    return _Kept(_kept_per_channel(layer, stay[made], axis), {})
+    axis = liveness.channels.of(liveness.layers.calls_of[path][0].outputs[0]).axis
+    return _KeptPart(_channel_indices(layer, kept[produced], axis), {})
 
 
-def _without_arrays(layer):
-    """Zeros in place of initializers that make arrays of one size only, or may do so."""
-    found = {key: getattr(layer, key, None) for key in layer.get_config() if key.endswith("_initializer")}
+def _resizable_initializers(layer):
+    """Config entries with zeros in place of initializers that may make arrays of one size only."""
+    initializers = {
+        key: getattr(layer, key, None) for key in layer.get_config() if key.endswith("_initializer")
+    }
     return {
         key: "zeros"
-        for key, initializer in found.items()
+        for key, initializer in initializers.items()
         if initializer is not None
         and (keras_compat.kind_of(initializer) is None or np.ndim(getattr(initializer, "value", 0)))
     }
 
 
-def _values(layer, path, found):
-    return found.affines[path].weights() if path in found.affines else layer.get_weights()
-
-
-def _kept_per_channel(layer, stay, axis):
-    """Flat indices into the weights of a layer that has some for each channel of its output, on this axis."""
+def _channel_indices(layer, kept_channels, axis):
+    """Flat indices into the weights of a layer that has weights per output channel, on this axis."""
     indices = [np.arange(math.prod(weight.shape)).reshape(weight.shape) for weight in layer.weights]
     if layer_types.of(layer).channels is ChannelRule.DEPTHWISE:
-        kernel, *bias = indices  # (..., inputs, multiplier); all outputs of an input go with it
-        inputs = stay.reshape(kernel.shape[-2:]).all(axis=1)
-        return [kernel.compress(inputs, -2), *(at[stay] for at in bias)]
-    # PReLU has one for each element, or for all where axes are shared; others have vectors.
-    axes = [axis - 1 if at.ndim > 1 else 0 for at in indices]
+        kernel, *bias = indices  # (..., inputs, multiplier): the outputs of an input are removed together
+        inputs = kept_channels.reshape(kernel.shape[-2:]).all(axis=1)
+        return [kernel.compress(inputs, -2), *(array[kept_channels] for array in bias)]
+    # A PReLU has weights per element, or one where axes are shared. Other layers have vectors.
+    axes = [axis - 1 if array.ndim > 1 else 0 for array in indices]
     return [
-        at.compress(stay, along) if at.shape[along] == len(stay) else at for at, along in zip(indices, axes)
+        array.compress(kept_channels, along) if array.shape[along] == len(kept_channels) else array
+        for array, along in zip(indices, axes)
     ]

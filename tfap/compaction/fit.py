@@ -1,98 +1,114 @@
-"""Training that gets cheaper as neurons die: prune, compact, train on in the smaller model."""
+"""Trains, prunes, and compacts a model in stages, so that training gets faster as neurons are removed."""
 
 import dataclasses
+import itertools
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from tfap import keras_compat, schedules
-from tfap.compaction.compact import compact, smaller
-from tfap.graph import liveness
+from tfap.compaction.compact import compact, remove_dead_channels
+from tfap.criteria import Criterion
 from tfap.graph.calls import Graph, unwrap
 from tfap.graph.kernel import neuron_count
+from tfap.graph.liveness import Liveness
 from tfap.keras_compat import equality
+from tfap.keras_compat.types import Data, Model
 from tfap.layers.find import is_pruning_wrapper
+from tfap.pruning.plan import LayerSelection
 from tfap.pruning.prune import prune, strip_pruning
+from tfap.schedules import PruningSchedule
 from tfap.schedules.timetable import Rescaled, RescaledIntervals
 from tfap.training import mask_update
 from tfap.training.callbacks import UpdatePruningStep
 from tfap.utils import checks
 
+_DEFAULT_STAGES = 5
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShrunkFit:
-    """What `fit_and_compact` gives back.
+    """The result of `tfap.fit_and_compact`.
 
     Attributes:
-        model: the trained, plain and compacted model, compiled like the given one.
-        history: `{name: one value an epoch}`, as `History.history`; `sparsity` is the share of the
-            weights that the stage began with, and `weights` what the model had in that epoch.
+        model: The trained and compacted model without wrappers, compiled alike, with a fresh optimizer.
+        history: Dict of name to a list with one value per epoch, as `History.history` in Keras. `sparsity` is
+            a fraction of the weights at the start of the stage. `weights` is the number of weights.
     """
 
-    model: object
-    history: dict
+    model: Model
+    history: dict[str, list[float]]
 
 
 def fit_and_compact(
-    model,
-    pruning_schedule,
-    *data,
-    stages=None,
-    criterion="activation_count",
-    scope="local",
-    include=(),
-    skip=(),
-    min_weights_per_layer=0,
-    sample_every=1,
-    target="weights",
-    gradient_data=None,
-    gradient_steps=None,
-    **fit_arguments,
-):
-    """Trains a model while it prunes whole neurons, and goes on in a smaller model several times.
+    model: Model,
+    pruning_schedule: PruningSchedule | float,
+    *data: Data,
+    stages: int | None = None,
+    criterion: Criterion | str = "activation_count",
+    scope: str = "local",
+    include: LayerSelection = (),
+    skip: LayerSelection = (),
+    min_weights_per_layer: int = 0,
+    sample_every: int = 1,
+    target: str = "weights",
+    gradient_data: Data = None,
+    gradient_steps: int | None = None,
+    **fit_arguments: Any,
+) -> ShrunkFit:
+    """Trains a model, prunes its neurons, and compacts it after each stage of the training.
 
-    The epochs are divided into stages. After each, the dead neurons are removed as by `tfap.compact`, and
-    training goes on in the smaller model with the same masks, activation counts, steps and optimizer state,
-    so that its steps get cheaper.
+    The epochs are divided into stages. After each stage, removable neurons are removed as in `tfap.compact`.
+    Training resumes in the smaller model with the same masks, activation counts, steps, and optimizer state.
 
     Args:
-        model: a compiled Sequential or Functional model of either Keras. It is not changed.
-        pruning_schedule: as in `tfap.prune`. Its sparsities are shares of the given model's weights, a
-            neuron counting with its incoming ones; the outgoing ones go too, so the model ends smaller.
-        *data: `x` and `y`, or what else `fit` takes first.
-        stages: how often to compact, at least 1; each time costs tracing the training step anew. None is 5,
-            or the number of epochs if that is less.
-        scope: as in `tfap.prune`, but "local" by itself: every layer loses the same share, which keeps narrow
-            layers from collapsing.
-        criterion, include, skip, min_weights_per_layer, sample_every, target: as in `tfap.prune`.
-        gradient_data, gradient_steps: as in `tfap.UpdatePruningStep`, which comes by itself here.
-        **fit_arguments: everything else for `fit`, such as `epochs` and `callbacks`. Callbacks see a fit for
-            each stage, with `epochs` and `initial_epoch` of that stage.
+        model: A compiled Sequential or Functional model of either Keras. Unchanged.
+        pruning_schedule: A `PruningSchedule`, or the final sparsity: a float in [0, 1). The sparsity is a
+            fraction of the weights of the given model, where a neuron counts with its incoming weights. The
+            outgoing weights of a pruned neuron are removed too, so the final model is smaller.
+        *data: `x` and `y`, or other first arguments of `fit()`.
+        stages: Integer. Number of times to compact, at least 1. Each stage traces the training step again.
+            None is 5, or the number of epochs if that is less.
+        criterion: As in `tfap.prune`.
+        scope: As in `tfap.prune`, but "local" by default. It prunes the same fraction per layer, so that
+            narrow layers do not collapse.
+        include: As in `tfap.prune`.
+        skip: As in `tfap.prune`.
+        min_weights_per_layer: As in `tfap.prune`.
+        sample_every: As in `tfap.prune`.
+        target: As in `tfap.prune`.
+        gradient_data: As in `tfap.UpdatePruningStep`, which this function adds to the callbacks.
+        gradient_steps: As in `tfap.UpdatePruningStep`.
+        **fit_arguments: Other arguments of `fit()`, such as `epochs` and `callbacks`. Callbacks see one fit
+            per stage, with its own `initial_epoch` and `epochs`.
 
     Returns:
-        A `ShrunkFit`. Its model has a fresh optimizer.
+        A `ShrunkFit` with the trained `model` and its `history`.
 
     Raises:
-        ValueError: fewer epochs than stages, a model that is not compiled, or an `UpdatePruningStep` among
-            the callbacks. And what `tfap.prune` and `tfap.UpdatePruningStep` raise.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is invalid, there are fewer epochs than stages, the model is not compiled, the
+            callbacks contain an `UpdatePruningStep`, or `tfap.prune` or `tfap.UpdatePruningStep` raises.
+
+    Example:
 
     >>> import keras, numpy, tfap
-    >>> model = keras.Sequential(
-    ...     [keras.Input((8,)), keras.layers.Dense(32, activation="relu"), keras.layers.Dense(1)]
-    ... )
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
     >>> x, y = numpy.random.default_rng(0).normal(size=(64, 8)), numpy.zeros(64)
     >>> fit = tfap.fit_and_compact(model, 0.75, x, y, stages=2, epochs=4, verbose=0)
     >>> fit.model.layers[0].units
     8
     """
-    epochs = checks.whole("epochs", fit_arguments.pop("epochs", 1))
-    first = checks.whole("initial_epoch", fit_arguments.pop("initial_epoch", 0), least=0)
+    last_epoch = checks.whole("epochs", fit_arguments.pop("epochs", 1))
+    first_epoch = checks.whole("initial_epoch", fit_arguments.pop("initial_epoch", 0), least=0)
     callbacks = _callbacks(fit_arguments.pop("callbacks", None))
-    stages = min(5, epochs - first) if stages is None else stages
-    _check(model, stages, epochs - first)
+    epochs = last_epoch - first_epoch
+    stages = min(_DEFAULT_STAGES, epochs) if stages is None else stages
+    _check(model, stages, epochs)
     options = {
         "criterion": criterion,
         "scope": scope,
@@ -103,32 +119,23 @@ def fit_and_compact(
         "sample_every": sample_every,
         "target": target,
     }
-    current = prune(model, pruning_schedule, **options)
-    if getattr(current, "optimizer", None) is None:
-        raise ValueError(
-            "The settings of compile() cannot be copied, as a warning above says: fit_and_compact needs them."
-        )
-    whole, history = _cost(current), {}
     gradients = {"gradient_data": gradient_data, "gradient_steps": gradient_steps}
-    ends = first + np.round(np.arange(1, stages + 1) * (epochs - first) / stages).astype(int)
-    for begin, end in zip([first, *ends], ends):
-        pruning = _UpdateRescaled(whole / _cost(current), epochs - first, **gradients)
-        fitted = current.fit(
-            *data,
-            initial_epoch=int(begin),
-            epochs=int(end),
-            callbacks=[pruning, *callbacks],
-            **fit_arguments,
-        )
-        _extend(history, fitted.history, _weights(current))
-        if end == epochs or current.stop_training:
+    wrapped: Any = _wrapped(model, pruning_schedule, options)
+    dense_cost = _cost(wrapped)
+    history: dict[str, list[float]] = {}
+    for stage_begin, stage_end in itertools.pairwise(_stage_borders(first_epoch, epochs, stages)):
+        pruning = _UpdateRescaled(dense_cost / _cost(wrapped), epochs, **gradients)
+        stage_epochs = {"initial_epoch": stage_begin, "epochs": stage_end}
+        stage = wrapped.fit(*data, **stage_epochs, callbacks=[pruning, *callbacks], **fit_arguments)
+        _extend(history, stage.history, _weight_count(wrapped))
+        if stage_end == last_epoch or wrapped.stop_training:
             break
-        current = _continued(current, pruning_schedule, options)
-    return ShrunkFit(compact(strip_pruning(current)), history)
+        wrapped = _compacted(wrapped, pruning_schedule, options)
+    return ShrunkFit(compact(strip_pruning(wrapped)), history)
 
 
 class _UpdateRescaled(UpdatePruningStep):
-    """Prunes by a schedule that means the model as it was given, spread over all stages."""
+    """Prunes by a schedule that is relative to the given model and covers all stages."""
 
     def __init__(self, times_smaller, epochs, **gradients):
         super().__init__(**gradients)
@@ -139,24 +146,24 @@ class _UpdateRescaled(UpdatePruningStep):
         schedule = wrapper.pruning_schedule
         if isinstance(schedule, float):
             schedule = schedules.over_fit(schedule, self._epochs * self.params["steps"])
-        kind = RescaledIntervals if schedules.by_epochs(schedule) else Rescaled
-        return kind(schedule, self._times_smaller)
+        rescaled = RescaledIntervals if schedules.by_epochs(schedule) else Rescaled
+        return rescaled(schedule, self._times_smaller)
 
     def _check_fit_length(self):
         if not (self.params or {}).get("steps"):
             raise ValueError(
-                "A float as the pruning schedule is spread over the fit, whose length is unknown here: pass "
+                "The length of the fit is unknown, but a float as pruning_schedule needs it: pass "
                 "steps_per_epoch, or a schedule in steps such as tfap.PolynomialDecay(...)."
             )
 
     def _warn_of_missing_updates(self):
-        """A stage may well prune nothing."""
+        """Does nothing: a stage may have no updates."""
 
 
-def _callbacks(given):
-    callbacks = list(given) if isinstance(given, list | tuple) else [given] if given else []
+def _callbacks(callbacks):
+    callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks else []
     if any(isinstance(callback, UpdatePruningStep) for callback in callbacks):
-        raise ValueError("fit_and_compact adds UpdatePruningStep itself: leave it out of callbacks.")
+        raise ValueError("fit_and_compact adds UpdatePruningStep itself: remove it from callbacks.")
     return callbacks
 
 
@@ -172,115 +179,133 @@ def _check(model, stages, epochs):
         )
 
 
+def _wrapped(model, pruning_schedule, options):
+    wrapped = prune(model, pruning_schedule, **options)
+    if getattr(wrapped, "optimizer", None) is None:
+        raise ValueError(
+            "fit_and_compact needs the settings of compile(), which cannot be copied: the warning above says "
+            "why."
+        )
+    return wrapped
+
+
+def _stage_borders(first_epoch, epochs, stages):
+    """Epochs at which the stages begin, and the last epoch."""
+    return [first_epoch + int(np.round(stage * epochs / stages)) for stage in range(stages + 1)]
+
+
 def _cost(model):
-    """What the prunable weights cost in the unit of the target."""
+    """Cost of the prunable weights in the unit of the target."""
     return sum(weight.whole_cost for weight in mask_update.pruned_weights(model))
 
 
-def _weights(model):
-    """How many weights the model itself has, without those of the wrappers."""
+def _weight_count(model):
+    """Number of weights of the model without those of the wrappers."""
     layers = [unwrap(layer) for _, layer in Graph(model).layers()]
     return sum(math.prod(weight.shape) for layer in layers for weight in keras_compat.weights_of(layer))
 
 
-def _extend(history, more, weights):
-    epochs = len(next(iter(more.values()), []))
-    for name, values in {**more, "weights": [weights] * epochs}.items():
+def _extend(history, stage_history, weight_count):
+    epochs = len(next(iter(stage_history.values()), []))
+    for name, values in {**stage_history, "weights": [weight_count] * epochs}.items():
         history.setdefault(name, []).extend(values)
 
 
-# -- the same training in a smaller model ------------------------------------------------------------
+# -- the state of the training in a smaller model ----------------------------------------------------
 
 
-def _continued(trained, pruning_schedule, options):
+def _compacted(trained, pruning_schedule, options):
     """The wrapped model without its dead neurons, in the same state of training."""
-    plain = strip_pruning(trained)
-    cut = smaller(plain, liveness.Liveness(plain))
-    current = prune(cut.model, pruning_schedule, **options)
-    _carry_pruning(trained, current, cut)
+    stripped = strip_pruning(trained)
+    compaction = remove_dead_channels(stripped, Liveness(stripped))
+    wrapped = prune(compaction.model, pruning_schedule, **options)
+    _copy_pruning_state(trained, wrapped, compaction)
     try:
-        _carry_optimizer(trained, current, cut)
+        _copy_optimizer_state(trained, wrapped, compaction)
     except TypeError as error:
-        logging.warning("The smaller model's optimizer begins anew: %s.", error)
-    _carry_seeds(trained, current)
-    return current
+        logging.warning("The optimizer of the compacted model is reset: %s.", error)
+    _copy_seeds(trained, wrapped)
+    return wrapped
 
 
-def _carry_pruning(trained, current, cut):
-    old = dict(Graph(trained).layers())
-    for path, layer in Graph(current).layers():
-        if keras_compat.is_tfap_wrapper(layer) and keras_compat.is_tfap_wrapper(old.get(path)):
-            _carry_counts(old[path], layer, path, cut)
-            if is_pruning_wrapper(layer) and is_pruning_wrapper(old[path]):
-                layer.last_update_step.assign(old[path].last_update_step.numpy())
-                layer.updates_made.assign(old[path].updates_made.numpy())
-                _carry_masks(old[path], layer, path, cut)
-                _carry_memory(old[path], layer, path, cut)
+def _copy_pruning_state(trained, compacted, compaction):
+    old_layers = dict(Graph(trained).layers())
+    for path, new in Graph(compacted).layers():
+        old = old_layers.get(path)
+        if keras_compat.is_tfap_wrapper(new) and keras_compat.is_tfap_wrapper(old):
+            _copy_counts(old, new, path, compaction)
+            if is_pruning_wrapper(new) and is_pruning_wrapper(old):
+                new.last_update_step.assign(old.last_update_step.numpy())
+                new.updates_made.assign(old.updates_made.numpy())
+                _copy_masks(old, new, path, compaction)
+                _copy_memory(old, new, path, compaction)
 
 
-def _carry_counts(old, new, path, cut):
+def _copy_counts(old, new, path, compaction):
     new.pruning_step.assign(old.pruning_step.numpy())
     counts = old.own_counts()
     if counts is None:
         return
-    new.set_counts(counts[_counted_that_stay(new, path, cut, len(counts.counts))])
+    new.set_counts(counts[_kept_neurons(new, path, compaction, len(counts.counts))])
 
 
-def _carry_memory(old, new, path, cut):
+def _copy_memory(old, new, path, compaction):
     if old.remembers:
-        new.carry_memory(old, _counted_that_stay(new, path, cut, len(old.counted().counts)))
+        new.carry_memory(old, _kept_neurons(new, path, compaction, len(old.counted().counts)))
 
 
-def _counted_that_stay(wrapper, path, cut, count):
-    """bool array: which of the neurons that are counted for a layer stay."""
-    by_input = getattr(wrapper, "criterion", None) and wrapper.criterion.counts == "input"
-    side = cut.inputs if by_input else cut.channels
-    return side.get(path, np.ones(count, bool))
+def _kept_neurons(wrapper, path, compaction, count):
+    """Bool array of the counted neurons of a layer that compaction kept."""
+    counts_inputs = getattr(wrapper, "criterion", None) and wrapper.criterion.counts == "input"
+    kept = compaction.inputs if counts_inputs else compaction.channels
+    return kept.get(path, np.ones(count, bool))
 
 
-def _carry_masks(old, new, path, cut):
+def _copy_masks(old, new, path, compaction):
     for (spec, kernel, mask), (_, _, new_mask) in zip(old.kernel_and_mask(), new.kernel_and_mask()):
-        # A neuron goes on costing what it cost in the given model, also with fewer inputs.
+        # A neuron keeps the cost that it had in the given model, although it has fewer inputs.
         fan_in, new_fan_in = (
-            math.prod(part.shape) // neuron_count(spec, part.shape) for part in (mask, new_mask)
+            math.prod(array.shape) // neuron_count(spec, array.shape) for array in (mask, new_mask)
         )
         new.fan_in_scale[spec.name] = old.fan_in_scale.get(spec.name, 1.0) * fan_in / new_fan_in
-        at = next(at for at, weight in enumerate(old.layer.weights) if weight is kernel)
-        new_mask.assign(_cut(mask.numpy(), path, at, cut))
+        index = next(index for index, weight in enumerate(old.layer.weights) if weight is kernel)
+        new_mask.assign(_kept_values(mask.numpy(), path, index, compaction))
 
 
-def _cut(values, path, at, cut):
-    """What stays of an array of the shape of a layer's weight number `at`."""
-    return values.ravel()[cut.weights[path][at]] if path in cut.weights else values
+def _kept_values(values, path, index, compaction):
+    """The kept part of an array that has the shape of a layer's weight with this index."""
+    return values.ravel()[compaction.weights[path][index]] if path in compaction.weights else values
 
 
-def _carry_optimizer(trained, current, cut):
-    names = _names(trained)
-    old = {}
+def _copy_optimizer_state(trained, compacted, compaction):
+    variable_keys = _trainable_variable_keys(trained)
+    old_values = {}
     for variable, index, slot in keras_compat.optimizer_slots(trained):
-        old[None if index is None else names[index], slot] = variable.numpy()
-    names = _names(current)
-    for variable, index, slot in keras_compat.optimizer_slots(current):
-        name = None if index is None else names[index]
-        if (name, slot) not in old:
-            continue  # of a bias that compaction has added
-        value = old[name, slot] if name is None else _cut(old[name, slot], *name, cut)
+        old_values[None if index is None else variable_keys[index], slot] = variable.numpy()
+    variable_keys = _trainable_variable_keys(compacted)
+    for variable, index, slot in keras_compat.optimizer_slots(compacted):
+        key = None if index is None else variable_keys[index]
+        if (key, slot) not in old_values:
+            continue  # the slot of a bias that compaction added
+        value = old_values[key, slot]
+        if key is not None:
+            value = _kept_values(value, *key, compaction)
         if value.shape == tuple(variable.shape):
             variable.assign(value)
 
 
-def _names(model):
+def _trainable_variable_keys(model):
     """`(path, index among the layer's weights)` of every trainable variable, in order."""
-    named = {
-        id(weight): (path, at)
+    keys = {
+        id(weight): (path, index)
         for path, layer in Graph(model).layers()
         if keras_compat.is_layer(layer)
-        for at, weight in enumerate(unwrap(layer).weights)
+        for index, weight in enumerate(unwrap(layer).weights)
     }
-    return [named.get(id(variable), ("", at)) for at, variable in enumerate(model.trainable_variables)]
+    return [keys.get(id(variable), ("", index)) for index, variable in enumerate(model.trainable_variables)]
 
 
-def _carry_seeds(trained, current):
-    old, new = keras_compat.SeedStates(trained), keras_compat.SeedStates(current)
-    if old and len(old) == len(new):
-        new.write(old.read())
+def _copy_seeds(trained, compacted):
+    old_states, new_states = keras_compat.SeedStates(trained), keras_compat.SeedStates(compacted)
+    if old_states and len(old_states) == len(new_states):
+        new_states.write(old_states.read())

@@ -1,29 +1,33 @@
-"""What `compact` has removed, what had to stay and why, and the proof that outputs are the same."""
+"""Reports what `tfap.compact` removed, what it kept and why, and whether the outputs are the same."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from tfap import keras_compat
-from tfap.compaction.compact import shaped
+from tfap.compaction.compact import kept_groups
 from tfap.graph import flops
 from tfap.graph.calls import Graph, channel_axis
-from tfap.graph.liveness import Liveness
+from tfap.graph.liveness import Kept, Liveness
 from tfap.keras_compat import equality
 from tfap.keras_compat.inputs import listed
+from tfap.keras_compat.types import Arrays, Model
 from tfap.utils import tables
 from tfap.utils.accuracy import accuracy, check_labels
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerChange:
-    """One layer with weights, before and after.
+    """The size of a layer with weights before and after compaction.
 
     Attributes:
-        path: of the layer, such as `inner/dense`.
-        units, weights, flops: `(before, after)`: output units or channels; weights; floating-point
-            operations a sample, None where they are not counted.
+        path: String. Path of the layer, such as `"inner/dense"`.
+        units: Tuple `(before, after)`. Output units or channels.
+        weights: Tuple `(before, after)`. Number of weights.
+        flops: Tuple `(before, after)`. FLOPs per sample, or None if unknown.
     """
 
     path: str
@@ -34,20 +38,22 @@ class LayerChange:
 
 @dataclasses.dataclass(frozen=True)
 class CompactionReport:
-    """The report; prints as a table with the certificate below it.
+    """The result of `tfap.compaction_report`. Prints as a table, with the equivalence check below it.
 
     Attributes:
-        layers: a `LayerChange` for each layer with weights, in graph order.
-        kept: `liveness.Kept` entries: constant channels that stayed, and why.
-        difference: `equality.Difference`: how far outputs are apart, absolute and relative.
-        rounding: the relative difference that rounding explains.
-        beyond_proof: neurons that were removed although they could matter (`drop_silent`).
-        samples: how many inputs were compared; `on_data` says whether they were given or random.
-        accuracy: `(before, after)` on the given data, None without labels.
+        layers: Tuple of `LayerChange`, one per layer with weights, in graph order.
+        kept: Tuple of entries with `path`, `channels`, and `reason`, one per layer and reason: constant
+            channels that are not removable.
+        difference: Largest difference of an output, with `absolute` and `relative`.
+        rounding: Float. Relative difference within float tolerance.
+        beyond_proof: Integer. Neurons that `drop_silent` removed although they may fire on other inputs.
+        samples: Integer. Number of inputs on which outputs were compared.
+        on_data: Boolean. Whether the inputs are the given data. Otherwise, they are random.
+        accuracy: Tuple `(before, after)` on the given data, or None without labels.
     """
 
     layers: tuple[LayerChange, ...]
-    kept: tuple
+    kept: tuple[Kept, ...]
     difference: equality.Difference
     rounding: float
     beyond_proof: int
@@ -56,43 +62,43 @@ class CompactionReport:
     accuracy: tuple[float, float] | None = None
 
     @property
-    def weights(self):
-        """`(before, after)` of the whole model."""
+    def weights(self) -> tuple[int, int]:
+        """Number of weights of the whole model: `(before, after)`."""
         return _total(change.weights for change in self.layers)
 
     @property
-    def flops(self):
-        """`(before, after)` of the whole model, of the layers whose operations are counted."""
+    def flops(self) -> tuple[int, int]:
+        """FLOPs per sample of the layers whose FLOPs are known: `(before, after)`."""
         return _total(change.flops for change in self.layers if change.flops)
 
     @property
-    def exact(self):
-        """True if only what provably cannot matter was removed, and outputs agree to rounding."""
+    def exact(self) -> bool:
+        """Whether only removable neurons were removed and outputs are equal within float tolerance."""
         return not self.beyond_proof and self.difference.relative <= self.rounding
 
     @property
-    def certificate(self):
-        """The proof in words."""
+    def certificate(self) -> str:
+        """The equivalence check as text."""
         inputs = f"{self.samples} {'given' if self.on_data else 'random'} inputs"
-        apart = f"{self.difference.absolute:.1e} absolute, {self.difference.relative:.1e} relative"
-        lines = [f"Largest difference of an output on {inputs}: {apart}."]
+        difference = f"{self.difference.absolute:.1e} absolute, {self.difference.relative:.1e} relative"
+        lines = [f"Largest difference of an output on {inputs}: {difference}."]
         if self.beyond_proof:
             lines.append(
-                f"Not exact: {self.beyond_proof} neurons were removed that were silent on the counted "
-                "data; on other inputs they may fire."
+                f"Not exact: {self.beyond_proof} of the removed neurons were silent on the data of counts, "
+                "but may fire on other inputs."
             )
         elif self.exact:
-            lines.append("Exact: every neuron that was removed is constant or is read by nothing.")
+            lines.append("Exact: every removed neuron is constant or unused.")
         else:
-            lines.append(f"Not the same model: rounding explains {self.rounding:.0e} relative.")
+            lines.append(f"Not the same model: the float tolerance is {self.rounding:.0e} relative.")
         if self.accuracy:
             lines.append(
                 f"Accuracy on the given data: {self.accuracy[0]:.2%} before, {self.accuracy[1]:.2%} after."
             )
         return "\n".join(lines)
 
-    def to_dict(self):
-        """Everything as plain data."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain data, ready for JSON."""
         return {
             **dataclasses.asdict(self),
             "weights": self.weights,
@@ -100,103 +106,109 @@ class CompactionReport:
             "exact": self.exact,
         }
 
-    def __str__(self):
-        table = tables.table_of(["layer"], ["units", "left", "weights", "left", "FLOPs", "left"])
+    def __str__(self) -> str:
+        table = tables.table_of(["layer"], ["units", "kept", "weights", "kept", "FLOPs", "kept"])
         for change in self.layers:
-            operations = [f"{count:,}" for count in change.flops] if change.flops else ["-", "-"]
-            table.add_row(change.path, *_texts(change.units), *_texts(change.weights), *operations)
+            layer_flops = _texts(change.flops) if change.flops else ["-", "-"]
+            table.add_row(change.path, *_texts(change.units), *_texts(change.weights), *layer_flops)
         table.add_section()
         table.add_row("all", "", "", *_texts(self.weights), *_texts(self.flops))
-        stayed = [
-            f"{kept.path}: constant channels stay ({kept.channels}): {kept.reason}." for kept in self.kept
+        kept_lines = [
+            f"{kept.path}: constant channels kept ({kept.channels}): {kept.reason}." for kept in self.kept
         ]
-        return tables.as_text(table, *self.certificate.splitlines(), *stayed)
+        return tables.as_text(table, *self.certificate.splitlines(), *kept_lines)
 
     __repr__ = __str__
 
 
-def compaction_report(model, compacted, data=None):
-    """Says what `tfap.compact` has removed, why other channels stayed, and that outputs are the same.
+def compaction_report(
+    model: Model, compacted: Model, data: Arrays | tuple[Arrays, Arrays] | None = None
+) -> CompactionReport:
+    """Reports what `tfap.compact` removed, and checks that the outputs are the same.
 
     Args:
-        model: the model that was given to `compact`.
-        compacted: what it returned.
-        data: inputs to compare outputs on: an array, a list or dict of arrays for several inputs, or a
-            tuple `(x, y)` with integer or one-hot labels for the accuracy too. None: random inputs.
+        model: The model that was passed to `tfap.compact`. Unchanged.
+        compacted: The model that `tfap.compact` returned. Unchanged.
+        data: Inputs on which to compare outputs: an array, a list or dict of arrays, or a tuple `(x, y)` with
+            integer or one-hot labels to also compare the accuracy. None uses random inputs.
 
     Returns:
-        A `CompactionReport`.
+        A `CompactionReport`. It prints as a table.
 
     Raises:
-        TypeError, ValueError: no plain models, `compacted` does not have the layers of `model`, or labels
-            that do not fit the outputs.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a model is wrapped, subclassed, or unbuilt; if `compacted` is not a compacted version
+            of `model`; or if the labels do not match the outputs.
 
-    >>> import keras, numpy
-    >>> model = keras.Sequential(
-    ...     [keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)]
-    ... )
+    Example:
+
+    >>> import keras, numpy, tfap
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
     >>> model.layers[0].set_weights([numpy.eye(4, 8), numpy.ones(8)])
-    >>> report = compaction_report(model, compaction.compact(model))
+    >>> report = tfap.compaction_report(model, tfap.compact(model))
     >>> report.layers[0].units, report.exact
     ((8, 4), True)
     """
-    for each in (model, compacted):
-        keras_compat.check_plain(each, "tfap.compaction_report")
-    found = Liveness(model)
+    for checked in (model, compacted):
+        keras_compat.check_plain(checked, "tfap.compaction_report")
+    liveness = Liveness(model)
     before, after = Graph(model), Graph(compacted)
     if list(before.calls_of) != list(after.calls_of):
-        raise ValueError(f"'{compacted.name}' is no compacted '{model.name}': their layers differ.")
-    inputs, labels = _read(data, model)
-    changes = _changes(before, after, [_operations(model), _operations(compacted)])
+        raise ValueError(
+            f"'{compacted.name}' is not a compacted version of '{model.name}': their layers differ."
+        )
+    inputs, labels = _inputs_and_labels(data, model)
     return CompactionReport(
-        layers=tuple(changes),
-        kept=tuple(found.kept()),
+        layers=tuple(_layer_changes(before, after, [_layer_flops(model), _layer_flops(compacted)])),
+        kept=tuple(liveness.kept()),
         difference=equality.difference(model, compacted, inputs),
         rounding=equality.rounding(model),
-        beyond_proof=_beyond_proof(found, after),
+        beyond_proof=_removed_beyond_proof(liveness, after),
         samples=equality.SAMPLES if inputs is None else len(inputs[0]),
         on_data=inputs is not None,
-        accuracy=None if labels is None else tuple(_accuracy(m, inputs, labels) for m in (model, compacted)),
+        accuracy=None
+        if labels is None
+        else (_accuracy(model, inputs, labels), _accuracy(compacted, inputs, labels)),
     )
 
 
-def _changes(before, after, operations):
-    for (path, layer), (_, smaller) in zip(before.layers(), after.layers()):
+def _layer_changes(before, after, flops_by_path):
+    for (path, layer), (_, compacted_layer) in zip(before.layers(), after.layers()):
         if keras_compat.weights_of(layer):
-            weights = (
-                sum(math.prod(weight.shape) for weight in keras_compat.weights_of(each))
-                for each in (layer, smaller)
-            )
-            counted = [counts.get(path) for counts in operations]
+            old_flops, new_flops = (known.get(path) for known in flops_by_path)
             yield LayerChange(
                 path,
                 (_units(before, path), _units(after, path)),
-                tuple(weights),
-                None if None in counted else tuple(counted),
+                (_weight_count(layer), _weight_count(compacted_layer)),
+                None if old_flops is None or new_flops is None else (old_flops, new_flops),
             )
 
 
-def _units(layers, path):
-    call = layers.calls_of[path][0]
+def _weight_count(layer):
+    return sum(math.prod(weight.shape) for weight in keras_compat.weights_of(layer))
+
+
+def _units(graph, path):
+    call = graph.calls_of[path][0]
     return call.outputs[0].shape[channel_axis(call.layer)]
 
 
-def _operations(model):
+def _layer_flops(model) -> Mapping[str, int]:
     try:
         return flops.layer_flops(model)
-    except ValueError:  # they depend on sizes that the model leaves open
+    except ValueError:  # they depend on undefined dimensions
         return {}
 
 
-def _beyond_proof(found, after):
-    """How many units went that a `Liveness` of the given model would have kept."""
-    stay = shaped(found)
-    provable = {path: int(stay[found.groups(path)[1]].sum()) for path in found.affines}
-    return sum(max(0, left - _units(after, path)) for path, left in provable.items())
+def _removed_beyond_proof(liveness, after):
+    """Number of removed units that a `Liveness` of the given model keeps."""
+    kept = kept_groups(liveness)
+    provable = {path: int(kept[liveness.groups(path)[1]].sum()) for path in liveness.affines}
+    return sum(max(0, units - _units(after, path)) for path, units in provable.items())
 
 
-def _read(data, model):
-    """`(list of the model's inputs, labels)`, None for what is not given."""
+def _inputs_and_labels(data, model):
+    """`(list of the model's inputs, labels)`, with None for what is not given."""
     if data is None:
         return None, None
     inputs, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
