@@ -305,7 +305,7 @@ CASES = {
     "Low rank": {
         "low_rank.singular_values(None)": (TypeError, "takes a Keras model"),
         "low_rank.ranks(model, tolerance=-1)": (ValueError, "tolerance must be None or a number >= 0"),
-        "low_rank.factorize(model)": (ValueError, "Give exactly one of rank, energy and error"),
+        "low_rank.factorize(model)": (ValueError, "Pass exactly one of rank, energy and error"),
         "low_rank.factorize(model, rank=0)": (ValueError, "rank must be at least 1"),
         "low_rank.factorize(model, rank=0.5)": (TypeError, "rank must be an int"),
         "low_rank.factorize(model, energy=2.0)": (ValueError, r"energy must be in \(0, 1\]"),

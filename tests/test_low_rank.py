@@ -433,7 +433,7 @@ def test_a_name_that_is_taken(keras_module):
         (dict(rank=0), ValueError, "rank must be at least 1: received 0"),
         (dict(rank=2.0), TypeError, "rank must be an int or {layer path: int}: received 2.0"),
         (dict(rank={"dens": 2}), ValueError, "no layer 'dens' in the model. Its layers are: conv_a"),
-        (dict(rank={"dense": 2}, layers=["dense"]), ValueError, "leave out layers"),
+        (dict(rank={"dense": 2}, layers=["dense"]), ValueError, "remove the argument layers"),
         (dict(rank=2, layers=["depthwise"]), ValueError, "'depthwise' cannot be factorized: it is a Depth"),
         (dict(rank=9, layers="dense"), ValueError, r"saves no weights: .*'dense' rank 9 \(saves up to 5\)"),
         (dict(rank=9, layers=[]), ValueError, "saves no weights: .* nothing, as there is no Dense layer"),

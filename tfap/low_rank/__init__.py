@@ -1,4 +1,4 @@
-"""Kernels as matrices: their singular values and ranks, and layers that use that the rank is low."""
+"""Singular values and ranks of kernels, low-rank factors, and a regularizer toward low rank."""
 
 from tfap.low_rank.factorization import factorize
 from tfap.low_rank.reconstruction import pca_reconstruction, svd_reconstruction

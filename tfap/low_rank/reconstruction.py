@@ -1,54 +1,68 @@
-"""Models whose kernels are replaced by the nearest ones of a lower rank."""
+"""Replaces kernels by low-rank approximations of the same shape."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from tfap import keras_compat
 from tfap.graph.calls import Graph
 from tfap.keras_compat import Replacement
+from tfap.keras_compat.types import Model
 from tfap.low_rank.spectra import check_rank, of_model
 
 
-def pca_reconstruction(model, ranks):
-    """Replaces kernels by their reconstruction from principal components, as Ganguli and Chong (2024) do.
+def pca_reconstruction(model: Model, ranks: int | dict[str, int]) -> Model:
+    """Replaces kernels by their reconstruction from principal components.
 
-    As in scikit-learn's PCA the rows of the matrix (a row for each input of a neuron) are the samples:
-    their mean is subtracted, k components are kept and the mean is added back. The mean has a rank of its
-    own, so the kernel's rank is up to k + 1.
+    As in scikit-learn's PCA, the rows of the kernel matrix (one per input of a neuron) are the samples. Their
+    mean is subtracted, k components are kept, and the mean is added back. The mean can add 1 to the rank, so
+    the rank of the new kernel is at most k + 1.
 
     Args:
-        model: a plain built Sequential or Functional model of either Keras. It is not changed.
-        ranks: the number of components k, an int >= 0 for every layer that `tfap.low_rank.ranks` names,
-            or `{layer path: int}`; layers not named stay. As many as there are, or more, change nothing.
+        model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
+        ranks: Number of components k: an integer >= 0 for every layer in `tfap.low_rank.ranks`, or a dict of
+            layer path to integer. Layers that are not in the dict are unchanged. A kernel with at most k
+            components is unchanged.
 
     Returns:
-        A new model of the same graph, compiled alike if the model was (with a fresh optimizer).
+        A new model with the same graph, compiled alike, with a fresh optimizer.
 
     Raises:
-        TypeError, ValueError: no plain, built model; ranks of another type, below 0, or of layers that
-            have no kernel that is a matrix or cannot be rebuilt from their config.
+        TypeError: If `model` is not a Keras model, or `ranks` has the wrong type.
+        ValueError: If the model is wrapped, subclassed, or unbuilt; a rank is negative; or a layer has a
+            kernel that is not a matrix or cannot be rebuilt from its config.
+
+    Example:
 
     >>> import keras, tfap
     >>> from tfap import low_rank
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="dense")])
     >>> low_rank.ranks(low_rank.pca_reconstruction(model, 3))
     {'dense': 4}
+
+    References:
+        - [Ganguli and Chong, 2024](https://doi.org/10.3390/a17010048)
     """
-    return _reconstructed(model, ranks, _principal_components, "tfap.low_rank.pca_reconstruction")
+    return _reconstruct(model, ranks, _principal_components, "tfap.low_rank.pca_reconstruction")
 
 
-def svd_reconstruction(model, ranks):
-    """Replaces kernels by the nearest ones of a rank: their truncated singular value decomposition.
+def svd_reconstruction(model: Model, ranks: int | dict[str, int]) -> Model:
+    """Replaces kernels by the nearest kernels of a lower rank: their truncated singular value decomposition.
 
     Args:
-        model: a plain built Sequential or Functional model of either Keras. It is not changed.
-        ranks: the largest rank, an int >= 0 for every layer that `tfap.low_rank.ranks` names, or
-            `{layer path: int}`; layers not named stay.
+        model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
+        ranks: Largest rank: an integer >= 0 for every layer in `tfap.low_rank.ranks`, or a dict of layer path
+            to integer. Layers that are not in the dict are unchanged.
 
     Returns:
-        A new model of the same graph, compiled alike if the model was (with a fresh optimizer).
+        A new model with the same graph, compiled alike, with a fresh optimizer.
 
     Raises:
-        TypeError, ValueError: as for `pca_reconstruction`.
+        TypeError: If `model` is not a Keras model, or `ranks` has the wrong type.
+        ValueError: If the model is wrapped, subclassed, or unbuilt; a rank is negative; or a layer has a
+            kernel that is not a matrix or cannot be rebuilt from its config.
+
+    Example:
 
     >>> import keras
     >>> from tfap import low_rank
@@ -56,46 +70,51 @@ def svd_reconstruction(model, ranks):
     >>> low_rank.ranks(low_rank.svd_reconstruction(model, 3))
     {'dense': 3}
     """
-    return _reconstructed(model, ranks, _truncated, "tfap.low_rank.svd_reconstruction")
+    return _reconstruct(model, ranks, _truncated_svd, "tfap.low_rank.svd_reconstruction")
 
 
-def _reconstructed(model, ranks, reconstruct, function):
+def _reconstruct(
+    model: Model,
+    ranks: int | dict[str, int],
+    approximate: Callable[[np.ndarray, int], np.ndarray],
+    function: str,
+) -> Model:
     keras_compat.check_plain(model, function)
-    layers = Graph(model)
-    found = {matrix.path: matrix for matrix in of_model(model)}
-    ranks = _checked(ranks, found)
+    graph = Graph(model)
+    matrices = {matrix.path: matrix for matrix in of_model(model)}
+    rank_of_layer = _rank_of_layer(ranks, matrices)
 
     def replace(layer):
-        copied, path = keras_compat.copied(layer), layers.path_of(layer)
-        if path not in ranks:
-            return copied
-        if copied.layer is layer:
+        replacement, path = keras_compat.copied(layer), graph.path_of(layer)
+        if path not in rank_of_layer:
+            return replacement
+        if replacement.layer is layer:
             raise ValueError(f"The layer '{path}' cannot be replaced: {keras_compat.why_shared(layer)}.")
-        matrix, weights = found[path], list(copied.weights)
-        weights[matrix.index] = matrix.kernel(reconstruct(matrix.values, ranks[path]))
-        return Replacement(copied.layer, weights)
+        matrix, weights = matrices[path], list(replacement.weights)
+        weights[matrix.index] = matrix.kernel(approximate(matrix.values, rank_of_layer[path]))
+        return Replacement(replacement.layer, weights)
 
     return keras_compat.rebuild(model, replace)
 
 
-def _checked(ranks, found):
-    """`{layer path: rank}` of the ranks that were given."""
-    ranks = ranks if isinstance(ranks, dict) else dict.fromkeys(found, ranks)
-    for path, rank in ranks.items():
+def _rank_of_layer(ranks, matrices):
+    """`{layer path: rank}`, checked, from the argument `ranks`."""
+    rank_of_layer = ranks if isinstance(ranks, dict) else dict.fromkeys(matrices, ranks)
+    for path, rank in rank_of_layer.items():
         check_rank(rank, "ranks", 0)
-        if path not in found:
+        if path not in matrices:
             raise ValueError(
-                f"ranks names '{path}', which is no layer whose kernel is a matrix: these are "
-                f"{', '.join(found)}."
+                f"ranks names '{path}', which is not a layer whose kernel is a matrix: these are "
+                f"{', '.join(matrices)}."
             )
-    return ranks
+    return rank_of_layer
 
 
 def _principal_components(matrix, count):
     mean = matrix.mean(axis=0)
-    return _truncated(matrix - mean, count) + mean
+    return _truncated_svd(matrix - mean, count) + mean
 
 
-def _truncated(matrix, rank):
+def _truncated_svd(matrix, rank):
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     return (left[:, :rank] * values[:rank]) @ right[:rank]

@@ -1,9 +1,10 @@
-"""What pruning does to singular values, update by update."""
+"""Records the singular values before and after every mask update."""
 
 import dataclasses
 
 import numpy as np
 
+from tfap.keras_compat.types import Data
 from tfap.layers.find import prunable_layers, with_paths
 from tfap.low_rank.spectra import of_layers, spectrum
 from tfap.training.callbacks import UpdatePruningStep
@@ -11,13 +12,14 @@ from tfap.training.callbacks import UpdatePruningStep
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpectraAtUpdate:
-    """The singular values around one mask update.
+    """The singular values before and after one mask update.
 
     Attributes:
-        step: training steps so far, over all fits.
-        before, after: `{layer path: float64 array, descending}` of every layer that is pruned and has a
-            kernel that is a matrix.
-        sparsity: the pruned share of the prunable weights afterwards.
+        step: Integer. Number of training steps so far, over all fits.
+        before: Dict of layer path to a descending float64 array. Singular values before the update of every
+            pruned layer whose kernel is a matrix.
+        after: Dict of the same form. Singular values after the update.
+        sparsity: Float in [0, 1]. Pruned fraction of the prunable weights after the update.
     """
 
     step: int
@@ -27,16 +29,20 @@ class SpectraAtUpdate:
 
 
 class RecordSingularValues(UpdatePruningStep):
-    """Prunes like `tfap.UpdatePruningStep`, in whose place it stands, and keeps the singular values.
+    """Prunes like `tfap.UpdatePruningStep`, and records the singular values around every mask update.
 
-    With it the claim of Ganguli and Chong (Algorithms 17(1):48, 2024) can be looked at, that a prune takes
-    from the singular values what a loss on their sum would take.
+    Use it in place of `tfap.UpdatePruningStep`. It shows whether an update lowers the singular values as a
+    loss on their sum would, as Ganguli and Chong claim.
 
     Args:
-        total_steps, **gradients: as for `tfap.UpdatePruningStep`.
+        total_steps: As in `tfap.UpdatePruningStep`.
+        gradient_data: As in `tfap.UpdatePruningStep`.
+        gradient_steps: As in `tfap.UpdatePruningStep`.
 
     Attributes:
-        history: a `SpectraAtUpdate` for each mask update of all fits, in order.
+        history: List of `SpectraAtUpdate`, one per mask update of all fits, in order.
+
+    Example:
 
     >>> import keras, numpy, tfap
     >>> from tfap import low_rank
@@ -48,16 +54,23 @@ class RecordSingularValues(UpdatePruningStep):
     >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[recorder])
     >>> [(record.step, record.sparsity, record.after["hidden"].shape) for record in recorder.history]
     [(2, 0.5, (4,))]
+
+    References:
+        - [Ganguli and Chong, 2024](https://doi.org/10.3390/a17010048)
     """
 
-    def __init__(self, total_steps=None, **gradients):
-        super().__init__(total_steps, **gradients)
-        self.history = []
+    def __init__(
+        self, total_steps: int | None = None, gradient_data: Data = None, gradient_steps: int | None = None
+    ) -> None:
+        super().__init__(total_steps, gradient_data=gradient_data, gradient_steps=gradient_steps)
+        self.history: list[SpectraAtUpdate] = []
 
-    def before_update(self):
+    def before_update(self) -> None:
+        """Keeps the singular values before a mask update."""
         self._before = self._spectra()
 
-    def after_update(self):
+    def after_update(self) -> None:
+        """Adds a `SpectraAtUpdate` to the history."""
         wrappers = prunable_layers(self.model)
         step = max(int(wrapper.pruning_step.numpy()) for wrapper in wrappers)
         masks = [mask.numpy() for wrapper in wrappers for _, _, mask in wrapper.kernel_and_mask()]
@@ -65,5 +78,4 @@ class RecordSingularValues(UpdatePruningStep):
         self.history.append(SpectraAtUpdate(step, self._before, self._spectra(), float(sparsity)))
 
     def _spectra(self):
-        found = of_layers(with_paths(self.model))
-        return {matrix.path: spectrum(matrix) for matrix in found}
+        return {matrix.path: spectrum(matrix) for matrix in of_layers(with_paths(self.model))}

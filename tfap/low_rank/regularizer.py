@@ -1,7 +1,8 @@
-"""A loss on singular values: it pushes kernels towards a low rank while they train."""
+"""Regularizer that adds the singular values of a kernel to the loss."""
 
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,32 +13,40 @@ from tfap import keras_compat
 
 @keras_compat.register
 class SingularValueRegularizer(keras_compat.Regularizer):
-    """Adds the singular values of a kernel to the loss: `strength * sum(values)`.
+    """Adds the sum of the singular values of a kernel to the loss.
 
-    As kernel_regularizer of a layer of either Keras. With `weighted` it is `strength * sum(i * value_i)`,
-    i = 1, 2, ... from the largest value down, as in the code of Ganguli and Chong (Algorithms 17(1):48,
-    2024), whose paper has the plain sum: so the smallest values are pushed most.
+    Use it as the `kernel_regularizer` of a layer of either Keras. The loss is `strength * sum(s_i)`, or
+    `strength * sum(i * s_i)` if `weighted`. Here `s_1, s_2, ...` are the singular values in descending
+    order. The weighted loss lowers the smallest singular values most.
 
-    Convolutions count as matrices `(everything else, last axis)`. Singular values below the largest one x
-    the longer side x the precision of float32 are not pushed further. A training step needs the
-    eigenvectors of the smaller of the matrix's two Gram matrices, in float64. XLA is slow at them on CPUs:
-    tell Keras 3, which uses XLA by itself, `compile(..., jit_compile=False)` there; a warning reminds you.
+    The kernel of a convolution is a matrix of shape `(everything else, last axis)`. Singular values that are
+    zero within float32 tolerance have no gradient. The loss computes the eigenvectors of the smaller Gram
+    matrix of the kernel in float64, which is slow in XLA on CPUs. There, use `compile(jit_compile=False)`.
 
     Args:
-        strength: of the loss, a number >= 0.
-        weighted: weigh each singular value by its place.
+        strength: Float >= 0. Factor of the loss.
+        weighted: Whether to multiply each singular value by its index, as in the code of Ganguli and Chong.
+            Their paper uses the sum without weights.
 
     Raises:
-        TypeError, ValueError: a strength that is no number, or negative or not finite; when the layer is
-            built: a weight with less than two axes.
+        TypeError: If `strength` is not a number.
+        ValueError: If `strength` is negative or not finite, or the weight has fewer than two axes.
+
+    Example:
 
     >>> import numpy
     >>> kernel = numpy.diag([3.0, 4.0])
     >>> [round(float(SingularValueRegularizer(0.5, weighted)(kernel)), 6) for weighted in (False, True)]
     [3.5, 5.0]
+
+    References:
+        - [Ganguli and Chong, 2024](https://doi.org/10.3390/a17010048)
     """
 
-    def __init__(self, strength, weighted=False):
+    strength: float
+    weighted: bool
+
+    def __init__(self, strength: float, weighted: bool = False) -> None:
         if not isinstance(strength, numbers.Real) or isinstance(strength, bool):
             raise TypeError(f"strength must be a number: received {strength!r}.")
         if not 0 <= strength < math.inf:
@@ -45,7 +54,15 @@ class SingularValueRegularizer(keras_compat.Regularizer):
         self.strength = float(strength)
         self.weighted = bool(weighted)
 
-    def __call__(self, kernel):
+    def __call__(self, kernel: Any) -> tf.Tensor:
+        """Computes the loss of a kernel.
+
+        Args:
+            kernel: Tensor with two or more axes.
+
+        Returns:
+            A scalar tensor of the dtype of the kernel.
+        """
         kernel = tf.convert_to_tensor(kernel)
         if kernel.shape.rank < 2:
             raise ValueError(
@@ -61,36 +78,38 @@ class SingularValueRegularizer(keras_compat.Regularizer):
         matrix = tf.cast(tf.reshape(kernel, (-1, kernel.shape[-1])), tf.float64)
         # The smaller Gram matrix is on the right.
         matrix = matrix if matrix.shape[0] >= matrix.shape[1] else tf.transpose(matrix)
-        places = np.arange(matrix.shape[1], 0, -1.0) if self.weighted else np.ones(matrix.shape[1])
-        total = tf.custom_gradient(lambda tall: _weighted_sum(tall, places))(matrix)
+        factors = np.arange(matrix.shape[1], 0, -1.0) if self.weighted else np.ones(matrix.shape[1])
+        total = tf.custom_gradient(lambda tall: _weighted_sum(tall, factors))(matrix)
         return tf.cast(self.strength * total, kernel.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments, for serialization."""
         return {"strength": self.strength, "weighted": self.weighted}
 
 
 def _weighted_sum(matrix, factors):
-    """`sum(f_i * s_i)` over the singular values s_i, ascending, of a tall float64 matrix, and its gradient.
+    """Computes `sum(f_i * s_i)` and its gradient, for the ascending singular values of a tall float64 matrix.
 
-    With A = U diag(s) V^T the squares of s and V are the eigenvalues and eigenvectors of A^T A. The
-    gradient U diag(f) V^T is A V diag(f / s) V^T, which needs no U. Where s is 0 to rounding, 0 is a
-    subgradient. Both are NaN where A is not finite.
+    Let A = U diag(s) V^T. The eigenvalues and eigenvectors of A^T A are s^2 and V. The gradient
+    U diag(f) V^T equals A V diag(f / s) V^T, which does not need U. Where s is 0 within float tolerance,
+    0 is a subgradient. Sum and gradient are NaN if A is not finite.
     """
     gram = tf.matmul(matrix, matrix, transpose_a=True)
     finite = tf.reduce_all(tf.math.is_finite(gram))
-    squares, vectors = tf.linalg.eigh(tf.where(finite, gram, 0))  # it raises errors on NaN
+    squares, vectors = tf.linalg.eigh(tf.where(finite, gram, 0))  # eigh raises on NaN
     values = tf.where(finite, tf.sqrt(tf.maximum(squares, 0)), np.nan)
 
     def gradient(upstream):
-        zero = max(matrix.shape) * float(np.finfo(np.float32).eps) * values[-1]
-        over = tf.where(values > zero, factors / tf.where(values > zero, values, 1), 0)
-        return upstream * tf.matmul(matrix, tf.matmul(vectors * over, vectors, transpose_b=True))
+        tolerance = max(matrix.shape) * float(np.finfo(np.float32).eps) * values[-1]
+        is_positive = values > tolerance
+        ratios = tf.where(is_positive, factors / tf.where(is_positive, values, 1), 0)
+        return upstream * tf.matmul(matrix, tf.matmul(vectors * ratios, vectors, transpose_b=True))
 
     return tf.reduce_sum(factors * values), gradient
 
 
 def _in_xla():
-    """True while a `tf.function(jit_compile=True)` is traced."""
+    """True while TensorFlow traces a `tf.function(jit_compile=True)`."""
     graph = tf.compat.v1.get_default_graph()
     while graph is not None:
         context = graph._get_control_flow_context()

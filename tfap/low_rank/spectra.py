@@ -1,7 +1,8 @@
-"""Singular values of a model's kernels, and the ranks that they tell."""
+"""Views kernels as matrices, and computes their singular values and ranks."""
 
 import math
 import numbers
+from collections.abc import Iterable
 
 import ml_dtypes
 import numpy as np
@@ -9,60 +10,65 @@ import numpy as np
 from tfap import keras_compat
 from tfap.graph import layer_types
 from tfap.graph.calls import Graph, unwrap
+from tfap.keras_compat.types import Layer, Model
 from tfap.layers.find import is_pruning_wrapper
 
 
 class KernelMatrix:
     """The kernel of one layer as a matrix.
 
-    A convolution's rows are the weights of its window: `(window * inputs, outputs)`. Pruned weights of a
+    The kernel of a convolution becomes a matrix of shape `(window * inputs, outputs)`. Pruned weights of a
     wrapped layer are zero.
 
+    Args:
+        path: String. Path of the layer.
+        layer: A layer for which `why_not_matrix` returns None.
+
     Attributes:
-        path: of the layer, such as `inner/dense`.
-        dtype: of the kernel.
-        values: float64 array `(rows, columns)`.
-        index: the kernel's place among the layer's weights.
+        path: String. Path of the layer, such as `"inner/dense"`.
+        dtype: NumPy dtype of the kernel.
+        values: Float64 array of shape `(rows, columns)`.
+        index: Integer. Index of the kernel among the weights of the layer.
     """
 
-    def __init__(self, path, layer):
+    def __init__(self, path: str, layer: Layer) -> None:
         inner = unwrap(layer)
         (spec,) = layer_types.kernel_specs(inner)
         variable = spec.find(inner)
         kernel = variable.numpy()
         self.path, self.dtype, self._shape = path, kernel.dtype, kernel.shape
         self.index = [id(weight) for weight in inner.weights].index(id(variable))
-        last = [axis % kernel.ndim for axis in spec.neuron_axes]
-        self._order = [axis for axis in range(kernel.ndim) if axis not in last] + last
-        self._columns = math.prod(kernel.shape[axis] for axis in last)
+        neuron_axes = [axis % kernel.ndim for axis in spec.neuron_axes]
+        self._axis_order = [axis for axis in range(kernel.ndim) if axis not in neuron_axes] + neuron_axes
+        self._columns = math.prod(kernel.shape[axis] for axis in neuron_axes)
         self.values = self._matrix(kernel.astype(np.float64) * _mask(layer))
         if not np.isfinite(self.values).all():
             raise ValueError(f"The kernel of '{path}' has values that are not finite.")
 
     def _matrix(self, kernel):
-        return np.transpose(kernel, self._order).reshape(-1, self._columns)
+        return np.transpose(kernel, self._axis_order).reshape(-1, self._columns)
 
-    def kernel(self, values):
-        """A matrix of this one's shape as a kernel of the layer's shape and dtype."""
-        shape = [self._shape[axis] for axis in self._order]
-        return np.transpose(values.reshape(shape), np.argsort(self._order)).astype(self.dtype)
+    def kernel(self, values: np.ndarray) -> np.ndarray:
+        """Reshapes a matrix of the same shape to a kernel of the layer's shape and dtype."""
+        shape = [self._shape[axis] for axis in self._axis_order]
+        return np.transpose(values.reshape(shape), np.argsort(self._axis_order)).astype(self.dtype)
 
 
-def of_model(model):
-    """Every `KernelMatrix` of a built Sequential or Functional model, in graph order."""
+def of_model(model: Model) -> list[KernelMatrix]:
+    """Returns every `KernelMatrix` of a built Sequential or Functional model, in graph order."""
     return of_layers(Graph(model).layers())
 
 
-def of_layers(layers):
-    """The `KernelMatrix` of each `(path, layer)` whose kernel is a matrix; others are left out."""
-    return [KernelMatrix(path, layer) for path, layer in layers if why_no_matrix(layer) is None]
+def of_layers(layers: Iterable[tuple[str, Layer]]) -> list[KernelMatrix]:
+    """Returns the `KernelMatrix` of each `(path, layer)` whose kernel is a matrix."""
+    return [KernelMatrix(path, layer) for path, layer in layers if why_not_matrix(layer) is None]
 
 
-def why_no_matrix(layer):
-    """The reason why a layer has no kernel that is one matrix, or None if it has."""
+def why_not_matrix(layer: Layer) -> str | None:
+    """Returns why the kernel of a layer is not one matrix, or None if it is."""
     layer = unwrap(layer)
     if not keras_compat.is_layer(layer):
-        return "it is no layer"
+        return "it is not a layer"
     reason, specs = layer_types.why_not_prunable(layer), layer_types.kernel_specs(layer)
     if reason is not None:
         return reason
@@ -70,41 +76,43 @@ def why_no_matrix(layer):
         return "it has several kernels"
     inner = getattr(layer, "layer", layer)  # of a TimeDistributed
     if getattr(inner, "groups", 1) > 1:
-        return "each of its groups has a matrix of its own"
+        return "each of its groups has its own matrix"
     if not _is_matrix(inner, specs[0]):
-        return "its kernel does not lead from all channels of its input to all of its output"
+        return "its kernel does not connect all input channels with all output channels"
     return None
 
 
 def _is_matrix(layer, spec):
     if set(spec.input_axes) & set(spec.neuron_axes) or not (spec.reads_input and spec.feeds_output):
-        return False  # a depthwise convolution, an embedding, an EinsumDense on other axes
+        return False  # a depthwise convolution, an Embedding, an EinsumDense on other axes
     # An EinsumDense such as `abc,bcd->abd` has a matrix for each b.
-    axes = len(spec.input_axes) + len(spec.neuron_axes)
-    return not hasattr(layer, "equation") or len(layer.kernel.shape) == axes
+    matrix_axes = len(spec.input_axes) + len(spec.neuron_axes)
+    return not hasattr(layer, "equation") or len(layer.kernel.shape) == matrix_axes
 
 
 def _mask(layer):
     return layer.mask.numpy() if is_pruning_wrapper(layer) else 1
 
 
-def singular_values(model):
-    """The singular values of every layer's kernel, as a float64 SVD in NumPy gives them.
+def singular_values(model: Model) -> dict[str, np.ndarray]:
+    """Computes the singular values of the kernel of every layer.
 
-    A convolution's kernel is the matrix `(window * inputs, outputs)`. Layers whose kernel is no matrix
-    between all channels are left out: depthwise, separable and grouped convolutions, Embedding, recurrent
-    layers and attention, EinsumDense on other axes than the last.
+    The kernel of a convolution is a matrix of shape `(window * inputs, outputs)`. Layers whose kernel is not
+    one matrix between all channels are left out: depthwise, separable, and grouped convolutions, Embedding,
+    recurrent layers, attention, and EinsumDense on other axes than the last.
 
     Args:
-        model: a built Sequential or Functional model of either Keras; one with pruning wrappers gives
-            those of the masked kernels, under the same paths.
+        model: A built Sequential or Functional model of either Keras. If it is wrapped, the masked kernels
+            are used. Unchanged.
 
     Returns:
-        `{layer path: float64 array, descending, of length min(rows, columns)}`, in graph order.
+        Dict of layer path to a float64 array of shape `(min(rows, columns),)`, descending, in graph order.
 
     Raises:
-        TypeError: no model. ValueError: a subclassed model, one that is not built, or a kernel with values
-            that are not finite.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If the model is subclassed or unbuilt, or a kernel has values that are not finite.
+
+    Example:
 
     >>> import keras, numpy
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="dense")])
@@ -116,19 +124,22 @@ def singular_values(model):
     return {matrix.path: spectrum(matrix) for matrix in of_model(model)}
 
 
-def ranks(model, tolerance=None):
-    """The rank of every layer's kernel: how many singular values count as more than zero.
+def ranks(model: Model, tolerance: float | None = None) -> dict[str, int]:
+    """Computes the rank of the kernel of every layer: the number of singular values above a tolerance.
 
     Args:
-        model: as for `singular_values`.
-        tolerance: singular values above it count, a number >= 0. None is NumPy's rule (matrix_rank): the
-            largest one x the longer side x the precision of the kernel's dtype.
+        model: As in `tfap.low_rank.singular_values`.
+        tolerance: Float >= 0. None uses NumPy's rule (`numpy.linalg.matrix_rank`): the largest singular value
+            times the longer side times the precision of the kernel's dtype.
 
     Returns:
-        `{layer path: int}`, in graph order.
+        Dict of layer path to integer, in graph order.
 
     Raises:
-        TypeError, ValueError: as for `singular_values`; a tolerance below 0.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `tolerance` is negative or not a number, or as in `tfap.low_rank.singular_values`.
+
+    Example:
 
     >>> import keras, numpy
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
@@ -142,13 +153,13 @@ def ranks(model, tolerance=None):
     return {matrix.path: rank_of(matrix, spectrum(matrix), tolerance) for matrix in of_model(model)}
 
 
-def spectrum(matrix):
-    """The singular values of a `KernelMatrix`, descending."""
+def spectrum(matrix: KernelMatrix) -> np.ndarray:
+    """Returns the singular values of a `KernelMatrix`, descending."""
     return np.linalg.svd(matrix.values, compute_uv=False)
 
 
-def rank_of(matrix, values, tolerance=None):
-    """The rank of a `KernelMatrix` with these singular values; 0 for one of zeros."""
+def rank_of(matrix: KernelMatrix, values: np.ndarray, tolerance: float | None = None) -> int:
+    """Returns the rank of a `KernelMatrix` with these singular values. A zero matrix has rank 0."""
     if tolerance is None:
         # A float32 kernel is rounded to float32, however precise the SVD.
         precision = float(ml_dtypes.finfo(matrix.dtype).eps)
@@ -156,13 +167,14 @@ def rank_of(matrix, values, tolerance=None):
     return int((values > tolerance).sum())
 
 
-def check_rank(rank, name, least):
-    """Checks one rank that an argument gives.
+def check_rank(rank: object, name: str, least: int) -> None:
+    """Checks one rank from the argument `name`.
 
     Raises:
-        TypeError: it is no int. ValueError: it is below `least`.
+        TypeError: If the rank is not an integer.
+        ValueError: If the rank is below `least`.
     """
     if not isinstance(rank, numbers.Integral) or isinstance(rank, bool):
         raise TypeError(f"{name} must be an int or {{layer path: int}}: received {rank!r}.")
-    if rank < least:
+    if int(rank) < least:
         raise ValueError(f"{name} must be at least {least}: received {rank}.")
