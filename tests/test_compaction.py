@@ -170,7 +170,7 @@ def test_stateful_models_are_refused_before_they_are_trained(keras_module):
     stack = [layers.Dense(8, activation="relu"), layers.GRU(4, stateful=True, name="gru"), layers.Dense(3)]
     model = keras_module.Sequential([keras_module.Input(batch_shape=(8, 5, 6)), *stack])
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="'gru' in .* is stateful: outputs depend on what"):
+    with pytest.raises(ValueError, match="'gru' in .* is stateful: outputs depend on earlier calls"):
         tfap.compact(model)
     with pytest.raises(ValueError, match="'gru' in .* is stateful"):
         tfap.fit_and_compact(model, 0.5, np.ones((8, 5, 6)), np.ones((8, 3)))

@@ -7,7 +7,6 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfap import keras_compat
@@ -123,7 +122,7 @@ class ActivationMeter:
         """
         for counter in self._counters.values():
             counter.reset()
-        with _restored_state(self._model):
+        with keras_compat.unchanged(self._model):
             self._run(batches)
         counts = {place: self._counts(*place) for place in set(self._places.values())}
         return {path: counts[place] for path, place in self._places.items()}
@@ -143,19 +142,6 @@ class ActivationMeter:
         return functools.reduce(
             operator.add, [self._counters[site.path, axis].counts_of(site) for site in sites]
         )
-
-
-@contextlib.contextmanager
-def _restored_state(model):
-    """Restores what layers write in inference too, such as layers that are called with training=True."""
-    variables = filter(keras_compat.is_variable, model.non_trainable_variables)
-    saved = [(variable, variable.numpy()) for variable in variables]
-    try:
-        yield
-    finally:
-        for variable, value in saved:
-            if not np.array_equal(variable.numpy(), value):
-                variable.assign(value)
 
 
 # -- counting in the model's own layers ------------------------------------------------------------

@@ -15,11 +15,14 @@ from tfap.graph.layer_types import ChannelRule
 from tfap.graph.linear import Grouped
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement, equality
-from tfap.keras_compat.types import Model
+from tfap.keras_compat.types import Arrays, Model
 
 
 def compact(
-    model: Model, counts: Mapping[str, ActivationCounts] | None = None, drop_silent: bool = False
+    model: Model,
+    counts: Mapping[str, ActivationCounts] | None = None,
+    drop_silent: bool = False,
+    data: Arrays | None = None,
 ) -> Model:
     """Removes the removable neurons and channels of a model, and keeps its outputs.
 
@@ -38,6 +41,8 @@ def compact(
             Needs `drop_silent=True`.
         drop_silent: Whether to also remove the ReLU neurons that are silent in `counts`. They may fire on
             other inputs, so the outputs may change.
+        data: Inputs on which to compare the outputs of both models: an array, or a list or dict of one array
+            per input. None uses random inputs.
 
     Returns:
         A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer.
@@ -45,8 +50,9 @@ def compact(
     Raises:
         TypeError: If `model` is not a Keras model, or `counts` has the wrong type.
         ValueError: If the model is wrapped, stateful, subclassed, or unbuilt; if only one of `counts` and
-            `drop_silent` is given; or if `counts` does not match the layers.
-        RuntimeError: If the outputs on random inputs differ by more than the float tolerance.
+            `drop_silent` is given; if `counts` does not match the layers; or if outputs on random inputs
+            cannot be compared, because they are empty or NaN.
+        RuntimeError: If the outputs differ by more than the float tolerance.
 
     Example:
 
@@ -60,12 +66,13 @@ def compact(
     """
     keras_compat.check_plain(model, "tfap.compact")
     equality.check_comparable(model)
+    arrays = None if data is None else keras_compat.input_arrays(model, data)
     if drop_silent != (counts is not None):
         raise ValueError("counts and drop_silent=True go together: received only one of them.")
     if drop_silent:
         return remove_dead_channels(model, Liveness(model, _silent_channels(Graph(model), counts))).model
     compacted = remove_dead_channels(model, Liveness(model)).model
-    equality.check_equal(model, compacted)
+    equality.check_equal(model, compacted, arrays)
     return compacted
 
 

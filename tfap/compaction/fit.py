@@ -108,7 +108,7 @@ def fit_and_compact(
     callbacks = _callbacks(fit_arguments.pop("callbacks", None))
     epochs = last_epoch - first_epoch
     stages = min(_DEFAULT_STAGES, epochs) if stages is None else stages
-    _check(model, stages, epochs)
+    _check(model, data, stages, epochs)
     options = {
         "criterion": criterion,
         "scope": scope,
@@ -131,7 +131,7 @@ def fit_and_compact(
         if stage_end == last_epoch or wrapped.stop_training:
             break
         wrapped = _compacted(wrapped, pruning_schedule, options)
-    return ShrunkFit(compact(strip_pruning(wrapped)), history)
+    return ShrunkFit(compact(strip_pruning(wrapped), data=_comparison_data(model, data)), history)
 
 
 class _UpdateRescaled(UpdatePruningStep):
@@ -167,16 +167,29 @@ def _callbacks(callbacks):
     return callbacks
 
 
-def _check(model, stages, epochs):
+def _check(model, data, stages, epochs):
     if not keras_compat.is_model(model):
         raise TypeError(f"fit_and_compact takes a Keras model: received {type(model).__name__}.")
     if getattr(model, "optimizer", None) is None:
         raise ValueError("fit_and_compact trains the model: call compile() on it first.")
     equality.check_comparable(model)
+    _comparison_data(model, data)  # raises before the training if the result could not be checked
     if isinstance(stages, bool) or not isinstance(stages, numbers.Integral) or not 1 <= stages <= epochs:
         raise ValueError(
             f"stages must be a whole number from 1 to the number of epochs, {epochs}: received {stages!r}."
         )
+
+
+def _comparison_data(model, data):
+    """The first training samples for `tfap.compact`, if they are arrays; None if random inputs will do."""
+    try:
+        with keras_compat.unchanged(model):
+            equality.comparison_inputs(model)
+        return None
+    except ValueError:
+        if not data or not hasattr(data[0], "__array__"):
+            raise
+        return np.asarray(data[0][: equality.SAMPLES])
 
 
 def _wrapped(model, pruning_schedule, options):

@@ -13,7 +13,6 @@ from tfap.graph import flops
 from tfap.graph.calls import Graph, channel_axis
 from tfap.graph.liveness import Kept, Liveness
 from tfap.keras_compat import equality
-from tfap.keras_compat.inputs import listed
 from tfap.keras_compat.types import Arrays, Model
 from tfap.utils import tables
 from tfap.utils.accuracy import accuracy, check_labels
@@ -212,13 +211,7 @@ def _inputs_and_labels(data, model):
     if data is None:
         return None, None
     inputs, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    names = [spec.name for spec in keras_compat.inputs_of(model)]
-    inputs = [np.asarray(array) for array in listed(inputs, names)]
-    if any(array.ndim == 0 for array in inputs):
-        raise TypeError(
-            f"data must be an array, a list or dict of arrays, or (x, y): received {type(data).__name__}."
-        )
-    return inputs, None if labels is None else np.asarray(labels)
+    return keras_compat.input_arrays(model, inputs), None if labels is None else np.asarray(labels)
 
 
 def _accuracy(model, inputs, labels):

@@ -51,6 +51,7 @@ from tfap.keras_compat.registry import (
 from tfap.keras_compat.running import (
     call_signature,
     inference,
+    input_arrays,
     inputs_of,
     load_model,
     packed_inputs,
@@ -63,6 +64,7 @@ from tfap.keras_compat.training import (
     is_compiled,
     optimizer_slots,
     steps_per_execution,
+    unchanged,
     untrained_variables,
 )
 
@@ -86,6 +88,7 @@ __all__ = [
     "from_config",
     "has_loss_in_replicas",
     "inference",
+    "input_arrays",
     "inputs_of",
     "is_any_wrapper",
     "is_built",
@@ -114,6 +117,7 @@ __all__ = [
     "tensorflow_variable",
     "tfmot",
     "tied_layers",
+    "unchanged",
     "untrained_variables",
     "weights_of",
     "why_shared",

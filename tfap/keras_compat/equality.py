@@ -1,16 +1,22 @@
-"""The proof that two models do the same: how far their outputs are apart, and what rounding explains."""
+"""Equivalence checks: how far the outputs of two models are apart, and what float rounding explains."""
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from tfap import keras_compat
+from tfap.keras_compat.graphs import all_layers
 from tfap.keras_compat.inputs import random_arrays
+from tfap.keras_compat.owner import is_model
+from tfap.keras_compat.running import inputs_of, packed_inputs
+from tfap.keras_compat.training import unchanged
 
-SAMPLES = 16  # random inputs that are compared
-_FREE_SIZE = 16
-# Largest relative difference of outputs that counts as rounding, by the precision of the layers.
+SAMPLES = 16  # random inputs per comparison
+_FEW_SAMPLES = 2  # if outputs must be the same bits
+# Sizes tried for undefined dimensions: a model with many poolings or a wide window needs a large one.
+_UNDEFINED_SIZES = (16, 32, 64, 128, 256)
+# Relative differences of outputs that rounding explains, by the precision of the layers.
 _ROUNDING = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 
@@ -19,30 +25,48 @@ class Difference:
     """How far the outputs of two models are apart.
 
     Attributes:
-        absolute: largest difference of an output.
-        relative: largest difference divided by the largest output.
+        absolute: Float. The largest difference of an output value.
+        relative: Float. The largest difference divided by the largest output value.
+        values: Integer. How many output values were compared; NaN in both models is not a comparison.
     """
 
     absolute: float
     relative: float
+    values: int
 
 
 def difference(model, other, arrays=None):
-    """The `Difference` between the outputs of two built models, which read the same inputs.
+    """Compares the outputs of two built models that read the same inputs.
 
     Args:
-        model, other: Sequential or Functional models of either Keras.
-        arrays: list with an array for each input; None makes random ones.
+        model: A Sequential or Functional model of either Keras.
+        other: Another one.
+        arrays: List of one array per input; None makes random ones.
+
+    Returns:
+        A `Difference`.
+
+    Raises:
+        ValueError: If there is an output of which no value can be compared.
     """
     if arrays is None:
-        arrays = random_arrays(keras_compat.inputs_of(model), SAMPLES, _FREE_SIZE)
+        arrays, expected = comparison_inputs(model)
+    else:
+        expected = outputs_of(model, arrays)
+        _check_comparable_values(model, expected)
+    return _difference(expected, outputs_of(other, arrays))
+
+
+def _difference(expected, outputs):
     absolute = relative = 0.0
-    for mine, others in zip(outputs_of(model, arrays), outputs_of(other, arrays), strict=True):
+    values = 0
+    for mine, others in zip(expected, outputs, strict=True):
         largest = np.abs(mine[np.isfinite(mine)]).max(initial=0)
         farthest = float(largest_difference(others, mine))
         absolute = max(absolute, farthest)
         relative = max(relative, farthest / largest if largest else farthest)
-    return Difference(absolute, float(relative))
+        values += int(np.count_nonzero(~np.isnan(mine)))
+    return Difference(absolute, float(relative), values)
 
 
 def largest_difference(given, expected):
@@ -56,12 +80,49 @@ def largest_difference(given, expected):
     return np.where(np.isnan(apart), np.inf, apart).max(initial=0)
 
 
+def comparison_inputs(model, samples=SAMPLES):
+    """Finds random inputs on which a model can be compared with another one.
+
+    Args:
+        model: A built Sequential or Functional model of either Keras.
+        samples: Integer. How many inputs.
+
+    Returns:
+        `(list of one array per input, list of the model's outputs on them)`.
+
+    Raises:
+        ValueError: If the model fails on all random inputs that were tried, or has an output without a value
+            that can be compared.
+    """
+    entries = inputs_of(model)
+    has_undefined = any(None in entry.shape[1:] for entry in entries)
+    failure = None
+    for size in _UNDEFINED_SIZES if has_undefined else (None,):
+        for uniform in (False, True):
+            arrays = random_arrays(entries, samples, size, uniform=uniform)
+            try:
+                outputs = outputs_of(model, arrays)
+                _check_comparable_values(model, outputs)
+                return arrays, outputs
+            except Exception as error:  # the model is the user's code
+                failure = failure or error
+    raise ValueError(
+        f"The model '{model.name}' cannot be compared on random inputs ({failure}): pass data=, arrays on "
+        "which it can."
+    ) from failure
+
+
+def _check_comparable_values(model, outputs):
+    for index, values in enumerate(outputs):
+        if np.isnan(values).all():  # also if there are none
+            what = f"is NaN in all {values.size} values" if values.size else f"is empty, {values.shape}"
+            raise ValueError(f"output {index} of '{model.name}' {what}")
+
+
 def outputs_of(model, arrays):
-    """A model's outputs, float64, in inference mode."""
+    """The outputs of a model in inference mode, as float64 arrays."""
     chunks = [
-        tf.nest.flatten(
-            model(keras_compat.packed_inputs(model, [part[start:stop] for part in arrays]), training=False)
-        )
+        tf.nest.flatten(model(packed_inputs(model, [part[start:stop] for part in arrays]), training=False))
         for start, stop in _chunks(len(arrays[0]))
     ]
     return [np.concatenate([np.asarray(part, np.float64) for part in parts]) for parts in zip(*chunks)]
@@ -72,22 +133,35 @@ def _chunks(count, size=1024):
 
 
 def check_comparable(model):
-    """Raises ValueError for a model that gives another output when it is called again."""
-    for layer in keras_compat.all_layers(model):
-        if getattr(layer, "stateful", False) is True and not keras_compat.is_model(layer):
-            raise ValueError(
-                f"'{layer.name}' in '{model.name}' is stateful: outputs depend on what the model was given "
-                "before, so it cannot be shown that a smaller model has the same."
-            )
+    """Raises ValueError for a model whose outputs depend on its earlier calls."""
+    layer = _stateful_layer(model)
+    if layer is not None:
+        raise ValueError(
+            f"'{layer.name}' in '{model.name}' is stateful: outputs depend on earlier calls, so those of a "
+            "smaller model cannot be shown to be the same. Build the model with stateful=False."
+        )
 
 
-def check_equal(model, compacted):
-    """Compares two models on random inputs.
+def _stateful_layer(model):
+    for layer in all_layers(model):
+        if getattr(layer, "stateful", False) is True and not is_model(layer):
+            return layer
+    return None
+
+
+def check_equal(model, compacted, arrays=None):
+    """Checks that two models have the same outputs within float tolerance.
+
+    Args:
+        model: A built model.
+        compacted: A model made from it.
+        arrays: List of one array per input; None makes random ones.
 
     Raises:
-        RuntimeError: their outputs differ by more than rounding.
+        RuntimeError: If the outputs differ by more than rounding explains.
+        ValueError: If they cannot be compared.
     """
-    apart, allowed = difference(model, compacted), rounding(model)
+    apart, allowed = difference(model, compacted, arrays), rounding(model)
     if not apart.relative <= allowed:
         raise RuntimeError(
             f"The compacted model's outputs differ from those of '{model.name}' by {apart.absolute:.1e} "
@@ -96,7 +170,32 @@ def check_equal(model, compacted):
         )
 
 
+def check_identical(model, rebuilt):
+    """Checks that a rebuilt model computes bit for bit what the given model computes.
+
+    Nothing is checked if the model is stateful, random in inference, or cannot be run on random inputs.
+
+    Raises:
+        RuntimeError: If an output differs.
+    """
+    if _stateful_layer(model) is not None:
+        return
+    with unchanged(model), unchanged(rebuilt):
+        try:
+            arrays, expected = comparison_inputs(model, _FEW_SAMPLES)
+        except ValueError as error:
+            logging.info("The new model is not compared with '%s': %s", model.name, error)
+            return
+        apart = _difference(expected, outputs_of(rebuilt, arrays))
+        if apart.absolute and not _difference(expected, outputs_of(model, arrays)).absolute:
+            raise RuntimeError(
+                f"The new model's outputs differ from those of '{model.name}' by {apart.absolute:.1e} "
+                f"({apart.relative:.1e} relative), so it is not returned: a layer rebuilt from its config "
+                "computes something else. Let get_config() return every argument of the constructor."
+            )
+
+
 def rounding(model):
     """The relative difference of outputs that rounding explains in a model of this precision."""
-    dtypes = [getattr(layer, "compute_dtype", None) for layer in keras_compat.all_layers(model)]
+    dtypes = [getattr(layer, "compute_dtype", None) for layer in all_layers(model)]
     return max(_ROUNDING.get(dtype, 1e-4) for dtype in [*dtypes, "float32"])

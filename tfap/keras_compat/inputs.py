@@ -14,7 +14,7 @@ def listed(inputs, names):
     return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
 
 
-def random_arrays(inputs, samples, free_size=None, integers_below=2, seed=0):
+def random_arrays(inputs, samples, free_size=None, integers_below=2, seed=0, uniform=False):
     """A random array for each input.
 
     Args:
@@ -24,6 +24,7 @@ def random_arrays(inputs, samples, free_size=None, integers_below=2, seed=0):
         free_size: size of axes that are open (None); without it they are an error.
         integers_below: limit of integers; 0 and 1 are valid for any lookup.
         seed: of the generator.
+        uniform: floats from a uniform distribution over [0, 1) instead of a normal one.
 
     Returns:
         List of arrays: floats from a normal distribution, integers, booleans, digits as strings.
@@ -32,10 +33,11 @@ def random_arrays(inputs, samples, free_size=None, integers_below=2, seed=0):
         ValueError: an open axis, or a dtype of which there are no random values.
     """
     generator = np.random.default_rng(seed)
-    return [_random(entry, samples, free_size, integers_below, generator) for entry in inputs]
+    floats = generator.random if uniform else generator.normal
+    return [_random(entry, samples, free_size, integers_below, generator, floats) for entry in inputs]
 
 
-def _random(entry, samples, free_size, integers_below, generator):
+def _random(entry, samples, free_size, integers_below, generator, floats):
     shape = (samples, *(free_size if size is None else size for size in entry.shape[1:]))
     if None in shape:
         raise ValueError(f"The size of the input '{entry.name}' is open, {entry.shape}: give data.")
@@ -45,7 +47,7 @@ def _random(entry, samples, free_size, integers_below, generator):
     if dtype.kind in "OSU":  # strings
         return generator.integers(0, 10, shape).astype(str).astype(object)
     try:
-        return generator.normal(size=shape).astype(dtype)
+        return floats(size=shape).astype(dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"There are no random {dtype} values for the input '{entry.name}': give data."

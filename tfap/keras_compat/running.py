@@ -7,10 +7,12 @@ import re
 import zipfile
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from tfap.keras_compat.graphs import is_built, is_graph_model
+from tfap.keras_compat.inputs import listed
 from tfap.keras_compat.owner import is_keras3, keras_of
 
 
@@ -37,6 +39,20 @@ def inputs_of(model):
 def packed_inputs(model, arrays):
     """Arrays, one for each input, in the structure that a model is called on."""
     return tf.nest.pack_sequence_as(_input_structure(model), arrays)
+
+
+def input_arrays(model, data):
+    """A model's inputs as a list of arrays in its order; `data` is one array, or a list or dict of them.
+
+    Raises:
+        TypeError: If `data` is something else.
+    """
+    arrays = [np.asarray(array) for array in listed(data, [spec.name for spec in inputs_of(model)])]
+    if any(array.ndim == 0 for array in arrays):
+        raise TypeError(
+            f"data must be an array, a list or dict of arrays, or (x, y): received {type(data).__name__}."
+        )
+    return arrays
 
 
 def _spec_of(tensor):

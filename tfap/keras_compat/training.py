@@ -1,5 +1,7 @@
 """What a model's training consists of: its steps, and the state that its weights do not hold."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -84,3 +86,15 @@ def optimizer_slots(model):
 def _variables(optimizer):
     variables = optimizer.variables
     return list(variables() if callable(variables) else variables)
+
+
+@contextlib.contextmanager
+def unchanged(model):
+    """Restores what the layers of a model write in inference too, such as the state of random generators."""
+    before = [(variable, variable.numpy()) for variable in filter(is_variable, model.non_trainable_variables)]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            if not np.array_equal(variable.numpy(), value):
+                variable.assign(value)

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from absl import logging
 
 from tfap import keras_compat, layers
@@ -11,7 +12,7 @@ from tfap.criteria import Criterion
 from tfap.graph import layer_types
 from tfap.graph.activation import fires
 from tfap.graph.calls import Graph
-from tfap.keras_compat import Replacement
+from tfap.keras_compat import Replacement, equality
 from tfap.keras_compat.types import Layer, Model
 from tfap.layers.find import is_pruning_wrapper, prunable_layers
 from tfap.layers.settings import PruningSettings
@@ -64,6 +65,7 @@ def prune(
         TypeError: If an argument has the wrong type.
         ValueError: If a value is invalid, the model is subclassed, unbuilt, or wrapped, or nothing can be
             pruned. `tfap.plan` gives the reason for each layer.
+        RuntimeError: If the outputs of the new model differ, since a layer's config does not tell all.
 
     Example:
 
@@ -147,6 +149,7 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
     Raises:
         TypeError: If `model` is neither a model nor a wrapped layer.
         ValueError: If the model is subclassed or unbuilt, or a layer cannot be rebuilt from its config.
+        RuntimeError: If the outputs of the new model differ.
 
     Example:
 
@@ -157,15 +160,23 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
     0
     """
     if is_pruning_wrapper(model):
-        layer = keras_compat.built_copy_of(model.layer)
+        layer = _copied_from(model, keras_compat.built_copy_of)
         if model.built:
             layer.set_weights(model.masked_weights())
         return layer
     _check_graph_model(model, "Strip its layers one by one: net.dense = tfap.strip_pruning(net.dense)")
     weight_tying = keras_compat.tied_layers(layer for _, layer in Graph(model).layers())
-    return keras_compat.rebuild(
+    stripped = keras_compat.rebuild(
         model, lambda layer: Replacement(layer) if id(layer) in weight_tying else _stripped(layer)
     )
+    if all(_is_zeroed(wrapper) for wrapper in prunable_layers(model)):
+        equality.check_identical(model, stripped)
+    return stripped
+
+
+def _is_zeroed(wrapper):
+    """Whether all pruned weights are zero, as they are unless a callback has written old weights back."""
+    return all(map(np.array_equal, wrapper.masked_weights(), wrapper.layer.get_weights()))
 
 
 def prune_scope() -> contextlib.AbstractContextManager:
@@ -227,6 +238,7 @@ def _prune_model(model, settings, plan):
         return replacement
 
     pruned = keras_compat.rebuild(model, replace)
+    equality.check_identical(model, pruned)
     for wrapper in prunable_layers(pruned):  # links each wrapper to the layer that counts for it
         wrapper.note_weights()
     return pruned
@@ -265,13 +277,18 @@ def _counted(replacement, settings, data_format):
 
 def _stripped(layer):
     if is_pruning_wrapper(layer):
-        copy = keras_compat.copy_of(layer.layer)
-        if copy is None:
-            raise ValueError(
-                f"The layer '{layer.name}' cannot be rebuilt from its config: give its class a get_config()."
-            )
-        return Replacement(copy, layer.masked_weights())
+        return Replacement(_copied_from(layer, keras_compat.copy_of), layer.masked_weights())
     return keras_compat.copied(layer.layer if keras_compat.is_any_wrapper(layer) else layer)
+
+
+def _copied_from(wrapper, copy):
+    """A copy of the layer in a wrapper, by one of the functions of `keras_compat`."""
+    layer = copy(wrapper.layer)
+    if layer is None:
+        raise ValueError(
+            f"The layer '{wrapper.name}' cannot be rebuilt from its config: give its class a get_config()."
+        )
+    return layer
 
 
 def _prune_layer(layer, settings):
