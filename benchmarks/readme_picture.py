@@ -35,7 +35,7 @@ ARMS = {  # name: label, color, marker, where the label stands
 
 
 def measured(folder, rows):
-    """`{arm: [(accuracy in percent, kilobytes, milliseconds) of each seed]}`."""
+    """`{arm: [(accuracy in percent, kilobytes, microseconds) of each seed]}`."""
     found = {arm: [] for arm in ARMS}
     for seed in sorted({row["seed"] for row in rows}):
         accuracy = {row["arm"]: 100 * float(row["accuracy"]) for row in rows if row["seed"] == seed}
@@ -50,14 +50,14 @@ def measured(folder, rows):
         }
         times = real_size._invocations(files, batch=1)
         for arm, file in files.items():
-            found[arm].append((accuracy[arm], file.stat().st_size / 1000, 1000 * times[arm].median))
+            found[arm].append((accuracy[arm], file.stat().st_size / 1000, 1e6 * times[arm].median))
     return {arm: points for arm, points in found.items() if points}
 
 
 def draw(points):
     figure = matplotlib.figure.Figure(figsize=(10, 4.4), dpi=150, layout="constrained")
     sizes, latencies = figure.subplots(1, 2, sharey=True)
-    panels = ((sizes, 1, "LiteRT file, kB"), (latencies, 2, "LiteRT latency at batch size 1, ms"))
+    panels = ((sizes, 1, "LiteRT file, kB"), (latencies, 2, "LiteRT latency at batch size 1, microseconds"))
     for axes, column, label in panels:
         for arm, values in points.items():
             mark(axes, arm, np.array(values)[:, [0, column]])
@@ -94,12 +94,12 @@ def main(_):
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ("arm", "seeds", "accuracy_percent", "accuracy_low", "accuracy_high", "kilobytes", "milliseconds")
+            ("arm", "seeds", "accuracy_percent", "accuracy_low", "accuracy_high", "kilobytes", "microseconds")
         )
         for arm, values in points.items():
-            accuracy, kilobytes, milliseconds = np.array(values).T
+            accuracy, kilobytes, microseconds = np.array(values).T
             found = interval(accuracy)
-            figures = (found.mean, found.low, found.high, kilobytes.mean(), milliseconds.mean())
+            figures = (found.mean, found.low, found.high, kilobytes.mean(), microseconds.mean())
             writer.writerow((arm, len(values), *(f"{figure:.4g}" for figure in figures)))
 
 
