@@ -291,7 +291,10 @@ CASES = {
         "tfap.prune_iteratively(model, fit, cycles=0)": (ValueError, "cycles must be an integer >= 1"),
         "tfap.prune_iteratively(model, fit, rewind='first')": (ValueError, 'rewind must be "init"'),
         "tfap.prune_iteratively(model, fit, skip=['a'])": (ValueError, "skip names the layer 'a'"),
-        "tfap.prune_iteratively(model, fit, directory='file')": (NotADirectoryError, "'file' is no folder"),
+        "tfap.prune_iteratively(model, fit, directory='file')": (
+            NotADirectoryError,
+            "'file' is not a directory",
+        ),
         "tfap.compare(None, fit, fit)": (TypeError, "build_model must be a function: received None"),
         "tfap.compare(build, fit, fit, ['magnitud'])": (ValueError, "The method 'magnitud': Unknown"),
         "tfap.compare(build, fit, fit, sparsities=1.0)": (
@@ -300,7 +303,7 @@ CASES = {
         ),
         "tfap.compare(build, fit, fit, sparsities=None)": (ValueError, "sparsities must be .*received None"),
         "tfap.compare(build, fit, fit, seeds=[1, 1])": (ValueError, "seeds must differ"),
-        "tfap.compare(build, fit, fit, directory='file')": (NotADirectoryError, "'file' is no folder"),
+        "tfap.compare(build, fit, fit, directory='file')": (NotADirectoryError, "'file' is not a directory"),
     },
     "Low rank": {
         "low_rank.singular_values(None)": (TypeError, "takes a Keras model"),

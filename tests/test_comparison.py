@@ -351,7 +351,7 @@ def test_a_failing_run_is_named_and_the_others_stay(experiment, tmp_path):
         ({"build_model": lambda shape: None}, r"called as build_model\(\)"),
         ({"fit": lambda model: None}, r"called as fit\(model, callbacks\)"),
         ({"evaluate": lambda: None}, r"called as evaluate\(model\)"),
-        ({"directory": __file__}, "is no folder"),
+        ({"directory": __file__}, "is not a directory"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_trained(changes, said):

@@ -425,7 +425,7 @@ def test_broken_and_foreign_cycles(keras_module, tmp_path):
         with pytest.raises(ValueError, match=r"cycle-000.npz was not written by .* Move it away"):
             cycles(model, folder, cycles=1)
     np.savez(folder / "cycle-000.npz", **{"weights-0": np.ones(3)})
-    with pytest.raises(ValueError, match="cycle-000.npz has the weights of another net"):
+    with pytest.raises(ValueError, match="cycle-000.npz has the weights of another model"):
         cycles(model, folder, cycles=1)
     assert not (tmp_path / "exploded").exists()
     (folder / "cycle-000.npz").unlink()  # only that cycle is trained again

@@ -342,13 +342,13 @@ def test_a_directory_of_other_settings_or_files(keras_module, tmp_path):
     for other in ({"rate": 0.3}, {"seed": 1}, {"rewind": None}, {"criterion": "lamp"}, {"scope": "local"}):
         with pytest.raises(ValueError, match="other settings"):
             tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path / "cycles", **other)
-    with pytest.raises(ValueError, match="another net"):
+    with pytest.raises(ValueError, match="another model"):
         tfap.prune_iteratively(nets.mlp(keras_module), fit, cycles=1, directory=tmp_path / "cycles")
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError):
         tfap.prune_iteratively(model, fit, directory=tmp_path / "file")
     (tmp_path / "cycles" / "cycle-001.json").write_text("{}")
-    with pytest.raises(ValueError, match="no row of tfap.prune_iteratively"):
+    with pytest.raises(ValueError, match="not a row of tfap.prune_iteratively"):
         tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path / "cycles")
 
 

@@ -1,4 +1,4 @@
-"""Pruning in cycles: train, prune, rewind, train again."""
+"""Iterative pruning: train, prune, rewind, and train again, in resumable cycles."""
 
 from tfap.iterative.results import IterativePruning, Row
 from tfap.iterative.run import prune_iteratively

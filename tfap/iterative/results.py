@@ -1,34 +1,45 @@
-"""What pruning in cycles found: rows, masks, the last model, a table, a CSV file and a figure."""
+"""The results of iterative pruning: rows, masks, the last model, a table, a CSV file, and a figure."""
 
 import csv
 import dataclasses
 import math
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rich.table
 
 from tfap.activations.dead_neurons import DeadNeurons
+from tfap.iterative.state import PackedMasks
+from tfap.keras_compat.types import Model
 from tfap.utils import plots, tables
 from tfap.utils.plots import Line
 from tfap.utils.statistics import Interval
 
-BEFORE_METRICS = ("cycle", "sparsity", "alive")
-DEAD = ("rate", "static", "dynamic")
-SECONDS = ("fit_seconds", "evaluate_seconds", "other_seconds")
-_KINDS = {"cycle": int, "sparsity": float, "alive": int, "metrics": dict, "training": dict}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BEFORE_METRICS = ("cycle", "sparsity", "alive")
+_DEAD_RATES = ("rate", "static", "dynamic")
+_SECONDS = ("fit_seconds", "evaluate_seconds", "other_seconds")
+_TYPES = {"cycle": int, "sparsity": float, "alive": int, "metrics": dict, "training": dict}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The figures of a finished cycle. Two rows that differ in nothing but seconds are equal.
+    """The results of one cycle. Rows are equal if they differ only in their seconds.
 
     Attributes:
-        cycle: from 0, the training without pruning.
-        sparsity: pruned share of the prunable weights, in [0, 1).
-        alive: how many of them are left.
-        metrics: name to number: what `evaluate` gave.
-        training: name to number: what the last epoch of the History logged that `fit` returned.
-        dead: `DeadNeurons` of the net on `data`; None without data.
-        fit_seconds: in `fit`.
-        evaluate_seconds: in `evaluate` and for the dead neurons.
-        other_seconds: for everything else: copying, seeding, the mask update, files.
+        cycle: Integer. Number of the cycle. Cycle 0 trains the dense model.
+        sparsity: Float in [0, 1). Pruned fraction of the prunable weights.
+        alive: Integer. Number of prunable weights that are kept.
+        metrics: Dict of name to float: the result of `evaluate`.
+        training: Dict of name to float: the logs of the last epoch, if `fit` returned a History.
+        dead: `DeadNeurons` of the model on `data`, or None without data.
+        fit_seconds: Float. Time in `fit`.
+        evaluate_seconds: Float. Time in `evaluate` and for counting dead neurons.
+        other_seconds: Float. Time for everything else: copying, seeding, mask update, and files.
     """
 
     cycle: int
@@ -41,72 +52,88 @@ class Row:
     evaluate_seconds: float = dataclasses.field(compare=False)
     other_seconds: float = dataclasses.field(default=0.0, compare=False)
 
-    def to_dict(self):
-        """The figures by name, flat, in the order of the CSV file's columns."""
-        flat = {name: getattr(self, name) for name in BEFORE_METRICS} | self.metrics
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the values by name as a flat dict, in the order of the columns of the CSV file."""
+        flat = {name: getattr(self, name) for name in _BEFORE_METRICS} | self.metrics
         flat |= {f"training_{name}": value for name, value in self.training.items()}
         if self.dead is not None:
-            flat |= {f"dead_{name}": getattr(self.dead, name) for name in DEAD}
-        return flat | {name: getattr(self, name) for name in SECONDS}
+            flat |= {f"dead_{name}": getattr(self.dead, name) for name in _DEAD_RATES}
+        return flat | {name: getattr(self, name) for name in _SECONDS}
 
     @classmethod
-    def from_file(cls, found):
-        """The row of `dataclasses.asdict`, as JSON has it.
+    def from_file(cls, fields: dict[str, Any]) -> "Row":
+        """Makes a row from the result of `dataclasses.asdict` after a round trip through JSON.
 
         Raises:
-            TypeError, KeyError: it is none.
+            TypeError: If a field is missing or has the wrong type.
+            KeyError: If the field `dead` is missing.
         """
-        found = dict(found)
-        dead = found.pop("dead")
-        row = cls(**found, dead=None if dead is None else DeadNeurons(**dead))
-        for name, kind in _KINDS.items():
-            if not isinstance(getattr(row, name), kind):
-                raise TypeError(f"{name} is no {kind.__name__}")
+        fields = dict(fields)
+        dead = fields.pop("dead")
+        row = cls(**fields, dead=None if dead is None else DeadNeurons(**dead))
+        for name, expected in _TYPES.items():
+            if not isinstance(getattr(row, name), expected):
+                raise TypeError(f"{name} is not of type {expected.__name__}")
         return row
 
 
 class IterativePruning:
-    """The cycles that were trained. Prints as a table.
+    """The result of `tfap.prune_iteratively`. Prints as a table.
+
+    Args:
+        rows: Iterable of `Row`, one per cycle.
+        masks: Iterable of `PackedMasks`, one per cycle.
+        model: The model after the last cycle.
 
     Attributes:
-        rows: list of `Row`, cycle by cycle from 0.
-        model: the plain model after the last cycle, pruned weights exactly zero, compiled like the given one.
+        rows: List of `Row`, one per cycle, from cycle 0.
+        model: The model after the last cycle, without wrappers, compiled alike. Its pruned weights are zero.
     """
 
-    def __init__(self, rows, masks, model):
+    def __init__(self, rows: Iterable[Row], masks: Iterable[PackedMasks], model: Model) -> None:
         self.rows = list(rows)
         self.model = model
         self._masks = list(masks)
 
-    def masks(self, cycle):
-        """The masks that a cycle was trained with.
+    def masks(self, cycle: int) -> dict[str, np.ndarray | dict[str, np.ndarray]]:
+        """Returns the masks of a cycle during its training.
+
+        Args:
+            cycle: Integer. Number of the cycle, from 0.
 
         Returns:
-            `{layer path: uint8 array}`, 1 where a weight is alive; a dict by weight name where a layer has
-            several.
+            Dict of layer path to uint8 array, 1 where a weight is kept. For a layer with several prunable
+            weights, a dict of weight name to array.
 
         Raises:
-            ValueError: there is no such cycle.
+            ValueError: If there is no such cycle.
         """
         if cycle not in range(len(self.rows)):
-            raise ValueError(f"There is no cycle {cycle!r}: there are 0 to {len(self.rows) - 1}.")
+            raise ValueError(f"There is no cycle {cycle!r}: the cycles are 0 to {len(self.rows) - 1}.")
         return self._masks[cycle].arrays()
 
-    def table(self):
-        """A rich table, a line a cycle; `str()` prints it. Without `evaluate` it has the logged metrics."""
-        rows = [self._figures(row) for row in self.rows]
-        dead = [f"dead_{name}" for name in DEAD if self.rows[0].dead]
-        columns = ["sparsity", "alive", *self._metrics(), *dead, *SECONDS]
+    def table(self) -> rich.table.Table:
+        """Returns a rich table with one line per cycle. `str()` gives it as text.
+
+        It shows the metrics of `evaluate` or, without `evaluate`, those that training logged.
+        """
+        rows = [self._values(row) for row in self.rows]
+        dead = [f"dead_{name}" for name in _DEAD_RATES if self.rows[0].dead]
+        columns = ["sparsity", "alive", *self._metrics(), *dead, *_SECONDS]
         table = tables.table_of(["cycle"], [_heading(name) for name in columns])
         for row in rows:
             table.add_row(str(row["cycle"]), *(_text(name, row.get(name, math.nan)) for name in columns))
         return table
 
-    def __str__(self):
+    def __str__(self) -> str:
         return tables.as_text(self.table())
 
-    def to_csv(self, path):
-        """Writes a line for each cycle; metrics of the training begin with "training_"."""
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """Writes one line per cycle to a CSV file. Names of training metrics begin with "training_".
+
+        Args:
+            path: Path of the file.
+        """
         rows = [row.to_dict() for row in self.rows]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         with open(path, "w", newline="") as file:
@@ -114,24 +141,25 @@ class IterativePruning:
             writer.writeheader()
             writer.writerows(rows)
 
-    def plot(self, metric=None):
-        """A metric against sparsity, and on an axis of its own, if it is known, the dynamic dead-neuron rate.
+    def plot(self, metric: str | None = None) -> "Figure":
+        """Plots a metric and, if known, the dynamic dead-neuron rate against sparsity.
 
         Args:
-            metric: its name; None is the first that `evaluate` gave, or else that was logged.
+            metric: Name of the metric. None means the first metric of `evaluate` or, without `evaluate`, the
+                first that training logged.
 
         Returns:
             A `matplotlib.figure.Figure`.
 
         Raises:
-            ValueError: there is no such metric.
+            ValueError: If there is no such metric.
         """
         known = self._metrics()
         metric = known[0] if metric is None and known else metric
-        if metric not in known:
-            raise ValueError(f"There is no metric '{metric}'. There are {', '.join(known) or 'none'}.")
+        if metric is None or metric not in known:
+            raise ValueError(f"There is no metric '{metric}'. The metrics are: {', '.join(known) or 'none'}.")
         kept = [1 - row.sparsity for row in self.rows]
-        points = [Interval(self._figures(row).get(metric, math.nan), *[math.nan] * 2) for row in self.rows]
+        points = [Interval(self._values(row).get(metric, math.nan), *[math.nan] * 2) for row in self.rows]
         line = Line(metric, kept, points)
         figure = plots.lines([line], None, "sparsity", metric, share=metric.endswith("accuracy"))
         plots.label_sparsity(figure, kept)
@@ -148,12 +176,12 @@ class IterativePruning:
         axes.minorticks_off()
 
     def _metrics(self):
-        """Their names, as `_figures` has them."""
+        """Names of the metrics in `_values`."""
         first = self.rows[0]
         return list(first.metrics or first.training)
 
     @staticmethod
-    def _figures(row):
+    def _values(row):
         return {**row.training, **row.to_dict()}
 
 
@@ -166,6 +194,6 @@ def _heading(name):
 def _text(name, value):
     if name == "alive":
         return f"{value:,}"
-    if name in SECONDS:
+    if name in _SECONDS:
         return f"{value:.1f}"
     return f"{value:.2%}" if name == "sparsity" or name.startswith("dead_") else f"{value:.4g}"

@@ -1,87 +1,108 @@
-"""The entry: cycles of training, pruning and rewinding around the user's own training."""
+"""Prunes iteratively: cycles of training, pruning, and rewinding."""
 
 import dataclasses
 import json
 import numbers
+import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from tfap import keras_compat
 from tfap.activations.batches import can_repeat
+from tfap.criteria import Criterion
 from tfap.iterative.cycles import Cycle, Trainer, seed_of
 from tfap.iterative.results import IterativePruning
-from tfap.iterative.state import PackedMasks, check_copied, drawn, flat, like, read, write
-from tfap.iterative.store import Store, name_of
+from tfap.iterative.state import (
+    PackedMasks,
+    Weights,
+    check_copied,
+    flatten,
+    read,
+    reinitialized,
+    unflatten,
+    write,
+)
+from tfap.iterative.store import Store, cycle_name
+from tfap.keras_compat.types import Data, Model
 from tfap.layers.settings import PruningSettings
+from tfap.pruning.plan import LayerSelection
 from tfap.utils import checks
 
-_USER = "tfap.prune_iteratively"
+_FUNCTION = "tfap.prune_iteratively"
 
 
 def prune_iteratively(
-    model,
-    fit,
-    criterion="magnitude",
-    rate=0.2,
-    cycles=10,
-    rewind="init",
-    evaluate=None,
-    data=None,
-    scope="global",
-    granularity=None,
-    include=(),
-    skip=(),
-    min_weights_per_layer=0,
-    gradient_data=None,
-    gradient_steps=None,
-    seed=0,
-    directory=None,
-):
-    """Trains a model, prunes a share of what is left, rewinds it and trains again, cycle after cycle.
+    model: Model,
+    fit: Callable[..., Any],
+    criterion: Criterion | str = "magnitude",
+    rate: float = 0.2,
+    cycles: int = 10,
+    rewind: str | int | None = "init",
+    evaluate: Callable[..., Any] | None = None,
+    data: Data = None,
+    scope: str = "global",
+    granularity: str | None = None,
+    include: LayerSelection = (),
+    skip: LayerSelection = (),
+    min_weights_per_layer: int = 0,
+    gradient_data: Data = None,
+    gradient_steps: int | None = None,
+    seed: int = 0,
+    directory: str | os.PathLike | None = None,
+) -> IterativePruning:
+    """Trains a model, prunes a fraction of its kept weights, rewinds it, and repeats.
 
-    Cycle 0 only trains. Before each other cycle `round(rate * alive)` weights go, chosen by the criterion in
-    the net that the cycle before has trained, and the net is rewound. Every cycle is trained in a new copy of
-    the model, with a fresh optimizer, whose learning-rate schedule begins again, and with seeds (both
-    Kerases', NumPy's, Python's, those of random layers) that follow from `seed` and its number. So it is a
-    function of weights, masks, seed and number, if `fit` and `evaluate` keep nothing from one call to the
-    next. A `fit` that is not deterministic by itself, as on many GPUs, is not made so.
+    Cycle 0 trains the dense model. Before every other cycle, the criterion prunes `round(rate * alive)`
+    weights of the model that the previous cycle trained. Then the model is rewound.
+
+    Every cycle trains a new copy of the model with a fresh optimizer. The random seeds (both Kerases, NumPy,
+    Python, random layers) depend only on `seed` and the number of the cycle. So cycles are reproducible if
+    `fit` and `evaluate` are deterministic and keep no state between calls.
 
     Args:
-        model: a built Sequential or Functional model of either Keras, compiled if `fit` needs that. It is not
-            changed.
-        fit: function of `(model, callbacks)` that trains the model with these callbacks: one training of a
-            cycle. If it returns the History, its last metrics are kept.
-        criterion: as for `tfap.prune`. Counts are those of the cycle's own training, and for `tfap.AP`
-            movement counts from its begin.
-        rate: share of the weights still alive that each cycle prunes, in (0, 1). What a criterion could not
-            prune, or whole neurons did not fit, is asked for again in the next cycle.
-        cycles: how many prunes, at least 1: with cycle 0 there are `cycles + 1` trainings.
-        rewind: what a cycle begins with, always times its masks: "init" the first weights, biases and
-            BatchNormalization statistics; a whole number n those after epoch n of cycle 0; "reinit" newly
-            drawn ones (an initializer with a seed of its own draws the same again); None those of the end of
-            the cycle before.
-        evaluate: function of a plain model that returns a number or a dict of name to number; the first is
-            the main metric. None evaluates nothing.
-        data: inputs on which dead neurons are counted after each cycle, as for `tfap.measure_activations`, in
-            inference mode; no iterator. None counts none.
-        scope: "global" or "local", as for `tfap.prune`.
-        granularity, include, skip, min_weights_per_layer: as for `tfap.prune`.
-        gradient_data, gradient_steps: as for `tfap.update_masks`, for criteria that need gradients.
-        seed: whole number >= 0.
-        directory: folder in which every finished cycle is kept, so that a second call goes on where the first
-            was stopped, also by a kill, and ends with the same weights and masks. The first weights are kept
-            there too: a call that goes on begins with those, not with the model's. Other settings are an
-            error, but for more cycles, for which the last one is trained again; that a function or data are
-            not what they were cannot be seen. None keeps nothing.
+        model: A built Sequential or Functional model of either Keras, compiled if `fit` needs that.
+            Unchanged.
+        fit: Function of `(model, callbacks)` that trains the model with these callbacks. If it returns a
+            History, the rows contain the logs of the last epoch.
+        criterion: As in `tfap.prune`. Activation counts, and the movement for `tfap.AP`, are from the
+            training of one cycle.
+        rate: Float in (0, 1). Fraction of the kept weights to prune per cycle. Weights that a criterion could
+            not prune are requested again in the next cycle.
+        cycles: Integer >= 1. Number of times to prune. With cycle 0 there are `cycles + 1` training runs.
+        rewind: Initial weights of a cycle, before its masks. "init": the first weights, biases, and
+            BatchNormalization statistics. An integer n: those after epoch n of cycle 0. "reinit":
+            reinitialized weights (an initializer with a fixed seed repeats its values). None: those after the
+            previous cycle.
+        evaluate: Function of a model without wrappers that returns a number, or a dict of name to number
+            whose first entry is the main metric. None evaluates nothing.
+        data: Inputs on which to count dead neurons after each cycle, as in `tfap.measure_activations`, but
+            not a one-shot iterator. None counts no dead neurons.
+        scope: "global" or "local", as in `tfap.prune`.
+        granularity: As in `tfap.prune`.
+        include: As in `tfap.prune`.
+        skip: As in `tfap.prune`.
+        min_weights_per_layer: As in `tfap.prune`.
+        gradient_data: As in `tfap.update_masks`, for criteria that need gradients.
+        gradient_steps: As in `tfap.update_masks`.
+        seed: Integer >= 0.
+        directory: Directory in which to store every finished cycle. A second call with the same arguments
+            resumes after the last finished cycle, also after an interruption, and ends with the same weights
+            and masks. It may ask for more cycles. It uses the stored first weights instead of those of
+            `model`. tfap cannot detect changes to functions or data. None stores nothing.
 
     Returns:
-        An `IterativePruning`: it prints as a table, has `rows`, `masks(cycle)`, `model`, the plain model
-        after the last cycle, `to_csv(path)` and `plot()`.
+        An `IterativePruning` with `rows`, `masks(cycle)`, the last `model`, `to_csv(path)`, and `plot()`. It
+        prints as a table.
 
     Raises:
-        TypeError, ValueError: before anything is trained, an argument that cannot be used, or a directory
-            that was made with other settings. ValueError: `rewind` is an epoch that cycle 0 did not reach.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is invalid, the directory was created with other settings, or cycle 0 trains
+            fewer epochs than `rewind`. Only the last is raised after training has started.
+
+    Example:
 
     >>> import keras, numpy, tfap
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
@@ -93,33 +114,39 @@ def prune_iteratively(
     >>> pruned = tfap.prune_iteratively(model, fit, rate=0.5, cycles=2)
     >>> [(row.alive, row.sparsity) for row in pruned.rows]
     [(32, 0.0), (16, 0.5), (8, 0.75)]
+
+    References:
+        - [Liu et al., 2023](https://arxiv.org/abs/2212.06145)
     """
     _check(model, fit, evaluate, data, rate, cycles, rewind, scope, seed)
-    options = {
+    options: dict[str, Any] = {
         "criterion": criterion,
         "scope": scope,
         "granularity": granularity,
         "min_weights_per_layer": min_weights_per_layer,
     }
-    settings = PruningSettings(0.0, **options)
     trainer = Trainer(
         model,
         fit,
         evaluate,
         data,
         int(seed),
-        {"gradient_data": gradient_data, "gradient_steps": gradient_steps},
-        {**options, "include": include, "skip": skip},
+        gradients={"gradient_data": gradient_data, "gradient_steps": gradient_steps},
+        pruning={**options, "include": include, "skip": skip},
     )
-    ones = PackedMasks.of(trainer.untrained())
-    plan = {"rate": float(rate), "rewind": rewind, "seed": int(seed)}
-    store = Store(directory, _text({**settings.get_config(), **plan}, ones, model))
-    alive = alive_weights(ones.total, rate, cycles)
-    return _Run(trainer, store, rewind, alive, ones).all()
+    settings = {
+        **PruningSettings(0.0, **options).get_config(),
+        **{"rate": float(rate), "rewind": rewind, "seed": int(seed)},
+    }
+    dense_masks = PackedMasks.of(trainer.wrapped_model())
+    store = Store(directory, _settings_text(settings, dense_masks, model))
+    return _Cycles(trainer, store, rewind, alive_weights(dense_masks.total, rate, cycles), dense_masks).run()
 
 
-def alive_weights(total, rate, cycles):
-    """How many weights are alive in each cycle: `round(rate * alive)` go each time, and one always stays.
+def alive_weights(total: int, rate: float, cycles: int) -> list[int]:
+    """Computes the number of weights that each cycle keeps.
+
+    Each cycle prunes `round(rate * alive)` weights and keeps at least one.
 
     >>> alive_weights(1000, 0.2, 4)
     [1000, 800, 640, 512, 410]
@@ -130,109 +157,109 @@ def alive_weights(total, rate, cycles):
     return alive
 
 
-class _Run:
-    """All cycles of a call: those on file are read, the others trained and kept."""
+class _Cycles:
+    """All cycles of a call: reads the stored cycles, and trains and stores the others."""
 
-    def __init__(self, trainer, store, rewind, alive, ones):
+    def __init__(self, trainer, store, rewind, alive, dense_masks):
         self._trainer, self._store, self._rewind, self._alive = trainer, store, rewind, alive
-        self._masks = [ones]
-        self._kept = self._weights = None
+        self._masks = [dense_masks]
+        self._rewind_weights = self._trained_weights = None
 
-    def all(self):
-        self._first = self._first_weights()
+    def run(self) -> IterativePruning:
+        self._first_weights = self._read_first_weights()
         rows = []
         for number in range(len(self._alive)):
-            done = self._on_file(number) or self._trained(number)
-            rows.append(done.row)
-            self._weights = done.weights
+            cycle = self._stored(number) or self._trained(number)
+            rows.append(cycle.row)
+            self._trained_weights = cycle.weights
             if number == 0:
-                self._kept = done.kept
+                self._rewind_weights = cycle.rewind_weights
             if not self._is_last(number):
-                self._masks.append(done.next_masks)
-        last = keras_compat.rebuild(self._trainer.model, keras_compat.copied)
-        write(last, self._weights)
-        return IterativePruning(rows, self._masks, last)
+                self._masks.append(cycle.next_masks)
+        final_model = keras_compat.rebuild(self._trainer.model, keras_compat.copied)
+        write(final_model, self._trained_weights)
+        return IterativePruning(rows, self._masks, final_model)
 
     def _is_last(self, number):
         return number == len(self._alive) - 1
 
-    def _first_weights(self):
-        given = read(self._trainer.model)
-        found = self._store.read_arrays("first")
-        if found is None:
-            self._store.write_arrays("first", {"weights": flat(given)})
-            return given
-        return like(given, found["weights"], self._store.arrays_path("first"))
+    def _read_first_weights(self) -> Weights:
+        given_weights = read(self._trainer.model)
+        groups = self._store.read_arrays("first")
+        if groups is None:
+            self._store.write_arrays("first", {"weights": flatten(given_weights)})
+            return given_weights
+        return unflatten(groups["weights"], given_weights, self._store.arrays_path("first"))
 
-    def _on_file(self, number):
-        """A `Cycle` that was finished before; None if it was not, or was the last and is so no longer."""
-        row, arrays = self._store.read_row(number), self._store.read_arrays(name_of(number))
-        if row is None or arrays is None:
+    def _stored(self, number) -> Cycle | None:
+        """A stored `Cycle`. None if it is not finished, or was the last one but no longer is."""
+        row, groups = self._store.read_row(number), self._store.read_arrays(cycle_name(number))
+        if row is None or groups is None:
             return None
-        path = self._store.arrays_path(name_of(number))
-        weights = like(self._first, arrays["weights"], path)
+        path = self._store.arrays_path(cycle_name(number))
+        weights = unflatten(groups["weights"], self._first_weights, path)
         if self._is_last(number):
             return Cycle(row, weights)
-        if "masks" not in arrays:
+        if "masks" not in groups:
             return None
-        kept = like(self._first, arrays["kept"], path) if "kept" in arrays else None
-        return Cycle(row, weights, PackedMasks(self._masks[0].places, arrays["masks"]), kept)
+        rewind_weights = unflatten(groups["kept"], self._first_weights, path) if "kept" in groups else None
+        return Cycle(row, weights, PackedMasks(self._masks[0].places, groups["masks"]), rewind_weights)
 
-    def _trained(self, number):
+    def _trained(self, number) -> Cycle:
         begin = time.perf_counter()
-        late = isinstance(self._rewind, numbers.Integral)
-        done = self._trainer.perform(
+        rewinds_to_epoch = isinstance(self._rewind, numbers.Integral)
+        cycle = self._trainer.train(
             number,
-            self._start(number),
+            self._initial_weights(number),
             self._masks[number],
-            keep_epoch=self._rewind if late and number == 0 else None,
+            keep_epoch=self._rewind if rewinds_to_epoch and number == 0 else None,
             next_alive=None if self._is_last(number) else self._alive[number + 1],
         )
-        groups = {"weights": flat(done.weights)}
-        if done.next_masks:
-            groups["masks"] = done.next_masks.bits
-        if done.kept:
-            groups["kept"] = flat(done.kept)
-        self._store.write_arrays(name_of(number), groups)
-        users = done.row.fit_seconds + done.row.evaluate_seconds
-        row = dataclasses.replace(done.row, other_seconds=time.perf_counter() - begin - users)
-        self._store.write_row(row)  # from here on the cycle is there
-        return dataclasses.replace(done, row=row)
+        groups = {"weights": flatten(cycle.weights)}
+        if cycle.next_masks:
+            groups["masks"] = cycle.next_masks.bits
+        if cycle.rewind_weights:
+            groups["kept"] = flatten(cycle.rewind_weights)
+        self._store.write_arrays(cycle_name(number), groups)
+        user_seconds = cycle.row.fit_seconds + cycle.row.evaluate_seconds
+        row = dataclasses.replace(cycle.row, other_seconds=time.perf_counter() - begin - user_seconds)
+        self._store.write_row(row)  # from here on the cycle counts as finished
+        return dataclasses.replace(cycle, row=row)
 
-    def _start(self, number):
-        """The weights that a cycle begins with, before its masks."""
+    def _initial_weights(self, number) -> Weights | None:
+        """The initial weights of a cycle, before its masks."""
         if number == 0 or self._rewind == "init":
-            return self._first
+            return self._first_weights
         if self._rewind == "reinit":
-            return drawn(self._trainer.model, seed_of(self._trainer.seed, number, use=1))
-        return self._weights if self._rewind is None else self._kept
+            return reinitialized(self._trainer.model, seed_of(self._trainer.seed, number, use=1))
+        return self._trained_weights if self._rewind is None else self._rewind_weights
 
 
-def _text(settings, ones, model):
-    """Settings, net and optimizer as text; the net by shapes, since a second model has other names."""
+def _settings_text(settings, dense_masks, model):
+    """Settings, model, and optimizer as text. Shapes identify the model: names differ between copies."""
     optimizer = getattr(model, "optimizer", None)
-    found = {
+    described = {
         **settings,
         "keras": keras_compat.keras_of(model).__name__,
         "optimizer": {**optimizer.get_config(), "name": type(optimizer).__name__} if optimizer else None,
-        "shapes": [list(array.shape) for array in flat(read(model))],
-        "pruned": [[name, list(shape)] for _, name, shape in ones.places],
+        "shapes": [list(array.shape) for array in flatten(read(model))],
+        "pruned": [[name, list(shape)] for _, name, shape in dense_masks.places],
     }
-    return json.dumps(found, sort_keys=True, default=_plain)
+    return json.dumps(described, sort_keys=True, default=_jsonable)
 
 
-def _plain(value):
+def _jsonable(value):
     return np.asarray(value).tolist() if hasattr(value, "dtype") else str(value)
 
 
 def _check(model, fit, evaluate, data, rate, cycles, rewind, scope, seed):
-    keras_compat.check_plain(model, _USER)
+    keras_compat.check_plain(model, _FUNCTION)
     check_copied(model)
     for name, function in (("fit", fit), ("evaluate", evaluate)):
         if not callable(function) and (name == "fit" or function is not None):
             raise TypeError(f"{name} must be a function: received {function!r}.")
     if data is not None and not can_repeat(data):
-        raise ValueError("data is an iterator, which is used up after one cycle: pass arrays or a Dataset.")
+        raise ValueError("data is a one-shot iterator, but every cycle reads it: pass arrays or a Dataset.")
     if not isinstance(rate, numbers.Real) or not 0 < rate < 1:
         raise ValueError(f"rate must be in (0, 1): received {rate!r}.")
     checks.whole("cycles", cycles)
