@@ -186,7 +186,7 @@ class IterativePruning:
 
 
 def _heading(name):
-    return {"alive": "weights left", "dead_rate": "dead"}.get(name, name.removeprefix("dead_")).replace(
+    return {"alive": "weights kept", "dead_rate": "dead"}.get(name, name.removeprefix("dead_")).replace(
         "_", " "
     )
 

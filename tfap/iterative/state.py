@@ -29,7 +29,7 @@ def write(model: Model, weights: Weights) -> None:
 
 
 def reinitialized(model: Model, seed: int) -> Weights:
-    """Returns new weights from the initializers of the layers. Those with a fixed seed repeat their values."""
+    """Returns new weights from the initializers of the layers. A fixed seed repeats its values."""
     keras_compat.set_seeds(seed)
     return read(keras_compat.rebuild(model, _untrained))
 
