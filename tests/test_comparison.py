@@ -236,7 +236,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
 
 def test_processes_are_replaced_since_keras_keeps_memory(monkeypatch):
     pools = []
-    monkeypatch.setattr(workers, "_RUNS_A_PROCESS", 2)
+    monkeypatch.setattr(workers, "_RUNS_PER_PROCESS", 2)
     monkeypatch.setattr(
         workers, "_in_pool", lambda perform, runs, _: pools.append(runs) or map(perform, runs)
     )
@@ -284,9 +284,9 @@ def test_other_settings_under_the_same_name(experiment, tmp_path):
 )
 def test_a_file_that_is_no_run(experiment, tmp_path, text):
     (tmp_path / "magnitude-0.5-0.json").write_text(text)
-    with pytest.raises(ValueError, match="magnitude-0.5-0.json is no finished run"):
+    with pytest.raises(ValueError, match="magnitude-0.5-0.json is not a finished run"):
         experiment.compare(["magnitude"], directory=tmp_path)
-    with pytest.raises(ValueError, match="is no finished run"):
+    with pytest.raises(ValueError, match="is not a finished run"):
         Comparison.from_directory(tmp_path)
     assert not experiment.trained
 
@@ -330,7 +330,7 @@ def test_a_failing_run_is_named_and_the_others_stay(experiment, tmp_path):
         ({"methods": "magnitude"}, "a list of criteria"),
         ({"methods": []}, "no methods"),
         ({"methods": ["magnitude", tfap.Magnitude()]}, "two methods 'magnitude'"),
-        ({"methods": {"dense": "magnitude"}}, "'dense' is run in any case"),
+        ({"methods": {"dense": "magnitude"}}, "'dense' is always compared"),
         ({"methods": {"a/b": "magnitude"}}, "files are named after it"),
         ({"methods": {"a": {"critereon": "magnitude"}}}, "no argument critereon"),
         ({"methods": {"a": {"scope": "globl"}}}, "The method 'a': scope must be"),
@@ -380,7 +380,7 @@ def test_what_cannot_be_sent_to_processes_is_named():
         ({}, "empty dict"),
         ([1.0], "'score' is"),
         ({"a": np.ones(2)}, "'a' is"),
-        ({"seed": 1.0}, "like another column: seed"),
+        ({"seed": 1.0}, "names of other columns: seed"),
         (True, "'score' is True"),
     ],
 )

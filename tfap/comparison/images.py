@@ -1,18 +1,21 @@
-"""The command line's experiment: a small dense net on images."""
+"""The experiment of the command line: a small multilayer perceptron on images."""
 
 import dataclasses
 import functools
 import importlib
+from typing import Any
 
 import tensorflow as tf
 
+from tfap.comparison.runs import Run
 from tfap.datasets import Dataset, load
+from tfap.keras_compat.types import Model
 from tfap.pruning.prune import prune
 from tfap.training.callbacks import UpdatePruningStep
 
 _BATCH = 32
-_FOR_GRADIENTS = 512  # images
-_STEPS_AT_ONCE = 45  # an epoch of digits: Keras is slower than the net
+_GRADIENT_IMAGES = 512
+_STEPS_PER_EXECUTION = 45  # one epoch of digits: the overhead of Keras exceeds the time of the model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +23,10 @@ class Images:
     """The three functions that `tfap.compare` takes.
 
     Attributes:
-        dataset: name for `tfap.datasets.load`; the seed of a run also splits digits.
-        keras: name of the module, "keras" or "tf_keras".
-        epochs: of each training.
-        hidden: units of the hidden layers.
+        dataset: String. Name for `tfap.datasets.load`. The seed of a run also splits digits.
+        keras: String. Name of the module, "keras" or "tf_keras".
+        epochs: Integer. Epochs per run.
+        hidden: Tuple of integers. Units of the hidden layers.
     """
 
     dataset: str
@@ -31,7 +34,8 @@ class Images:
     epochs: int
     hidden: tuple[int, ...] = (128, 64)
 
-    def build_model(self, run):
+    def build_model(self, run: Run) -> Model:
+        """Builds and compiles the model."""
         keras, data = importlib.import_module(self.keras), _load(self.dataset, run.seed)
         layers = [keras.layers.Input(data.x_train.shape[1:]), keras.layers.Flatten()]
         layers += [keras.layers.Dense(units, activation="relu") for units in self.hidden]
@@ -40,17 +44,18 @@ class Images:
             "adam",
             "sparse_categorical_crossentropy",
             metrics=["accuracy"],
-            steps_per_execution=_STEPS_AT_ONCE,
+            steps_per_execution=_STEPS_PER_EXECUTION,
         )
         return model
 
-    def fit(self, model, callbacks, run):
+    def fit(self, model: Model, callbacks: list[Any], run: Run) -> None:
+        """Trains the model."""
         data = _load(self.dataset, run.seed)
         if run.method == "gradient":
-            some = data.x_train[:_FOR_GRADIENTS], data.y_train[:_FOR_GRADIENTS]
-            callbacks = [*callbacks, UpdatePruningStep(gradient_data=some)]
+            gradient_data = data.x_train[:_GRADIENT_IMAGES], data.y_train[:_GRADIENT_IMAGES]
+            callbacks = [*callbacks, UpdatePruningStep(gradient_data=gradient_data)]
         samples = len(data.x_train)
-        # One iterator for all epochs: Keras makes new ones for each, which takes longer than training.
+        # One iterator for all epochs: making one per epoch takes longer than training.
         batches = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train))
         batches = batches.shuffle(samples).batch(_BATCH).repeat()
         steps = -(-samples // _BATCH)
@@ -58,22 +63,23 @@ class Images:
             batches,
             steps_per_epoch=steps,
             epochs=self.epochs,
-            shuffle=False,  # the dataset does
+            shuffle=False,  # the dataset shuffles
             verbose=0,
             callbacks=callbacks,
         )
 
-    def evaluate(self, model, run):
+    def evaluate(self, model: Model, run: Run) -> dict[str, float]:
+        """Returns test accuracy and loss."""
         data = _load(self.dataset, run.seed)
-        found = model.evaluate(data.x_test, data.y_test, batch_size=512, verbose=0, return_dict=True)
-        return {"accuracy": found["accuracy"], "loss": found["loss"]}
+        metrics = model.evaluate(data.x_test, data.y_test, batch_size=512, verbose=0, return_dict=True)
+        return {"accuracy": metrics["accuracy"], "loss": metrics["loss"]}
 
 
-def prune_by_gradient(model, sparsity):
-    """For a `tfap.comparison.Method`: the callback that knows the data comes with `Images.fit`."""
+def prune_by_gradient(model: Model, sparsity: float) -> Model:
+    """Wraps a model for a `tfap.comparison.Method`. `Images.fit` adds the callback with the gradient data."""
     return prune(model, sparsity, "gradient")
 
 
 @functools.lru_cache(maxsize=1)
-def _load(dataset, seed) -> Dataset:
+def _load(dataset: str, seed: int) -> Dataset:
     return load(dataset, seed)

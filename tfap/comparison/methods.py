@@ -1,4 +1,4 @@
-"""What is compared: ways to make a model that prunes itself while it trains, under their names."""
+"""Pruning methods to compare: how each wraps a model, trains it, and strips it."""
 
 import collections
 import dataclasses
@@ -6,11 +6,14 @@ import functools
 import inspect
 import json
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from tfap import criteria, keras_compat
 from tfap.comparison import tfmot
 from tfap.comparison.runs import DENSE
 from tfap.criteria import Criterion
+from tfap.keras_compat.types import Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.prune import prune, strip_pruning
 from tfap.training.callbacks import UpdatePruningStep
@@ -18,36 +21,48 @@ from tfap.training.callbacks import UpdatePruningStep
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Any way of pruning, for `tfap.compare`.
+    """A custom pruning method for `tfap.compare`.
 
     Attributes:
-        prune: function of `(model, sparsity)` that returns the model to train; the sparsity is in (0, 1).
-        callbacks: function without arguments that returns the list of callbacks for a fit.
-        strip: function of the trained model that returns a plain one with the pruned weights zero. It
-            must be compiled if `evaluate` needs that.
+        prune: Function of `(model, sparsity)` that returns the model to train. The sparsity is in (0, 1).
+        callbacks: Function without arguments that returns the list of callbacks for `fit`.
+        strip: Function of the trained model that returns a model without wrappers, with zeros for the pruned
+            weights. It must be compiled if `evaluate` needs that.
 
-    >>> nothing = Method(lambda model, sparsity: model, callbacks=list, strip=lambda model: model)
+    Raises:
+        TypeError: If an argument is not a function.
+
+    Example:
+
+    >>> dense = Method(lambda model, sparsity: model, callbacks=list, strip=lambda model: model)
     """
 
-    prune: collections.abc.Callable
-    callbacks: collections.abc.Callable
-    strip: collections.abc.Callable
+    prune: Callable[[Model, float], Model]
+    callbacks: Callable[[], list]
+    strip: Callable[[Model], Model]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if not callable(getattr(self, field.name)):
-                raise TypeError(f"Method.{field.name} must be a function: {getattr(self, field.name)!r}.")
+            function = getattr(self, field.name)
+            if not callable(function):
+                raise TypeError(f"Method.{field.name} must be a function: received {function!r}.")
 
-    def settings(self, sparsity):
+    def settings(self, sparsity: float) -> dict[str, Any]:
+        """Returns what identifies the method at a sparsity in a stored run."""
         return {"Method": vars(self)}
 
 
+_MethodSpec: TypeAlias = Criterion | str | Mapping[str, Any] | Method
+# What `tfap.compare` takes as `methods`.
+Methods: TypeAlias = Sequence[Criterion | str] | Mapping[str, _MethodSpec]
+
+
 @dataclasses.dataclass(frozen=True)
-class _Tfap:
+class _TfapMethod:
     """`tfap.prune` with these arguments."""
 
-    arguments: dict
-    pruning_schedule: object
+    arguments: dict[str, Any]
+    pruning_schedule: Callable[[float], Any] | None
 
     def _schedule(self, sparsity):
         return self.pruning_schedule(sparsity) if self.pruning_schedule else sparsity
@@ -65,19 +80,19 @@ class _Tfap:
         return {"tfap.prune": {**self.arguments, "pruning_schedule": self._schedule(sparsity)}}
 
     def check(self, sparsity):
-        """Raises TypeError or ValueError for arguments that `tfap.prune` would refuse."""
+        """Raises TypeError or ValueError for arguments that `tfap.prune` rejects."""
         arguments = {key: value for key, value in self.arguments.items() if key not in ("include", "skip")}
         settings = PruningSettings(self._schedule(sparsity), **arguments)
         if "gradients" in settings.criterion.needs:
             raise ValueError(
-                f"{settings.criterion} needs data for gradients, which the callback gets: give a "
-                "tfap.comparison.Method whose callbacks() are [tfap.UpdatePruningStep(gradient_data=...)]."
+                f"{settings.criterion} needs gradient data in its callback: pass a tfap.comparison.Method "
+                "whose callbacks() are [tfap.UpdatePruningStep(gradient_data=...)]."
             )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Dense:
-    """No pruning."""
+class _DenseMethod:
+    """Trains without pruning."""
 
     def prune(self, model, sparsity):
         return model
@@ -92,104 +107,115 @@ class _Dense:
         return {}
 
 
-# -- from arguments --------------------------------------------------------------------------------
+# -- from the arguments of `compare` ---------------------------------------------------------------
 
 
-def named(methods, sparsities, pruning_schedule=None):
-    """Dict of name to method, "dense" first, from the arguments of `tfap.compare`.
+def named(
+    methods: Methods,
+    sparsities: Iterable[float],
+    pruning_schedule: Callable[[float], Any] | None = None,
+) -> dict[str, Any]:
+    """Makes a dict of name to method, "dense" first, from the arguments of `tfap.compare`.
 
     Raises:
-        TypeError, ValueError: which method or argument cannot be used.
+        TypeError: If a method or an argument has the wrong type.
+        ValueError: If a method or an argument is invalid.
     """
-    if pruning_schedule is not None and not callable(pruning_schedule):
-        raise TypeError(
-            f"pruning_schedule must be a function from a sparsity to a PruningSchedule: {pruning_schedule!r}."
-        )
-    found = {DENSE: _Dense()}
-    for name, thing in _pairs(methods):
-        _check_name(name, found)
+    _check_schedule_function(pruning_schedule)
+    by_name: dict[str, Any] = {DENSE: _DenseMethod()}
+    for name, spec in _names_and_specs(methods):
+        _check_name(name, by_name)
         try:
-            found[name] = _method_of(thing, pruning_schedule)
+            by_name[name] = _method_from(spec, pruning_schedule)
             for sparsity in sparsities:
-                if isinstance(found[name], _Tfap):
-                    found[name].check(sparsity)
+                if isinstance(by_name[name], _TfapMethod):
+                    by_name[name].check(sparsity)
         except (TypeError, ValueError) as error:
             raise type(error)(f"The method '{name}': {error}") from error
-    if len(found) == 1:
-        raise ValueError("There are no methods to compare.")
-    return found
+    if len(by_name) == 1:
+        raise ValueError("There are no methods to compare: pass at least one.")
+    return by_name
 
 
-def _pairs(methods):
+def _check_schedule_function(pruning_schedule):
+    if pruning_schedule is not None and not callable(pruning_schedule):
+        raise TypeError(
+            "pruning_schedule must be a function from a sparsity to a PruningSchedule: received "
+            f"{pruning_schedule!r}."
+        )
+
+
+def _names_and_specs(methods):
     if isinstance(methods, dict):
         return list(methods.items())
     if isinstance(methods, str | Criterion | Method) or not isinstance(methods, collections.abc.Iterable):
-        raise TypeError(f"methods must be a list of criteria or a dict of name to method: {methods!r}.")
+        raise TypeError(
+            f"methods must be a list of criteria or a dict of name to method: received {methods!r}."
+        )
     return [
-        (keras_compat.snake_case(type(thing).__name__) if isinstance(thing, Criterion) else thing, thing)
-        for thing in methods
+        (keras_compat.snake_case(type(spec).__name__) if isinstance(spec, Criterion) else spec, spec)
+        for spec in methods
     ]
 
 
 def _check_name(name, taken):
     if not isinstance(name, str) or not re.fullmatch(r"[\w .,+=()-]+", name):
         raise ValueError(
-            "The name of a method is made of letters, digits, spaces and _ . , + = ( ) -, since files are "
-            f"named after it: received {name!r}."
+            "The name of a method may have only letters, digits, spaces and _ . , + = ( ) -, because files "
+            f"are named after it: received {name!r}."
         )
     if name == DENSE:
-        raise ValueError(f"'{DENSE}' is run in any case: give the method another name.")
+        raise ValueError(f"'{DENSE}' is always compared: give the method another name.")
     if name in taken:
-        raise ValueError(f"There are two methods '{name}': give a dict of name to criterion.")
+        raise ValueError(f"There are two methods '{name}': pass a dict of name to criterion.")
 
 
-def _method_of(thing, pruning_schedule):
-    if isinstance(thing, Method):
-        return thing
-    if thing == "tfmot":
+def _method_from(spec, pruning_schedule):
+    if isinstance(spec, Method):
+        return spec
+    if spec == "tfmot":
         return tfmot.Magnitude(pruning_schedule)
-    arguments = dict(thing) if isinstance(thing, dict) else {"criterion": thing}
+    arguments = dict(spec) if isinstance(spec, dict) else {"criterion": spec}
     pruning_schedule = arguments.pop("pruning_schedule", pruning_schedule)
-    if pruning_schedule is not None and not callable(pruning_schedule):
-        raise TypeError(
-            f"pruning_schedule must be a function from a sparsity to a PruningSchedule: {pruning_schedule!r}."
-        )
+    _check_schedule_function(pruning_schedule)
     known = list(inspect.signature(prune).parameters)[2:]
     unknown = sorted(set(arguments) - set(known))
     if unknown:
-        raise TypeError(f"tfap.prune has no argument {', '.join(unknown)}. It has {', '.join(known)}.")
-    return _Tfap(
+        raise TypeError(
+            f"tfap.prune has no argument {', '.join(unknown)}. Its arguments are: {', '.join(known)}."
+        )
+    return _TfapMethod(
         arguments | {"criterion": criteria.get(arguments.get("criterion", "activation_count"))},
         pruning_schedule,
     )
 
 
-# -- as text ---------------------------------------------------------------------------------------
+# -- settings as text ------------------------------------------------------------------------------
 
 
-def settings_text(method, sparsity):
-    """A method's settings at a sparsity as text, to tell whether a file was made with the same ones.
+def settings_text(method: Any, sparsity: float) -> str:
+    """Returns the settings of a method at a sparsity as text, to compare with those of a stored run.
 
-    Only what was given counts, so a new argument of `tfap.prune` changes nothing. Of functions it holds
-    the names: what they do cannot be seen.
+    The text contains only arguments that were passed, so new arguments of `tfap.prune` do not change it. It
+    contains the names of functions, not what they do.
     """
-    return json.dumps(_described(method.settings(sparsity)), sort_keys=True)
+    return json.dumps(_jsonable(method.settings(sparsity)), sort_keys=True)
 
 
-def _described(thing):
-    """JSON for settings: no addresses, so that it is the same in every process."""
-    if thing is None or isinstance(thing, str | bool | int | float):
-        return thing
-    if hasattr(thing, "tolist"):  # NumPy's numbers and arrays
-        return thing.tolist()
-    if isinstance(thing, dict):
-        return {str(key): _described(value) for key, value in thing.items()}
-    if isinstance(thing, set):  # in another order in every process
-        return sorted(json.dumps(_described(value), sort_keys=True) for value in thing)
-    if isinstance(thing, list | tuple):
-        return [_described(value) for value in thing]
-    if isinstance(thing, functools.partial):
-        return [_described(part) for part in (thing.func, thing.args, thing.keywords)]
-    if hasattr(thing, "__qualname__"):
-        return f"{thing.__module__}.{thing.__qualname__}"
-    return {"class": type(thing).__qualname__, **_described(getattr(thing, "__dict__", {}))}
+def _jsonable(value):
+    """Settings as JSON values without memory addresses, which differ between processes."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if hasattr(value, "tolist"):  # NumPy's numbers and arrays
+        return value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, set):  # the order differs between processes
+        return sorted(json.dumps(_jsonable(item), sort_keys=True) for item in value)
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, functools.partial):
+        return [_jsonable(part) for part in (value.func, value.args, value.keywords)]
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return {"class": type(value).__qualname__, **_jsonable(getattr(value, "__dict__", {}))}

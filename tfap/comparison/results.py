@@ -1,29 +1,38 @@
-"""What a comparison found: rows, differences with their intervals, a table, a CSV file and figures."""
+"""The results of a comparison: rows, paired differences, a table, a CSV file, and figures."""
 
 import csv
 import dataclasses
 import itertools
 import math
 import operator
+import os
 import statistics
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import rich.table
 
 from tfap.comparison.runs import AFTER_METRICS, BEFORE_METRICS, DENSE, Row, Run, Store
 from tfap.utils import plots, tables
 from tfap.utils.plots import Line
 from tfap.utils.statistics import Interval, interval, smallest_detectable_effect
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far a method is from another one, in the unit of the metric.
+    """The difference between two methods, paired by seed, in the unit of the metric.
 
     Attributes:
-        method, sparsity: which runs.
-        pairs: how many seeds both methods have; with "dense" the seed alone makes the pair, else sparsity
-            and seed.
-        interval: mean of the differences (method - other) with its 95% interval, Student's t.
-        smallest_detectable_effect: a true difference of this size is found with a probability of 80%
-            by so many pairs with this scatter; see `tfap.utils.statistics`.
+        method: String. Name of the method.
+        sparsity: Float. Requested sparsity.
+        pairs: Integer. Number of pairs. The runs of a pair have the same seed and, except for "dense", the
+            same sparsity.
+        interval: `Interval`: mean of the differences (method - other) with its 95% CI (Student's t).
+        smallest_detectable_effect: Float. A true difference of this size is significant at 5% with a
+            probability of 80%.
     """
 
     method: str
@@ -34,17 +43,20 @@ class Difference:
 
 
 class Comparison:
-    """The rows of a comparison. Prints as a table of the main metric.
+    """The result of `tfap.compare`. Prints as a table of the main metric.
+
+    Args:
+        rows: Iterable of `Row`.
 
     Attributes:
-        rows: list of `Row`, "dense" first, then method by method.
-        metrics: their names; the first is the main one.
+        rows: List of `Row`, "dense" first, then method by method.
+        metrics: List of strings. Names of the metrics, the main metric first.
 
     Raises:
-        ValueError: there are no rows, not all have the same metrics, or two are of one run.
+        ValueError: If there are no rows, rows have different metrics, or two rows are of the same run.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = list(rows)
         if not self.rows:
             raise ValueError("A comparison needs rows.")
@@ -58,27 +70,27 @@ class Comparison:
         if len({row.run for row in self.rows}) < len(self.rows):
             raise ValueError("Two rows are of the same method, sparsity and seed.")
 
-    # -- as numbers --------------------------------------------------------------------------------
+    # -- numbers -----------------------------------------------------------------------------------
 
-    def cells(self):
-        """`{(method, sparsity): rows}` in the order of the rows."""
-        found = {}
+    def cells(self) -> dict[tuple[str, float], list[Row]]:
+        """Groups the rows: a dict of `(method, sparsity)` to rows, in the order of the rows."""
+        cells: dict[tuple[str, float], list[Row]] = {}
         for row in self.rows:
-            found.setdefault((row.method, row.sparsity), []).append(row)
-        return found
+            cells.setdefault((row.method, row.sparsity), []).append(row)
+        return cells
 
-    def differences(self, metric=None, against=DENSE):
-        """How far each method is from another one at each sparsity, seed by seed.
+    def differences(self, metric: str | None = None, against: str = DENSE) -> list[Difference]:
+        """Computes the difference of each method to another method at each sparsity, paired by seed.
 
         Args:
-            metric: its name; None is the main one.
-            against: the other method, "dense" or any that was compared.
+            metric: Name of the metric. None means the main metric.
+            against: Name of the other method: "dense" or a method that was compared.
 
         Returns:
             List of `Difference`, in the order of the rows.
 
         Raises:
-            ValueError: there is no such metric or method.
+            ValueError: If there is no such metric or method.
         """
         metric = self._metric(metric)
         if against not in {row.method for row in self.rows}:
@@ -90,45 +102,51 @@ class Comparison:
         ]
 
     def _difference(self, rows, metric, against):
-        base = {row.run: row.metrics[metric] for row in self.rows if row.method == against}
-        pairs = []
+        baseline = {row.run: row.metrics[metric] for row in self.rows if row.method == against}
+        differences = []
         for row in rows:
-            twin = Run(against, 0.0 if against == DENSE else row.sparsity, row.seed)
-            if twin in base:
-                pairs.append(row.metrics[metric] - base[twin])
+            paired_run = Run(against, 0.0 if against == DENSE else row.sparsity, row.seed)
+            if paired_run in baseline:
+                differences.append(row.metrics[metric] - baseline[paired_run])
         return Difference(
             rows[0].method,
             rows[0].sparsity,
-            len(pairs),
-            interval(pairs),
-            smallest_detectable_effect(pairs),
+            len(differences),
+            interval(differences),
+            smallest_detectable_effect(differences),
         )
 
     def _metric(self, metric):
         if metric is None:
             return self.metrics[0]
         if metric not in self.metrics:
-            raise ValueError(f"There is no metric '{metric}'. There are {', '.join(self.metrics)}.")
+            raise ValueError(f"There is no metric '{metric}'. The metrics are: {', '.join(self.metrics)}.")
         return metric
 
-    # -- to look at --------------------------------------------------------------------------------
+    # -- table and figures -------------------------------------------------------------------------
 
-    def table(self, metric=None, against=DENSE):
-        """A rich table of each method at each sparsity, means over the seeds; `str()` prints the default one.
+    def table(self, metric: str | None = None, against: str = DENSE) -> rich.table.Table:
+        """Returns a rich table with one line per method and sparsity. `str()` gives the default one as text.
 
-        Columns: the metric; its paired difference to the method `against` with the 95% interval; the
-        smallest difference that so many seeds can show; the share of zeros; weights and FLOPs of the
-        compacted model. "-" is what one seed cannot tell. "accuracy" is written in percent.
+        Columns, as means over the seeds: the metric, its paired difference to the method `against` with the
+        95% CI, the smallest detectable difference, the fraction of zeros, and weights and FLOPs of the
+        compacted model. "-" means unknown, such as the CI of one seed. "accuracy" is in percent.
 
         Args:
-            metric: its name; None is the main one.
-            against: the method that the others are compared with.
+            metric: Name of the metric. None means the main metric.
+            against: Name of the method that the others are compared with.
+
+        Returns:
+            A `rich.table.Table`.
 
         Raises:
-            ValueError: there is no such metric or method.
+            ValueError: If there is no such metric or method.
         """
         metric = self._metric(metric)
-        differences = {(one.method, one.sparsity): one for one in self.differences(metric, against)}
+        differences = {
+            (difference.method, difference.sparsity): difference
+            for difference in self.differences(metric, against)
+        }
         table = tables.table_of(
             ["method"],
             [
@@ -144,63 +162,86 @@ class Comparison:
                 _value(metric, statistics.fmean(row.metrics[metric] for row in rows)),
                 *_difference_cells(metric, differences.get((method, sparsity))),
                 f"{statistics.fmean(row.zeros for row in rows):.1%}",
-                _whole(row.weights_compacted for row in rows),
-                _whole(row.flops_compacted for row in rows),
+                _mean_count(row.weights_compacted for row in rows),
+                _mean_count(row.flops_compacted for row in rows),
             )
         return table
 
-    def __str__(self):
+    def __str__(self) -> str:
         return tables.as_text(self.table())
 
-    def plot_sparsity(self, metric=None):
-        """A metric against the sparsity asked for: a line a method, "dense" as a band over the whole width.
+    def plot_sparsity(self, metric: str | None = None) -> "Figure":
+        """Plots a metric against the requested sparsity: one line per method, and "dense" as a band.
 
-        Bars and band are 95% intervals of the mean over the seeds. A bar may leave the figure.
+        Bars and band are 95% CIs of the mean over the seeds. A bar may extend beyond the figure.
 
         Args:
-            metric: its name; None is the main one.
+            metric: Name of the metric. None means the main metric.
 
         Returns:
             A `matplotlib.figure.Figure`.
 
         Raises:
-            ValueError: there is no such metric.
+            ValueError: If there is no such metric.
         """
         return against_sparsity(self.cells(), self._metric(metric))
 
-    def plot_size(self, metric=None):
-        """A metric against the weights that `tfap.compact` leaves; else like `plot_sparsity`.
+    def plot_size(self, metric: str | None = None) -> "Figure":
+        """Plots a metric against the number of weights after `tfap.compact`, as in `plot_sparsity`.
 
         Args:
-            metric: its name; None is the main one.
+            metric: Name of the metric. None means the main metric.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+
+        Raises:
+            ValueError: If there is no such metric.
         """
         return against_size(self.cells(), self._metric(metric))
 
     # -- files -------------------------------------------------------------------------------------
 
     @classmethod
-    def from_directory(cls, path):
-        """All finished runs in the `directory` of a `tfap.compare`, methods in the order of the alphabet.
+    def from_directory(cls, path: str | os.PathLike) -> "Comparison":
+        """Reads all finished runs in the `directory` of `tfap.compare`, methods in alphabetical order.
+
+        Args:
+            path: Path of the directory.
+
+        Returns:
+            A `Comparison`.
 
         Raises:
-            FileNotFoundError: there are none. ValueError: another JSON file is among them.
+            FileNotFoundError: If there are no finished runs.
+            ValueError: If the directory contains another JSON file.
         """
         rows = Store(path).read_all()
         return cls(sorted(rows, key=lambda row: (row.method != DENSE, *vars(row.run).values())))
 
-    def to_csv(self, path):
-        """Writes a line for each row; what is not known is empty."""
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """Writes one line per row to a CSV file. Unknown values are empty.
+
+        Args:
+            path: Path of the file.
+        """
         with open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, list(self.rows[0].to_dict()))
             writer.writeheader()
             writer.writerows(row.to_dict() for row in self.rows)
 
     @classmethod
-    def from_csv(cls, path):
-        """What `to_csv` wrote.
+    def from_csv(cls, path: str | os.PathLike) -> "Comparison":
+        """Reads a CSV file from `to_csv`.
+
+        Args:
+            path: Path of the file.
+
+        Returns:
+            A `Comparison`.
 
         Raises:
-            ValueError: the file is another one.
+            ValueError: If the file was not written by `to_csv`.
         """
         with open(path, newline="") as file:
             try:
@@ -210,22 +251,22 @@ class Comparison:
 
 
 def _row(line):
-    known = {name: line.pop(name) for name in (*BEFORE_METRICS, *AFTER_METRICS)}
-    flops = known["flops_compacted"]
+    columns = {name: line.pop(name) for name in (*BEFORE_METRICS, *AFTER_METRICS)}
+    flops = columns["flops_compacted"]
     return Row(
-        known["method"],
-        float(known["sparsity"]),
-        int(known["seed"]),
+        columns["method"],
+        float(columns["sparsity"]),
+        int(columns["seed"]),
         {name: float(value) for name, value in line.items()},
-        float(known["zeros"]),
-        int(known["weights"]),
-        int(known["weights_compacted"]),
+        float(columns["zeros"]),
+        int(columns["weights"]),
+        int(columns["weights_compacted"]),
         int(flops) if flops else None,
-        float(known["fit_seconds"]),
+        float(columns["fit_seconds"]),
     )
 
 
-# -- cells of the table ----------------------------------------------------------------------------
+# -- table cells -----------------------------------------------------------------------------------
 
 
 def _value(metric, number):
@@ -239,60 +280,62 @@ def _signed(metric):
 def _difference_cells(metric, difference):
     if difference is None:
         return "-", "-"
-    least = difference.smallest_detectable_effect
-    return difference.interval.text(_signed(metric)), "-" if math.isnan(least) else _value(metric, least)
+    effect = difference.smallest_detectable_effect
+    return difference.interval.text(_signed(metric)), "-" if math.isnan(effect) else _value(metric, effect)
 
 
-def _whole(numbers):
-    numbers = list(numbers)
-    return "-" if None in numbers else f"{statistics.fmean(numbers):,.0f}"
+def _mean_count(counts):
+    counts = list(counts)
+    return "-" if None in counts else f"{statistics.fmean(counts):,.0f}"
 
 
-_SPREAD = 1.18
+# -- figures ---------------------------------------------------------------------------------------
+
+_SPREAD = 1.18  # ratio of the x of the last line to that of the first, so that bars do not overlap
 
 
-def against_sparsity(cells, metric):
-    """A metric against the share of weights asked to be kept, in logarithmic steps, labelled as sparsity."""
+def against_sparsity(cells: dict[tuple[str, float], list[Row]], metric: str) -> "Figure":
+    """Plots a metric against the requested sparsity, on a logarithmic axis of the kept fraction."""
     kept = sorted({1 - sparsity for method, sparsity in cells if method != DENSE})
     nearest = min((more / less for less, more in itertools.pairwise(kept)), default=_SPREAD)
     figure = plots.lines(
         _lines(cells, metric, lambda rows: 1 - rows[0].sparsity),
         _band(cells, metric),
-        "sparsity asked for",
+        "requested sparsity",
         _label(metric),
         share=metric == "accuracy",
-        spread=1 / min(_SPREAD, nearest**0.5),  # the axis runs from right to left
+        spread=1 / min(_SPREAD, nearest**0.5),  # the axis is inverted
     )
     plots.label_sparsity(figure, kept)
     return figure
 
 
-def against_size(cells, metric):
-    """A metric against the weights of the compacted model."""
+def against_size(cells: dict[tuple[str, float], list[Row]], metric: str) -> "Figure":
+    """Plots a metric against the number of weights of the compacted model."""
     return plots.lines(
         _lines(cells, metric, lambda rows: statistics.fmean(row.weights_compacted for row in rows)),
         _band(cells, metric),
-        "weights left by tfap.compact",
+        "weights after tfap.compact",
         _label(metric),
         share=metric == "accuracy",
     )
 
 
 def _label(metric):
-    return f"{metric} (mean with 95% interval)"
+    return f"{metric} (mean with 95% CI)"
 
 
-def _lines(cells, metric, place):
+def _lines(cells, metric, x_of):
     points = {}
     for (method, _), rows in cells.items():
         if method != DENSE:
-            points.setdefault(method, []).append((place(rows), _interval(rows, metric)))
-    by_place = operator.itemgetter(0)
-    return [Line(method, *zip(*sorted(pairs, key=by_place))) for method, pairs in points.items()]
+            points.setdefault(method, []).append((x_of(rows), _interval(rows, metric)))
+    by_x = operator.itemgetter(0)
+    return [Line(method, *zip(*sorted(pairs, key=by_x))) for method, pairs in points.items()]
 
 
 def _band(cells, metric):
-    """The line of "dense"; None where its runs are missing."""
+    """The line of "dense", or None without its runs."""
     rows = cells.get((DENSE, 0.0))
     return Line(DENSE, (1.0,), (_interval(rows, metric),)) if rows else None
 

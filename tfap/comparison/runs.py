@@ -1,8 +1,11 @@
-"""One run of a comparison: which it is, and what came out."""
+"""Identifies the runs of a comparison, and stores their results."""
 
 import dataclasses
 import json
+import os
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 from tfap.utils import files
 
@@ -13,12 +16,14 @@ AFTER_METRICS = ("zeros", "weights", "weights_compacted", "flops_compacted", "fi
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Which run it is.
+    """Identifies one run of a comparison.
 
     Attributes:
-        method: its name; "dense" is the training without pruning.
-        sparsity: asked for, in (0, 1); 0.0 if dense.
-        seed: whole number.
+        method: String. Name of the method. "dense" is the training without pruning.
+        sparsity: Float in (0, 1). Requested sparsity, or 0.0 for "dense".
+        seed: Integer >= 0.
+
+    Example:
 
     >>> Run("magnitude", 0.9, 2).name
     'magnitude-0.9-2'
@@ -29,23 +34,27 @@ class Run:
     seed: int
 
     @property
-    def name(self):
-        """Can be the name of a file."""
+    def name(self) -> str:
+        """A name for files of the run."""
         return f"{self.method}-{self.sparsity!r}-{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The figures of a finished run; see `Run` for the first three attributes.
+    """The results of one run. Rows are equal if they differ only in `fit_seconds`.
 
     Attributes:
-        metrics: name to number: what `evaluate` gave.
-        zeros: share of all kernel weights (weights of at least two axes) of the plain model that are
-            exactly 0: the same denominator for all methods.
-        weights: of the plain model, biases and moving averages included.
-        weights_compacted: of what `tfap.compact` makes of it.
-        flops_compacted: of one sample through that; see `tfap.flops`. None if they are not known.
-        fit_seconds: that `fit` took. Two rows that differ in nothing else are equal.
+        method: As in `Run`.
+        sparsity: As in `Run`.
+        seed: As in `Run`.
+        metrics: Dict of name to float: the result of `evaluate`.
+        zeros: Float. Fraction of zeros among all kernel weights (weights with two or more axes) of the model
+            without wrappers. All methods have the same denominator.
+        weights: Integer. Number of weights of the model without wrappers, biases and moving averages
+            included.
+        weights_compacted: Integer. Number of weights after `tfap.compact`.
+        flops_compacted: Integer. FLOPs per sample after `tfap.compact`, as in `tfap.flops`. None if unknown.
+        fit_seconds: Float. Time in `fit`.
     """
 
     method: str
@@ -59,23 +68,24 @@ class Row:
     fit_seconds: float = dataclasses.field(compare=False)
 
     @property
-    def run(self):
+    def run(self) -> Run:
+        """The `Run` of the row."""
         return Run(self.method, self.sparsity, self.seed)
 
-    def to_dict(self):
-        """The figures by name, flat, in the order of the CSV file's columns."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the values by name as a flat dict, in the order of the columns of the CSV file."""
         flat = {name: getattr(self, name) for name in BEFORE_METRICS} | self.metrics
         return flat | {name: getattr(self, name) for name in AFTER_METRICS}
 
 
-def check_metric_names(names):
-    """Raises ValueError where a metric has the name of another figure."""
+def check_metric_names(names: Iterable[str]) -> None:
+    """Raises ValueError if a metric has the name of another column."""
     taken = sorted({*BEFORE_METRICS, *AFTER_METRICS} & set(names))
     if taken:
-        raise ValueError(f"evaluate names a metric like another column: {', '.join(taken)}.")
+        raise ValueError(f"evaluate returned metrics with the names of other columns: {', '.join(taken)}.")
 
 
-_FIGURES = {
+_TYPES = {
     "method": str,
     "sparsity": float,
     "seed": int,
@@ -89,50 +99,55 @@ _FIGURES = {
 
 
 class Store:
-    """A folder of finished runs.
+    """A directory of finished runs.
 
     Args:
-        directory: made with its parents when the first run is written; None keeps nothing.
+        directory: Path of the directory, which is created with its parents when the first run is written.
+            None stores nothing.
+
+    Raises:
+        NotADirectoryError: If `directory` is a file.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: str | os.PathLike | None) -> None:
         self._folder = None if directory is None else pathlib.Path(directory)
         if self._folder is not None and self._folder.exists() and not self._folder.is_dir():
-            raise NotADirectoryError(f"'{directory}' is no folder.")
+            raise NotADirectoryError(f"'{directory}' is not a directory: pass another directory.")
 
-    def write(self, row, settings):
-        """Writes a `Row` with the text of its method's settings; a kill leaves no half of a file."""
+    def write(self, row: Row, settings: str) -> None:
+        """Writes a `Row` and the settings of its method to a file, atomically."""
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**vars(row), "settings": settings}, indent=1)
         files.replace(self._path(row.run), lambda file: file.write(text.encode()))
 
-    def read(self, run, settings):
-        """The `Row` of a run, None if it is not there.
+    def read(self, run: Run, settings: str) -> Row | None:
+        """Reads the `Row` of a run, or returns None if it is not stored.
 
         Raises:
-            ValueError: the file is no such run, or its method had other settings.
+            ValueError: If the file is not this run, or its method had other settings.
         """
         if self._folder is None or not self._path(run).exists():
             return None
-        row, made_with = _read(self._path(run))
+        row, stored_settings = _read(self._path(run))
         if row.run != run:
-            raise ValueError(f"{self._path(run)} holds another run, {row.run}. {_AWAY}")
-        if made_with != settings:
+            raise ValueError(f"{self._path(run)} holds another run, {row.run}. {_FIX}")
+        if stored_settings != settings:
             raise ValueError(
                 f"{self._path(run)} was made with other settings of the method '{run.method}'. There: "
-                f"{made_with}; now: {settings}. Give the method another name, or use another directory."
+                f"{stored_settings}; now: {settings}. Give the method another name, or use another directory."
             )
         return row
 
-    def read_all(self):
-        """The `Row`s of all runs in the folder.
+    def read_all(self) -> list[Row]:
+        """Reads the `Row`s of all runs in the directory.
 
         Raises:
-            FileNotFoundError: there are none. ValueError: another JSON file is among them.
+            FileNotFoundError: If there are no runs.
+            ValueError: If the directory contains another JSON file.
         """
-        paths = sorted(self._folder.glob("*.json"))
+        paths = [] if self._folder is None else sorted(self._folder.glob("*.json"))
         if not paths:
             raise FileNotFoundError(f"There are no finished runs in '{self._folder}'.")
         return [_read(path)[0] for path in paths]
@@ -141,18 +156,20 @@ class Store:
         return self._folder / f"{run.name}.json"
 
 
-_AWAY = "Move it away, or use another directory."
+_FIX = "Move it away, or use another directory."
 
 
-def _read(path):
-    """`(Row, text of settings)`."""
+def _read(path) -> tuple[Row, str]:
+    """`(row, settings)` from a file."""
     try:
-        found = json.loads(path.read_text())
-        settings = found.pop("settings")
-        row = Row(**found)
+        fields = json.loads(path.read_text())
+        settings = fields.pop("settings")
+        row = Row(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no finished run of tfap.compare ({error}). {_AWAY}") from error
-    for name, kind in _FIGURES.items():
-        if not isinstance(getattr(row, name), kind):
-            raise ValueError(f"{path} is no finished run of tfap.compare: {name} is no {kind}. {_AWAY}")
+        raise ValueError(f"{path} is not a finished run of tfap.compare ({error}). {_FIX}") from error
+    for name, expected in _TYPES.items():
+        if not isinstance(getattr(row, name), expected):
+            raise ValueError(
+                f"{path} is not a finished run of tfap.compare: {name} is not of type {expected}. {_FIX}"
+            )
     return row, settings

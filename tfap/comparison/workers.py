@@ -1,4 +1,4 @@
-"""Runs in processes beside each other, one core each."""
+"""Performs runs in parallel processes, one core each."""
 
 import concurrent.futures
 import contextlib
@@ -8,6 +8,8 @@ import importlib
 import os
 import traceback
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -18,78 +20,86 @@ _INSTALL = "pip install 'tfap[comparison]'"
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a run failed: the text of the exception, traceback included."""
+    """A failed run.
 
-    run: object
+    Attributes:
+        run: The run.
+        text: String. The exception with its traceback.
+    """
+
+    run: Any
     text: str
 
 
-def cores():
-    """How many this process may use."""
-    return _library("joblib").cpu_count()
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return _import("joblib").cpu_count()
 
 
-def check_picklable(**things):
-    """Raises TypeError, naming it, where one of these cannot be sent to another process."""
-    for name, thing in things.items():
+def check_picklable(**arguments: object) -> None:
+    """Raises TypeError if one of the arguments cannot be sent to another process."""
+    for name, argument in arguments.items():
         try:
-            _library("cloudpickle").dumps(thing)
-        except Exception as error:  # whatever the user's objects raise
+            _import("cloudpickle").dumps(argument)
+        except Exception as error:  # the user's objects may raise anything
             raise TypeError(
-                f"{name} cannot be sent to other processes ({error}). Make what it uses inside of it, or "
-                "give workers=1."
+                f"{name} cannot be sent to other processes ({error}). Create what it uses inside it, or pass "
+                "workers=1."
             ) from error
 
 
-def results(perform, runs, workers):
-    """Yields what `perform(run)` gives for every run, or its `Failure`, as they are done.
+def results(perform: Callable[[Any], Any], runs: list, workers: int) -> Iterator[Any]:
+    """Yields the result of `perform(run)`, or its `Failure`, for every run as it finishes.
 
     Args:
-        perform: function that can be pickled if there are several workers.
-        runs: list.
-        workers: number of processes; 1 is this one.
+        perform: Function of a run. It must be picklable if there are several workers.
+        runs: List of runs.
+        workers: Integer. Number of processes. With 1, this process performs the runs.
     """
     if workers == 1:
         for run in runs:
             yield perform(run)
         return
-    done = _in_processes(perform, runs, min(workers, len(runs)))
-    with contextlib.closing(done):
-        yield from done
+    finished = _in_processes(perform, runs, min(workers, len(runs)))
+    with contextlib.closing(finished):
+        yield from finished
 
 
-def with_progress(things, count):
-    """The things, with a progress bar where somebody looks on."""
+def with_progress(results: Iterable[Any], count: int) -> Iterable[Any]:
+    """Adds a progress bar to the iteration if stderr is a terminal."""
     console = rich.console.Console(stderr=True)
-    quiet = not (count and console.is_terminal)
-    return rich.progress.track(things, "Comparing", count, console=console, transient=True, disable=quiet)
+    is_disabled = not (count and console.is_terminal)
+    return rich.progress.track(
+        results, "Comparing", count, console=console, transient=True, disable=is_disabled
+    )
 
 
-def _library(name):
+def _import(name) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"tfap.compare runs processes with {name}: {_INSTALL}") from error
+        raise ImportError(f"tfap.compare needs {name} to run processes: {_INSTALL}") from error
 
 
-# -- in a pool of processes ------------------------------------------------------------------------
+# -- the pool of processes -------------------------------------------------------------------------
 
-_THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR")
-_RUNS_A_PROCESS = 50  # TensorFlow never gives back 5 (Keras 3) to 12 (tf_keras) MB of graphs for each
-_performs = None  # in a worker: what it does, pickled
+_THREAD_VARIABLES = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR")
+# TensorFlow does not free 5 (Keras 3) to 12 (tf_keras) MB of graphs per run.
+_RUNS_PER_PROCESS = 50
+_pickled_perform = None  # in a worker process: the pickled function
 
 
 def _in_processes(perform, runs, workers):
-    share = _RUNS_A_PROCESS * workers
-    for first in range(0, len(runs), share):
-        yield from _in_pool(perform, runs[first : first + share], workers)
+    pool_runs = _RUNS_PER_PROCESS * workers
+    for first in range(0, len(runs), pool_runs):
+        yield from _in_pool(perform, runs[first : first + pool_runs], workers)
 
 
 def _in_pool(perform, runs, workers):
     pool = _pool(perform, workers)
     try:
         with warnings.catch_warnings():
-            # Workers that have grown are replaced: as it should be.
+            # The pool replaces workers whose memory has grown, as intended.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs")
             futures = {pool.submit(_perform, run): run for run in runs}
             for future in concurrent.futures.as_completed(futures):
@@ -102,35 +112,38 @@ def _result(future, run):
     try:
         return future.result()
     except concurrent.futures.BrokenExecutor as error:
-        which = "this run's or that of one beside it"
-        return Failure(run, f"A process ended without a word, as for want of memory: {which}. {error}")
+        return Failure(
+            run,
+            "The process of this run, or of a parallel one, ended unexpectedly, for example because memory "
+            f"ran out. {error}",
+        )
 
 
 def _pool(perform, workers):
-    _library("joblib")
+    _import("joblib")
     from joblib.externals import loky
 
-    environment = {f"{name}_NUM_THREADS": "1" for name in _THREADS}
-    # The GPU's memory cannot be shared by processes that each take all of it.
+    environment = {f"{name}_NUM_THREADS": "1" for name in _THREAD_VARIABLES}
+    # Processes cannot share a GPU, since each takes all of its memory.
     environment |= {"CUDA_VISIBLE_DEVICES": "-1"}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
     return loky.ProcessPoolExecutor(
-        workers, initializer=_start, initargs=(_library("cloudpickle").dumps(perform),), env=environment
+        workers, initializer=_start, initargs=(_import("cloudpickle").dumps(perform),), env=environment
     )
 
 
-def _start(performs):
-    global _performs
+def _start(pickled_perform):
+    global _pickled_perform
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.get_logger().setLevel("ERROR")  # of functions that many models trace
-    _performs = performs
-    gc.freeze()  # what is imported stays: between runs, collecting garbage need not look through it
+    tf.get_logger().setLevel("ERROR")  # warnings about functions that many models trace
+    _pickled_perform = pickled_perform
+    gc.freeze()  # garbage collection between runs skips the imported modules
 
 
 def _perform(run):
     try:
-        # Unpickled anew, so that nothing which the user's functions remember gets from run to run.
-        return _library("cloudpickle").loads(_performs)(run)
+        # Unpickled for every run, so that the user's functions keep no state between runs.
+        return _import("cloudpickle").loads(_pickled_perform)(run)
     except Exception:
         return Failure(run, traceback.format_exc())
