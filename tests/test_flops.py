@@ -144,7 +144,7 @@ def test_what_is_not_counted_has_a_name(keras_module):
 def test_open_sizes_and_subclassed_models_are_refused(keras_module):
     layers = keras_module.layers
     model = keras_module.Sequential([layers.Input((None, 4)), layers.LSTM(3, name="lstm")])
-    with pytest.raises(ValueError, match=r"'lstm' depend on sizes .*\(None, None, 4\)"):
+    with pytest.raises(ValueError, match=r"'lstm' depend on undefined dimensions: .*\(None, None, 4\)"):
         flops(model)
     with pytest.raises(ValueError, match="built Sequential or Functional"):
         flops(nets.subclassed(keras_module, layers.Dense(3)))

@@ -24,7 +24,7 @@ def followed_by_relu(graph, path):
     """Brute force: a ReLU can be reached without passing another layer with a kernel."""
     pending = [value for call in graph.calls_of[path] for value in call.outputs]
     while pending:
-        for reader, _ in pending.pop().readers:
+        for reader, _ in pending.pop().consumers:
             if fires(reader.layer):
                 return True
             if not layer_types.kernel_specs(reader.layer):

@@ -229,7 +229,7 @@ def test_a_subclassed_model_has_no_flops(keras_module):
         model.predict(x, verbose=0)  # from which it knows its inputs
     report = tfap.report(model, data=(x, [0, 1, 2, 0]), batch_sizes=(2,), seconds=0)
     assert report[0].flops is None and report[0].weights == 3 * 5 + 5 + 5 * 3 + 3
-    assert "no FLOPs. Operations can be counted of a built Sequential or Functional" in str(report)
+    assert "no FLOPs. FLOPs need a built Sequential or Functional" in str(report)
 
 
 # -- bad input -------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""What tfap knows of a model: its layers, their types, channels, constants and FLOPs."""
+"""Analyzes models: layers, layer types, channels, constants, and FLOPs."""

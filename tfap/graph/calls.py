@@ -1,4 +1,4 @@
-"""Who feeds whom in a model, where a layer's neurons fire, and which layers make the outputs."""
+"""The graph of a model: which layers consume which values, and where neurons fire."""
 
 import collections
 import dataclasses
@@ -12,16 +12,29 @@ from tfap.graph.layer_types import ChannelRule
 
 
 class Value:
-    """One tensor of the graph: its static shape and the calls that read it."""
+    """One tensor of the graph.
+
+    Attributes:
+        shape: Tuple. The static shape, with the batch axis.
+        consumers: List of `(Call, index)`: the calls that consume the tensor as their input number `index`.
+    """
 
     def __init__(self, shape):
         self.shape = tuple(shape)
-        self.readers = []  # (Call, position among its inputs)
+        self.consumers = []
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a layer; a shared layer has several. `training` is what the model gives it for good."""
+    """One call of a layer. A shared layer has several.
+
+    Attributes:
+        layer: The layer, or a function such as `keras.ops.add`.
+        path: Path of the layer, such as `inner/dense`.
+        inputs: List of the `Value`s that the call consumes.
+        outputs: List of the `Value`s that it produces.
+        training: The `training` argument that the graph fixes for this call. None if it does not.
+    """
 
     layer: object
     path: str
@@ -32,7 +45,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class FiringSite:
-    """Channels `start` to `stop` of the output of the layer at `path`: where neurons fire."""
+    """A place where neurons fire: channels `start` to `stop` of the output of the layer at `path`."""
 
     path: str
     start: int
@@ -41,28 +54,29 @@ class FiringSite:
 
 @dataclasses.dataclass(frozen=True)
 class Firing:
-    """Where a layer's neurons fire: a site for each of its calls, or the reason why there is none."""
+    """The sites where the neurons of a layer fire, one per call, or the reason why there are none."""
 
     sites: tuple[FiringSite, ...] = ()
     reason: str | None = None
 
 
 class Graph:
-    """The calls of a built Sequential or Functional model, nested models opened, inputs first.
+    """The layer calls of a built Sequential or Functional model, including those in nested models.
 
-    A layer goes by one path, such as `inner/dense`: the first, where it is shared between nested models.
-    Casts between float types are no calls: what they give is the value that they read.
+    Each layer has one path, such as `inner/dense`. A layer that several nested models share has the path of
+    its first call. Casts between float types are left out: input and output of a cast are the same `Value`.
 
     Args:
-        model: the model.
-        plain: have the calls name the layers inside tfap's wrappers; their paths are those of the wrappers.
+        model: A built Sequential or Functional model, with or without tfap's wrappers.
+        plain: Whether the calls hold the layers inside tfap's wrappers. Paths are those of the wrappers.
 
     Attributes:
-        calls: every `Call`.
-        calls_of: path -> the calls of that layer.
-        inputs, outputs: the model's `Value`s.
-        entries: `(nested model, the Values that one call of it reads)`.
-        models: path -> nested model.
+        calls: List of every `Call`, inputs first.
+        calls_of: Dict of path to the calls of that layer.
+        inputs: List of the model's input `Value`s.
+        outputs: List of the model's output `Value`s.
+        entries: List of `(nested model, input Values)`, one per call of a nested model.
+        models: Dict of path to nested model.
     """
 
     def __init__(self, model, plain=False):
@@ -72,33 +86,35 @@ class Graph:
         self.models = {}
         self._paths = {}
         self.inputs = [Value(tensor.shape) for tensor in model.inputs]
-        self.outputs = self._read(model, "", self.inputs)
+        self.outputs = self._trace(model, "", self.inputs)
         self.calls_of = collections.defaultdict(list)
         for call in self.calls:
             self.calls_of[call.path].append(call)
 
-    def _read(self, model, prefix, inputs, inherited=None):
+    def _trace(self, model, prefix, inputs, inherited=None):
+        """Adds the calls of a model and of the models nested in it. Returns its output `Value`s."""
         values = dict(zip(map(id, model.inputs), inputs))
         for layer, tensors, results, training in keras_compat.calls(model):
             if not tensors or any(id(tensor) not in values for tensor in tensors):
-                continue  # an input, or a part of the layer's other life outside this model
-            read = [values[id(tensor)] for tensor in tensors]
+                continue  # an input, or a call of a shared layer outside this model
+            consumed = [values[id(tensor)] for tensor in tensors]
             if _is_float_cast(layer, tensors, results):
-                values[id(results[0])] = read[0]
+                values[id(results[0])] = consumed[0]
                 continue
             training = inherited if training is None else training
             if keras_compat.is_graph_model(layer):
-                self.entries.append((layer, read))
+                self.entries.append((layer, consumed))
                 self.models.setdefault(prefix + layer.name, layer)
-                written = self._read(layer, f"{prefix}{layer.name}/", read, training)
+                produced = self._trace(layer, f"{prefix}{layer.name}/", consumed, training)
             else:
-                written = [Value(result.shape) for result in results]
-                path = self._name(layer, prefix + layer.name)
-                self._add(Call(unwrap(layer) if self._plain else layer, path, read, written, training))
-            values.update(zip(map(id, results), written))
+                produced = [Value(result.shape) for result in results]
+                path = self._unique_path(layer, prefix + layer.name)
+                named = unwrap(layer) if self._plain else layer
+                self._add(Call(named, path, consumed, produced, training))
+            values.update(zip(map(id, results), produced))
         return [values[id(tensor)] for tensor in model.outputs]
 
-    def _name(self, layer, path):
+    def _unique_path(self, layer, path):
         if id(layer) not in self._paths:
             while path in self._paths.values():  # tf_keras allows "/" in layer names
                 path += "'"
@@ -106,31 +122,37 @@ class Graph:
         return self._paths[id(layer)]
 
     def path_of(self, layer):
-        """The path of a layer of the model, None for others."""
+        """Returns the path of a layer. None if the layer is not in the model."""
         return self._paths.get(id(layer))
 
     def _add(self, call):
         self.calls.append(call)
-        for position, value in enumerate(call.inputs):
-            value.readers.append((call, position))
+        for index, value in enumerate(call.inputs):
+            value.consumers.append((call, index))
 
     def layers(self):
-        """`(path, layer)` of every layer, each once, in graph order."""
+        """Returns a list of `(path, layer)`, each layer once, in graph order."""
         return [(path, calls[0].layer) for path, calls in self.calls_of.items()]
 
     def never_trains(self, path):
-        """True for a layer of tf_keras that its model, or one around it, calls with training=False for good.
+        """Returns whether the graph fixes `training=False` for every call of a tf_keras layer.
 
-        Keras 3 lets the training of the whole model go before.
+        In Keras 3, the `training` argument of the whole model takes precedence.
         """
         calls = self.calls_of[path]
         return not keras_compat.is_keras3(calls[0].layer) and all(call.training is False for call in calls)
 
     def firing(self, path):
-        """Where the neurons of the layer at `path` fire.
+        """Finds where the neurons of a layer fire.
 
-        A neuron fires at its true activation: the layer's own, or the nearest one downstream past
-        normalisation, merging, dropout and pooling, never at the raw output of a convolution.
+        A neuron fires at its activation: that of the layer itself, or the nearest one after normalization,
+        merging, dropout, and pooling. The output of a layer without an activation does not count.
+
+        Args:
+            path: Path of the layer.
+
+        Returns:
+            A `Firing`.
         """
         layer = unwrap(self.calls_of[path][0].layer)
         if fires(layer):
@@ -140,21 +162,22 @@ class Graph:
         for walk in walks:
             if isinstance(walk, str):
                 return Firing(reason=walk)
-        return self._unless_mixed(path, tuple(dict.fromkeys(walks)))
+        return self._unless_shared(path, tuple(dict.fromkeys(walks)))
 
-    def _unless_mixed(self, path, sites):
-        """An activation layer object used in several places counts them all together."""
+    def _unless_shared(self, path, sites):
+        """Returns the `Firing` at some sites. A shared activation layer counts all its calls together."""
         for site in sites:
             if len(self.calls_of[site.path]) > len(self.calls_of[path]):
                 return Firing(
-                    reason=f"its activation layer '{site.path}' is shared with other places: use one each"
+                    reason=f"its activation layer '{site.path}' is also called elsewhere: use a separate "
+                    "activation layer for each call"
                 )
         return Firing(sites)
 
     def output_paths(self):
-        """Paths of the layers whose units are the model's outputs.
+        """Returns the set of paths of output layers: layers whose units are outputs of the model.
 
-        Between such a layer and an output there is no other layer with a kernel and at most one
+        Between an output layer and the output there are no other layers with kernels, and at most one
         activation.
         """
         return {
@@ -171,80 +194,81 @@ class Graph:
             if (value, activated) in visited:
                 continue
             visited.add((value, activated))
-            for reader, _ in value.readers:
-                activates = fires(unwrap(reader.layer))
-                if not _has_own_units(reader.layer) and not (activated and activates):
-                    pending += [(output, activated or activates) for output in reader.outputs]
+            for consumer, _ in value.consumers:
+                activates = fires(unwrap(consumer.layer))
+                if not _makes_units(consumer.layer) and not (activated and activates):
+                    pending += [(output, activated or activates) for output in consumer.outputs]
         return False
 
 
 def unwrap(layer):
-    """The user's layer inside one of tfap's wrappers, or the layer itself."""
+    """Returns the layer inside one of tfap's wrappers, or the layer itself if it is not wrapped."""
     return layer.layer if keras_compat.is_tfap_wrapper(layer) else layer
 
 
 def channel_axis(layer):
-    """The axis of a layer's output that numbers its neurons."""
+    """Returns the axis of a layer's output that indexes its neurons: 1 for channels_first, or else -1."""
     return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
 
 
-def _has_own_units(layer):
-    """Whether a layer has weights and makes units of its own, not those that it consumes."""
+def _makes_units(layer):
+    """Returns whether a layer has weights and its output units are not those of its input."""
     layer = unwrap(layer)
     return bool(getattr(layer, "weights", None)) and not layer_types.of(layer).keeps_neurons
 
 
 def _is_float_cast(layer, tensors, results):
-    """True for `keras.ops.cast`, which older releases of Keras 3 call by themselves in mixed precision."""
+    """Returns whether a call is a `keras.ops.cast`, which older Keras 3 adds to graphs in mixed precision."""
     dtypes = [tf.as_dtype(tensor.dtype) for tensor in (*tensors, *results)]
     return keras_compat.kind_of(layer) == "Cast" and all(dtype.is_floating for dtype in dtypes)
 
 
 def _nearest_activation(call):
-    """Breadth-first walk to the `FiringSite` of one call, or the reason why there is none."""
+    """Returns the `FiringSite` nearest to a call, by breadth-first search, or why there is none."""
     axis = channel_axis(unwrap(call.layer))
     neurons = call.outputs[0].shape[axis]
     pending = collections.deque([(call.outputs[0], 0)])
     visited, reason = set(), "no activation follows it"
     while pending:
         value, start = pending.popleft()
-        for reader, position in value.readers:
-            layer = unwrap(reader.layer)
+        for consumer, index in value.consumers:
+            layer = unwrap(consumer.layer)
             if _is_activation(layer):
-                return FiringSite(reader.path, start, start + neurons)
-            if id(reader) in visited:
+                return FiringSite(consumer.path, start, start + neurons)
+            if id(consumer) in visited:
                 continue
-            visited.add(id(reader))
+            visited.add(id(consumer))
             row = layer_types.of(layer)
             if row.channels is ChannelRule.CONCATENATED:
-                pending.append((reader.outputs[0], start + _concatenated_before(reader, position, axis)))
-            elif _passes(layer, row) and reader.outputs[0].shape[axis] == value.shape[axis]:
-                pending.append((reader.outputs[0], start))
+                pending.append((consumer.outputs[0], start + _concatenated_before(consumer, index, axis)))
+            elif _passes(layer, row) and consumer.outputs[0].shape[axis] == value.shape[axis]:
+                pending.append((consumer.outputs[0], start))
             else:
-                reason = _why_stopped(layer, reader.path)
+                reason = _why_stopped(layer, consumer.path)
     return reason
 
 
 def _is_activation(layer):
-    """Whether neurons of layers before this one fire in it."""
+    """Returns whether the neurons of layers before this one fire in it."""
     known = layer_types.of(layer) is not layer_types.UNKNOWN
-    return keras_compat.is_layer(layer) and known and fires(layer) and not _has_own_units(layer)
+    return keras_compat.is_layer(layer) and known and fires(layer) and not _makes_units(layer)
 
 
 def _passes(layer, row):
+    """Returns whether the search continues after a layer."""
     return row.keeps_neurons and (not fires(layer) or not keras_compat.is_layer(layer))
 
 
 def _why_stopped(layer, path):
     if not keras_compat.is_layer(layer) or keras_compat.kind_of(layer) == "TFOpLambda":
-        return f"the function '{path}' follows it, and only layers can count: use a ReLU layer there"
+        return f"the function '{path}' follows it, but tfap counts only at layers: use an activation layer"
     custom = "" if keras_compat.kind_of(layer) else "custom layer "
     return f"no activation follows it before the {custom}{type(layer).__name__} '{path}'"
 
 
-def _concatenated_before(reader, position, axis):
-    """Channels that a Concatenate puts before those of its input number `position`."""
-    ndim = len(reader.outputs[0].shape)
-    if unwrap(reader.layer).axis % ndim != axis % ndim:
+def _concatenated_before(call, index, axis):
+    """Returns how many channels a Concatenate puts before those of its input number `index`."""
+    ndim = len(call.outputs[0].shape)
+    if unwrap(call.layer).axis % ndim != axis % ndim:
         return 0
-    return sum(value.shape[axis] for value in reader.inputs[:position])
+    return sum(value.shape[axis] for value in call.inputs[:index])

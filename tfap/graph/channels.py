@@ -1,8 +1,8 @@
-"""Which channels of a model belong together: where one goes, all of its group have to go.
+"""Coupled channels: groups of channels that can only be removed together.
 
-A channel keeps its identity through activations, normalisation, pooling and the like; Add ties the
-channels of its inputs, Flatten and Reshape spread one over several units, a layer with weights that
-mix its inputs starts new ones. Nothing here looks at the values of weights.
+A channel keeps its group through activations, normalization, pooling, and similar layers. Add couples the
+channels of its inputs. Flatten and Reshape spread a channel over several units. A layer whose weights mix
+its input channels starts new groups. The values of weights do not matter here.
 """
 
 import dataclasses
@@ -18,60 +18,68 @@ from tfap.graph.layer_types import ChannelRule, ConstantRule
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Channels:
-    """The channels of one value: the axis that numbers them, and the group of each."""
+    """The channels of one `Value`.
+
+    Attributes:
+        axis: Integer. The axis that indexes them, counted from the front.
+        groups: Integer array, shape `(channels,)`. The group of each channel.
+    """
 
     axis: int
     groups: np.ndarray
 
 
 class ChannelMap:
-    """The channel groups of a `calls.Graph`, numbered from 0.
+    """The groups of coupled channels of a model, numbered from 0.
+
+    Args:
+        graph: A `calls.Graph`.
 
     Attributes:
-        size: how many groups there are.
-        pinned: group -> why none of its channels can go.
+        size: Integer. The number of groups.
+        pinned: Dict of group to the reason why its channels are not removable.
     """
 
-    def __init__(self, layers):
-        self._graph = layers
-        self._ties, self._pins = [], []
+    def __init__(self, graph):
+        self._couplings = []  # pairs of arrays of groups: entry i of one is coupled with entry i of the other
+        self._pins = []  # (groups, reason)
         self._of = {}
         self.size = 0
-        for value in layers.inputs:
+        for value in graph.inputs:
             self._of[value] = None
-        for call in layers.calls:
+        for call in graph.calls:
             self._trace(call)
-        for calls in layers.calls_of.values():
-            self._tie_calls(calls)
-        self._tie_entries()
-        for value in layers.outputs:
-            self._pin(value, "an output of the model")
+        for calls in graph.calls_of.values():
+            self._couple_calls(calls)
+        self._couple_nested_calls(graph.entries)
+        for value in graph.outputs:
+            self._pin(value, "it is an output of the model")
         self._number_groups()
 
     def of(self, value):
-        """The `Channels` of a value, None where nobody knows them."""
+        """Returns the `Channels` of a value. None if they are unknown."""
         return self._of[value]
 
-    # -- one rule for each kind of layer -----------------------------------------------------------
+    # -- one method per rule: the `Channels` of a call's output, None, or the reason to pin its inputs -------
 
     def _trace(self, call):
         layer = unwrap(call.layer)
-        traced = self._rule(layer, call)(layer, call)
-        if isinstance(traced, str):
+        channels = self._rule(layer, call)(layer, call)
+        if isinstance(channels, str):
             for value in call.inputs:
-                self._pin(value, traced)
-            traced = None
+                self._pin(value, channels)
+            channels = None
         for value in call.outputs:
-            self._of[value] = traced
+            self._of[value] = channels
 
     def _rule(self, layer, call):
         row = layer_types.of(layer)
         if call.training and row.random_in_training:
-            return self._random
-        if row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE) and not _is_plain(layer):
-            return self._with_more_weights if _has_more_weights(layer) else self._opaque
+            return self._always_training
+        if row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE) and not _follows_its_row(layer):
+            return self._with_extra_weights if _has_extra_weights(layer) else self._unknown
         if row.channels is ChannelRule.MERGED and len(call.inputs) == 1:
-            return self._opaque  # with a constant, such as keras.ops.add(x, 1)
+            return self._unknown  # with a constant, such as keras.ops.add(x, 1)
         return {
             ChannelRule.LINEAR: self._linear,
             ChannelRule.DEPTHWISE: self._depthwise,
@@ -80,65 +88,72 @@ class ChannelMap:
             ChannelRule.CONCATENATED: self._concatenate,
             ChannelRule.RESHAPED: self._reshape,
             ChannelRule.PERMUTED: self._permute,
-            None: self._opaque,
+            None: self._unknown,
         }[row.channels]
 
-    def _random(self, layer, call):
-        return f"'{call.path}' is always called with training=True"
+    def _always_training(self, layer, call):
+        return f"it is consumed by '{call.path}', which is always called with training=True"
 
-    def _with_more_weights(self, layer, call):
-        return f"'{call.path}' ({type(layer).__name__}) has more weights than its kernel and bias"
+    def _with_extra_weights(self, layer, call):
+        return (
+            f"it is consumed by '{call.path}' ({type(layer).__name__}), which has more weights than a kernel "
+            "and a bias"
+        )
 
-    def _opaque(self, layer, call):
+    def _unknown(self, layer, call):
         if not keras_compat.is_layer(layer):
-            return f"the function '{call.path}' follows, of which tfap does not know what it mixes"
-        if keras_compat.kind_of(layer) is None:
-            return f"the custom layer '{call.path}' ({type(layer).__name__}) follows"
-        return f"the {type(layer).__name__} '{call.path}' follows"
+            consumer = f"the function '{call.path}'"
+        elif keras_compat.kind_of(layer) is None:
+            consumer = f"the custom layer '{call.path}' ({type(layer).__name__})"
+        else:
+            consumer = f"the {type(layer).__name__} '{call.path}'"
+        return f"it is consumed by {consumer}, which tfap does not analyze"
 
     def _linear(self, layer, call):
-        if not reads_channels(layer) and self._of[call.inputs[0]] is not None:
-            return f"'{call.path}' takes it for indices"
+        if not consumes_channels(layer) and self._of[call.inputs[0]] is not None:
+            return f"'{call.path}' consumes it as indices"
         shape = call.outputs[0].shape
         axis = _channel_axis(layer, len(shape))
-        if reads_channels(layer):
-            self._groups_along(call.inputs[0], axis, f"'{call.path}' reads it along another axis")
-        made = self._new(shape[axis])
-        if not is_elementwise(layer):
-            self._pins.append((made, f"the activation of '{call.path}' looks at several units"))
-        return Channels(axis, made)
+        if consumes_channels(layer):
+            self._groups_along(call.inputs[0], axis, f"'{call.path}' consumes it along another axis")
+        return Channels(axis, self._produced(layer, call, shape[axis]))
 
     def _depthwise(self, layer, call):
         axis = _channel_axis(layer, len(call.outputs[0].shape))
-        read = self._groups_along(call.inputs[0], axis, f"'{call.path}' reads it along another axis")
-        made = self._new(call.outputs[0].shape[axis])
-        self._tie(made, np.repeat(read, layer.depth_multiplier))
+        consumed = self._groups_along(call.inputs[0], axis, f"'{call.path}' consumes it along another axis")
+        produced = self._produced(layer, call, call.outputs[0].shape[axis])
+        self._couple(produced, np.repeat(consumed, layer.depth_multiplier))
+        return Channels(axis, produced)
+
+    def _produced(self, layer, call, count):
+        """Starts the groups of a layer's output channels."""
+        produced = self._new(count)
         if not is_elementwise(layer):
-            self._pins.append((made, f"the activation of '{call.path}' looks at several units"))
-        return Channels(axis, made)
+            self._pins.append((produced, f"the activation of '{call.path}' may combine channels"))
+        return produced
 
     def _same(self, layer, call):
         (value,), result = call.inputs[:1], call.outputs[0]
         channels = self._of[value]
         if not is_elementwise(layer):
-            return f"the activation '{call.path}' looks at several units"
+            return f"the activation '{call.path}' may combine channels"
         if channels is None:
             return None
         spatial = hasattr(layer, "data_format") and len(value.shape) > 2
         axis = None
         if layer_types.of(layer).constants is ConstantRule.NORMALIZED:
-            # tf_keras keeps a list, nearly always of one.
+            # An integer in Keras 3, a list in tf_keras.
             axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
             if len(axes) > 1:
-                return f"'{call.path}' works along several axes"
+                return f"'{call.path}' normalizes several axes"
             (axis,) = axes
         if spatial:
             axis = _channel_axis(layer, len(value.shape))
         if axis is not None and axis % len(value.shape) != channels.axis:
-            return f"'{call.path}' works along another axis"
+            return f"'{call.path}' works along another axis than that of the channels"
         noise_shape = getattr(layer, "noise_shape", None)
         if noise_shape is not None and noise_shape[channels.axis] not in (None, 1):
-            return f"the noise_shape of '{call.path}' names the number of channels"
+            return f"the noise_shape of '{call.path}' contains the number of channels"
         last = channels.axis == len(value.shape) - 1
         new_axis = len(result.shape) - 1 if last else channels.axis
         if new_axis >= len(result.shape) or result.shape[new_axis] != len(channels.groups):
@@ -148,32 +163,31 @@ class ChannelMap:
     def _merge(self, layer, call):
         shape = call.outputs[0].shape
         known = [self._of[value] for value in call.inputs if self._of[value] is not None]
-        alike = all(len(value.shape) == len(shape) for value in call.inputs)
-        if not known or not alike or any(channels.axis != known[0].axis for channels in known):
-            return f"'{call.path}' joins it with channels along other axes"
+        same_rank = all(len(value.shape) == len(shape) for value in call.inputs)
+        if not known or not same_rank or any(channels.axis != known[0].axis for channels in known):
+            return f"'{call.path}' merges it with channels on another axis"
         axis = known[0].axis
-        why = f"'{call.path}' joins it with channels that cannot go"
-        made = self._new(shape[axis])
+        reason = f"'{call.path}' merges it with channels that are not removable"
+        produced = self._new(shape[axis])
         for value in call.inputs:
             if value.shape[axis] == shape[axis]:
-                self._tie(made, self._groups_along(value, axis, why))
-            else:  # one channel for all
-                self._pin(value, f"'{call.path}' spreads it over all channels")
-        return Channels(axis, made)
+                self._couple(produced, self._groups_along(value, axis, reason))
+            else:
+                self._pin(value, f"'{call.path}' broadcasts it to all channels")
+        return Channels(axis, produced)
 
     def _concatenate(self, layer, call):
         shape = call.outputs[0].shape
         known = [self._of[value] for value in call.inputs if self._of[value] is not None]
         if not known or any(channels.axis != known[0].axis for channels in known):
-            return f"'{call.path}' joins it with channels along other axes"
+            return f"'{call.path}' concatenates it with channels on another axis"
         axis = known[0].axis
-        parts = [
-            self._groups_along(value, axis, f"'{call.path}' joins it with others") for value in call.inputs
-        ]
+        reason = f"'{call.path}' concatenates it with channels that are not removable"
+        parts = [self._groups_along(value, axis, reason) for value in call.inputs]
         if layer.axis % len(shape) == axis:
             return Channels(axis, np.concatenate(parts))
         for part in parts[1:]:
-            self._tie(parts[0], part)
+            self._couple(parts[0], part)
         return Channels(axis, parts[0])
 
     def _reshape(self, layer, call):
@@ -182,11 +196,11 @@ class ChannelMap:
         if channels is None:
             return None
         if None in value.shape[1:] or None in shape[1:]:
-            return f"'{call.path}' reshapes a value of unknown size"
+            return f"'{call.path}' reshapes it, and its shape has undefined dimensions"
         elements = spread(channels.groups, channels.axis, value.shape, channels_first_flatten(layer))
         units = elements.reshape(-1, shape[-1])
         for row in units[1:]:
-            self._tie(units[0], row)
+            self._couple(units[0], row)
         return Channels(len(shape) - 1, units[0])
 
     def _permute(self, layer, call):
@@ -198,56 +212,57 @@ class ChannelMap:
     # -- groups ------------------------------------------------------------------------------------
 
     def _new(self, count):
-        made = np.arange(self.size, self.size + count)
+        groups = np.arange(self.size, self.size + count)
         self.size += count
-        return made
+        return groups
 
-    def _tie(self, some, others):
-        self._ties.append((np.asarray(some), np.asarray(others)))
+    def _couple(self, some, others):
+        self._couplings.append((np.asarray(some), np.asarray(others)))
 
     def _pin(self, value, reason):
+        """Marks the channels of a value as not removable."""
         if self._of[value] is not None:
             self._pins.append((self._of[value].groups, reason))
 
     def _groups_along(self, value, axis, reason):
-        """The groups of a value's channels along an axis; new ones that stay where they are not known."""
+        """Returns the groups of a value's channels on an axis. Unknown channels get new groups, pinned."""
         channels = self._of[value]
         if channels is not None and channels.axis == axis % len(value.shape):
             return channels.groups
         self._pin(value, reason)
-        made = self._new(value.shape[axis] or 0)
-        self._pins.append((made, reason))
-        return made
+        groups = self._new(value.shape[axis] or 0)
+        self._pins.append((groups, reason))
+        return groups
 
-    def _tie_calls(self, calls):
-        """A layer with weights, or one that names a size, has the same channels in all its calls."""
+    def _couple_calls(self, calls):
+        """Couples the channels of all calls of a layer that has weights or a fixed output shape."""
         layer = calls[0].layer
-        named = hasattr(layer, "target_shape")
-        if len(calls) == 1 or not (getattr(layer, "weights", None) or named):
+        has_sizes = getattr(layer, "weights", None) or hasattr(layer, "target_shape")
+        if len(calls) == 1 or not has_sizes:
             return
         for call in calls[1:]:
-            for mine, first in zip(call.inputs + call.outputs, calls[0].inputs + calls[0].outputs):
-                self._tie_values(mine, first)
+            for value, first in zip(call.inputs + call.outputs, calls[0].inputs + calls[0].outputs):
+                self._couple_values(value, first)
 
-    def _tie_entries(self):
-        """So has a nested model that is called several times."""
-        first = {}
-        for model, values in self._graph.entries:
-            for mine, other in zip(values, first.setdefault(id(model), values)):
-                self._tie_values(mine, other)
+    def _couple_nested_calls(self, entries):
+        """Couples the inputs of all calls of a nested model."""
+        first_inputs = {}
+        for model, inputs in entries:
+            for value, first in zip(inputs, first_inputs.setdefault(id(model), inputs)):
+                self._couple_values(value, first)
 
-    def _tie_values(self, some, others):
-        a, b = self._of[some], self._of[others]
+    def _couple_values(self, value, other):
+        a, b = self._of[value], self._of[other]
         if a is None or b is None or a.axis != b.axis or len(a.groups) != len(b.groups):
-            for value in (some, others):
-                self._pin(value, "a shared layer reads several values that do not agree")
-        elif some is not others:
-            self._tie(a.groups, b.groups)
+            for each in (value, other):
+                self._pin(each, "the calls of a shared layer or model have different channels")
+        elif value is not other:
+            self._couple(a.groups, b.groups)
 
     def _number_groups(self):
         labels = np.arange(self.size)
-        if self._ties:
-            some, others = (np.concatenate(side) for side in zip(*self._ties))
+        if self._couplings:
+            some, others = (np.concatenate(side) for side in zip(*self._couplings))
             labels = _connected(labels, some, others)
         _, labels = np.unique(labels, return_inverse=True)
         self.size = int(labels.max(initial=-1)) + 1
@@ -261,7 +276,7 @@ class ChannelMap:
 
 
 def _connected(labels, some, others):
-    """Gives connected entries the same label, the lowest of them."""
+    """Returns labels where connected entries share the lowest label among them."""
     while True:
         before = labels
         lower = np.minimum(labels[some], labels[others])
@@ -274,7 +289,7 @@ def _connected(labels, some, others):
 
 
 def spread(values, axis, shape, channels_first):
-    """One value a channel -> one for every element of a sample, in the order in which it is flattened."""
+    """Repeats one value per channel for every element of a sample, in the order in which it is flattened."""
     along = [1] * (len(shape) - 1)
     along[axis - 1] = len(values)
     elements = np.broadcast_to(np.reshape(values, along), shape[1:])
@@ -282,33 +297,38 @@ def spread(values, axis, shape, channels_first):
 
 
 def channels_first_flatten(layer):
-    """A Flatten layer for channels_first puts the channels last before it flattens."""
+    """Returns whether a layer is a Flatten with channels_first, which moves the channels last first."""
     is_flatten = not hasattr(layer, "target_shape")
     return is_flatten and getattr(layer, "data_format", None) == "channels_first"
 
 
-def reads_channels(layer):
-    """False for an Embedding, which reads indices."""
+def consumes_channels(layer):
+    """Returns whether a layer consumes channels. False for an Embedding, which consumes indices."""
     return all(spec.reads_input for spec in layer_types.kernel_specs(layer)[:1])
 
 
-def _is_plain(layer):
-    """Whether a layer with kernels has what its row promises: variables, and no others than a bias."""
-    if layer_types.why_not_prunable(layer) is not None or _has_more_weights(layer):
+def _follows_its_row(layer):
+    """Returns whether a layer with kernels computes what the table of layer types says.
+
+    Its kernels must be variables, its only other weight may be a bias, and an EinsumDense must act on the
+    last axis.
+    """
+    if layer_types.why_not_prunable(layer) is not None or _has_extra_weights(layer):
         return False
     return not hasattr(layer, "equation") or _is_dense_einsum(layer)
 
 
-def _has_more_weights(layer):
+def _has_extra_weights(layer):
+    """Returns whether a layer has, or may get, other weights than its kernels and a bias."""
     activation = getattr(layer, "activation", None)
-    if keras_compat.is_layer(activation):  # its weights may come with its first call
+    if keras_compat.is_layer(activation):  # its weights may be created only in its first call
         return layer_types.of(activation).constants is not ConstantRule.APPLIED
     has_bias = getattr(layer, "bias", None) is not None
     return len(layer.weights) > len(layer_types.kernel_specs(layer)) + has_bias
 
 
 def _is_dense_einsum(layer):
-    """Whether an EinsumDense layer is a Dense layer on the last axis, such as `abc,cd->abd`."""
+    """Returns whether an EinsumDense is a Dense on the last axis, such as `abc,cd->abd`."""
     inputs, kernel, outputs = layer.equation.replace(" ", "").replace("->", ",").split(",")
     bias_axes = layer.bias_axes or outputs[-1]
     return (

@@ -1,7 +1,7 @@
-"""Which channels of a model are constant, whatever its inputs, and what their constants are.
+"""Constant channels: those that have the same value for every input of the model.
 
-A neuron into which nothing flows still gives activation(bias), past BatchNormalization too. Constants
-are followed forward through the graph until a layer mixes them with what is not constant, or pads
+A neuron without nonzero incoming weights outputs `activation(bias)`, and BatchNormalization maps this constant
+to another one. tfap follows constants through the graph until a layer mixes them with other channels or pads
 them with zeros.
 """
 
@@ -19,11 +19,12 @@ from tfap.graph.layer_types import ChannelRule, ConstantRule
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constants:
-    """What is known of the channels of one value.
+    """The constant channels of one `Value`.
 
     Attributes:
-        known: bool, one a channel: True where it is the same at every position and for every input.
-        values: float64, the constants; 0 where they are not known.
+        known: Boolean array, shape `(channels,)`. Whether the channel is constant: the same at every position
+            and for every input.
+        values: float64 array, shape `(channels,)`. The constants, and 0 for channels that are not constant.
     """
 
     known: np.ndarray
@@ -39,130 +40,137 @@ class Constants:
 
     @property
     def zero(self):
+        """Whether each channel is always 0."""
         return self.known & (self.values == 0)
 
-    def foldable_into(self, layer):
-        """Which of them an `linear.Affine` layer can take into its bias."""
-        return self.known if layer.takes_constants else self.zero
+    def foldable_into(self, linear_map):
+        """Returns whether each constant can be folded into the bias of a `linear.LinearMap`."""
+        return self.known if linear_map.folds_constants else self.zero
 
 
 class ConstantMap:
-    """The `Constants` of every value of a graph whose channels are known.
+    """The `Constants` of every `Value` of a model whose channels are known.
 
     Args:
-        layers: `calls.Graph`.
-        channel_map: its `channels.ChannelMap`.
-        affines: `linear.Affine` by layer path, depthwise ones too.
-        silent: `{path: bool array}`: channels that are taken to be zero after the layer at this path.
-        training: True if weights may change, so that a scale of zero is none for good.
+        graph: A `calls.Graph`.
+        channel_map: The `channels.ChannelMap` of the graph.
+        linear_maps: Dict of path to `linear.LinearMap`, including depthwise layers.
+        silent: Dict of path to a boolean array: channels to treat as zero after the layer at this path.
+        training: Whether weights may change. A scale of zero in BatchNormalization then proves nothing.
     """
 
-    def __init__(self, layers, channel_map, affines, silent=None, training=False):
-        self._channels, self._affines, self._training = channel_map, affines, training
-        self._shared = {path for path, calls in layers.calls_of.items() if len(calls) > 1}
+    def __init__(self, graph, channel_map, linear_maps, silent=None, training=False):
+        self._channels, self._linear_maps, self._training = channel_map, linear_maps, training
+        self._shared = {path for path, calls in graph.calls_of.items() if len(calls) > 1}
         self._of = {}
-        for call in layers.calls:
-            made = self._traced(call)
-            if made is not None and call.path in (silent or {}):
-                made = Constants.of(made.known | silent[call.path], made.values * ~silent[call.path])
+        for call in graph.calls:
+            constants = self._trace(call)
+            if constants is not None and call.path in (silent or {}):
+                silenced = silent[call.path]
+                constants = Constants.of(constants.known | silenced, constants.values * ~silenced)
             for value in call.outputs:
-                self._of[value] = made
+                self._of[value] = constants
 
     def of(self, value):
-        """The `Constants` of a value, None where its channels are not known."""
+        """Returns the `Constants` of a value. None if its channels are unknown."""
         return self._of.get(value)
 
-    def _traced(self, call):
-        out = self._channels.of(call.outputs[0])
-        if out is None:
+    def _trace(self, call):
+        """Returns the `Constants` of a call's output."""
+        output = self._channels.of(call.outputs[0])
+        if output is None:
             return None
         layer, row = unwrap(call.layer), layer_types.of(unwrap(call.layer))
         if row.channels is ChannelRule.DEPTHWISE:
-            return _through_depthwise(self._affines[call.path], self._read_by(call))
-        if call.path in self._affines:
-            return self._through_affine(call, self._affines[call.path])
+            return _through_depthwise(self._linear_maps[call.path], self._consumed_by(call))
+        if call.path in self._linear_maps:
+            return self._through_linear_map(call, self._linear_maps[call.path])
         if row.channels is ChannelRule.PERMUTED:
             return self._of.get(call.inputs[0])
         if row.channels is ChannelRule.RESHAPED:
             axis = self._channels.of(call.inputs[0]).axis
             return _through_reshape(layer, self._along(call.inputs[0], axis), axis, call)
-        read = [self._along(value, out.axis) for value in call.inputs]
+        inputs = [self._along(value, output.axis) for value in call.inputs]
         if row.channels is ChannelRule.MERGED:
-            return _through_merge(layer, read, len(out.groups))
+            return _through_merge(layer, inputs, len(output.groups))
         if row.channels is ChannelRule.CONCATENATED:
-            return _through_concatenate(read, len(out.groups))
-        return self._through_one(layer, row.constants, read[0], out.axis)
+            return _through_concatenate(inputs, len(output.groups))
+        return self._through_same(layer, row.constants, inputs[0], output.axis)
 
-    def _through_one(self, layer, constants, read, axis):
-        """Past a layer that has channel j of its output from channel j of its input alone."""
-        if constants is ConstantRule.KEPT:
-            return read
-        if constants is ConstantRule.ZERO_KEPT:
-            return Constants.of(read.zero, read.values)
-        if constants is ConstantRule.NORMALIZED:
-            return _through_normalization(layer, read, self._training)
-        if constants is ConstantRule.PRELU:
-            return _through_prelu(layer, read, axis)
-        if constants is ConstantRule.APPLIED:
-            return Constants.of(read.known, _activated(layer, read.values))
-        return Constants.none(len(read.known))
+    def _through_same(self, layer, rule, constants, axis):
+        """Applies a layer of `ChannelRule.SAME`."""
+        if rule is ConstantRule.KEPT:
+            return constants
+        if rule is ConstantRule.ZERO_KEPT:
+            return Constants.of(constants.zero, constants.values)
+        if rule is ConstantRule.NORMALIZED:
+            return _through_normalization(layer, constants, self._training)
+        if rule is ConstantRule.PRELU:
+            return _through_prelu(layer, constants, axis)
+        if rule is ConstantRule.APPLIED:
+            return Constants.of(constants.known, _activated(layer, constants.values))
+        return Constants.none(len(constants.known))
 
     def _along(self, value, axis):
-        """What is known of a value; nothing if its channels are not."""
+        """Returns the `Constants` of a value. If its channels are unknown, none of them is constant."""
         return self._of.get(value) or Constants.none(value.shape[axis])
 
     def inputs_of(self, calls):
-        """What is known of an affine layer's inputs in all of its calls."""
-        read = [self._read_by(call) for call in calls]
-        if any(part is None for part in read):
+        """Returns the `Constants` that hold for the input of a linear layer in all its calls."""
+        inputs = [self._consumed_by(call) for call in calls]
+        if any(constants is None for constants in inputs):
             return None
-        known, values = read[0].known.copy(), read[0].values
-        for part in read[1:]:
-            known &= part.known & (part.values == values)
+        known, values = inputs[0].known.copy(), inputs[0].values
+        for constants in inputs[1:]:
+            known &= constants.known & (constants.values == values)
         return Constants.of(known, values)
 
-    def _read_by(self, call):
-        """What is known of an affine layer's input; None if it reads along another axis than the channels."""
-        read, made = (self._channels.of(value) for value in (call.inputs[0], call.outputs[0]))
-        return None if read is None or read.axis != made.axis else self._of.get(call.inputs[0])
+    def _consumed_by(self, call):
+        """Returns the `Constants` of a linear layer's input. None if its channels are on another axis."""
+        consumed, produced = (self._channels.of(value) for value in (call.inputs[0], call.outputs[0]))
+        if consumed is None or consumed.axis != produced.axis:
+            return None
+        return self._of.get(call.inputs[0])
 
-    def _through_affine(self, call, layer):
-        bias = np.zeros(layer.nonzero.shape[1]) if layer.bias is None else layer.bias.astype(np.float64)
-        read = None if call.path in self._shared else self._read_by(call)
-        if read is None:
-            known = ~layer.nonzero.any(axis=0)
+    def _through_linear_map(self, call, linear_map):
+        nonzero, bias = linear_map.nonzero, linear_map.bias
+        values = np.zeros(nonzero.shape[1]) if bias is None else bias.astype(np.float64)
+        inputs = None if call.path in self._shared else self._consumed_by(call)
+        if inputs is None:
+            known = ~nonzero.any(axis=0)
         else:
-            foldable = read.foldable_into(layer)
-            known = ~layer.nonzero[~foldable].any(axis=0)
-            used = foldable & (read.values != 0)
+            foldable = inputs.foldable_into(linear_map)
+            known = ~nonzero[~foldable].any(axis=0)
+            used = foldable & (inputs.values != 0)
             if used.any():
-                bias = bias + read.values[used] @ layer.sums()[used]
-        return _known_after(layer.layer, known, bias)
+                values = values + inputs.values[used] @ linear_map.sums()[used]
+        return _after_activation(linear_map.layer, known, values)
 
 
-def _through_depthwise(layer, read):
-    read = Constants.none(len(layer.nonzero)) if read is None else read
-    foldable = read.foldable_into(layer)
-    known = ~layer.nonzero | foldable[:, None]
-    values = (layer.sums() * np.where(foldable, read.values, 0)[:, None]).ravel()
-    return _known_after(layer.layer, known.ravel(), values + (0 if layer.bias is None else layer.bias))
+def _through_depthwise(linear_map, inputs):
+    inputs = Constants.none(len(linear_map.nonzero)) if inputs is None else inputs
+    foldable = inputs.foldable_into(linear_map)
+    known = ~linear_map.nonzero | foldable[:, None]
+    values = (linear_map.sums() * np.where(foldable, inputs.values, 0)[:, None]).ravel()
+    bias = 0 if linear_map.bias is None else linear_map.bias
+    return _after_activation(linear_map.layer, known.ravel(), values + bias)
 
 
-def _known_after(layer, known, values):
-    """The `Constants` past a layer's own activation."""
+def _after_activation(layer, known, values):
+    """Applies the activation of a layer to its constants."""
     if not is_elementwise(layer):
         return Constants.none(len(known))
     return Constants.of(known, _activated(getattr(layer, "activation", None), values))
 
 
-def _through_normalization(layer, read, training):
+def _through_normalization(layer, constants, training):
     weights = {name: _weight(layer, name) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
     scale = 1 / np.sqrt(weights["moving_variance"] + layer.epsilon)
     if weights["gamma"] is not None:
         scale = scale * weights["gamma"]
     shift = 0 if weights["beta"] is None else weights["beta"]
-    values = (read.values - weights["moving_mean"]) * np.where(read.known, scale, 0) + shift
-    return Constants.of(read.known if training else read.known | (scale == 0), values)
+    values = (constants.values - weights["moving_mean"]) * np.where(constants.known, scale, 0) + shift
+    return Constants.of(constants.known if training else constants.known | (scale == 0), values)
 
 
 def _weight(layer, name):
@@ -170,50 +178,54 @@ def _weight(layer, name):
     return None if weight is None else np.array(weight, np.float64)
 
 
-def _through_merge(layer, read, count):
-    known = np.logical_and.reduce([np.broadcast_to(part.known, count) for part in read])
-    values = [np.broadcast_to(part.values, count) for part in read]
-    merged = np.asarray(_call(layer, [_row(part) for part in values]), np.float64)[0]
+def _through_merge(layer, inputs, count):
+    known = np.logical_and.reduce([np.broadcast_to(constants.known, count) for constants in inputs])
+    values = [np.broadcast_to(constants.values, count) for constants in inputs]
+    merged = np.asarray(_call(layer, [_as_batch(part) for part in values]), np.float64)[0]
     if keras_compat.kind_of(layer) == "Multiply":  # a product with a constant zero is zero
-        zero = np.logical_or.reduce([np.broadcast_to(part.zero, count) for part in read])
+        zero = np.logical_or.reduce([np.broadcast_to(constants.zero, count) for constants in inputs])
         known, merged = known | zero, np.where(zero, 0, merged)
     return Constants.of(known, merged)
 
 
-def _call(layer, rows):
-    return layer(rows) if keras_compat.is_layer(layer) else layer(*rows)
+def _call(layer, inputs):
+    return layer(inputs) if keras_compat.is_layer(layer) else layer(*inputs)
 
 
-def _through_concatenate(read, count):
-    known, values = (np.concatenate([getattr(part, name) for part in read]) for name in ("known", "values"))
+def _through_concatenate(inputs, count):
+    known = np.concatenate([constants.known for constants in inputs])
     if len(known) == count:
-        return Constants.of(known, values)
-    known = np.logical_and.reduce([part.known & (part.values == read[0].values) for part in read])
-    return Constants.of(known, read[0].values)  # joined along another axis
+        return Constants.of(known, np.concatenate([constants.values for constants in inputs]))
+    # Concatenated along another axis: a channel is constant if it is the same constant in every input.
+    values = inputs[0].values
+    agreeing = [constants.known & (constants.values == values) for constants in inputs]
+    return Constants.of(np.logical_and.reduce(agreeing), values)
 
 
-def _through_reshape(layer, read, axis, call):
+def _through_reshape(layer, constants, axis, call):
     first = channels.channels_first_flatten(layer)
     known, values = (
         channels.spread(part, axis, call.inputs[0].shape, first).reshape(-1, call.outputs[0].shape[-1])
-        for part in (read.known, read.values)
+        for part in (constants.known, constants.values)
     )
     same = (values == values[:1]).all(axis=0)
     return Constants.of(known.all(axis=0) & same, values[0])
 
 
-def _through_prelu(layer, read, axis):
+def _through_prelu(layer, constants, axis):
     alpha = np.moveaxis(np.array(layer.alpha, np.float64), axis - 1, -1)
     alpha = alpha.reshape(-1, alpha.shape[-1])
     same = (alpha == alpha[:1]).all(axis=0)
-    values = np.where(read.values >= 0, read.values, alpha[0] * read.values)
-    return Constants.of(read.known & (same | (read.values >= 0)), values)
+    positive = constants.values >= 0
+    values = np.where(positive, constants.values, alpha[0] * constants.values)
+    return Constants.of(constants.known & (same | positive), values)
 
 
 def _activated(activation, values):
-    """An elementwise activation, as a function or a layer, of one value a channel."""
-    return values if activation is None else np.asarray(activation(_row(values)))[0].astype(np.float64)
+    """Applies an elementwise activation, a function or a layer, to one value per channel."""
+    return values if activation is None else np.asarray(activation(_as_batch(values)))[0].astype(np.float64)
 
 
-def _row(values):
+def _as_batch(values):
+    """Returns one value per channel as a batch of one sample."""
     return tf.constant(values[None], tf.float64)

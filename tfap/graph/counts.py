@@ -1,6 +1,8 @@
-"""How often neurons fired: the one counter that both papers build on."""
+"""Activation counts: how often each neuron fires."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -8,95 +10,133 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ActivationCounts:
-    """How often each neuron of one layer fired, and how many activations were seen.
+    """Holds how often each neuron of a layer fired.
+
+    A ReLU neuron is dead on an input if it outputs 0. The dead-neuron rates describe a model only if its
+    weights were the same for all inputs, as with `tfap.measure_activations`. Counts of a training run mix
+    different weights: a neuron that died late has fired before.
 
     Attributes:
-        counts: int64, shape `(neurons,)`: activations above the threshold.
-        seen: int: activations looked at, a neuron: samples x positions x calls. A Dense layer on
-            `(batch, features)` has one position, a convolution one for every output pixel. Where a channel
-            at each position is a neuron of its own, samples x calls.
+        counts: Integer array, shape `(neurons,)`. The number of activations above the threshold, per neuron.
+        seen: Integer. The number of activations per neuron: samples x positions x calls. A Dense layer on
+            `(batch, features)` has one position, a convolution one per output pixel. If each position of a
+            channel counts as a neuron, `seen` is samples x calls.
 
-    The dead-neuron rates below are those of Liu et al. (AP, TMLR 2023): a ReLU neuron is dead on an input
-    if it gives out 0. They are rates of a net only if all was counted at the same weights: on data
-    (`tfap.measure_activations`), not over a training, in which a neuron that died late has fired before.
+    Example:
 
-    >>> counted = ActivationCounts(np.array([8, 2, 0, 0]), seen=8)
-    >>> counted.firing_rate
+    >>> import numpy as np, tfap
+    >>> counts = tfap.ActivationCounts(np.array([8, 2, 0, 0]), seen=8)
+    >>> counts.firing_rate
     array([1.  , 0.25, 0.  , 0.  ])
-    >>> counted.dead_neuron_rate, counted.static_dead_neuron_rate, counted.dynamic_dead_neuron_rate
+    >>> counts.dead_neuron_rate, counts.static_dead_neuron_rate, counts.dynamic_dead_neuron_rate
     (0.6875, 0.5, 0.1875)
+
+    References:
+        - [Ganguli and Chong, 2024](https://doi.org/10.3390/a17010048), section 3 (firing rate)
+        - [Liu et al., 2023](https://arxiv.org/abs/2212.06145) (dead-neuron rates)
     """
 
     counts: np.ndarray
     seen: int
 
     @property
-    def firing_rate(self):
-        """float64, shape `(neurons,)`, in [0, 1]: count / seen; NaN if nothing was seen.
+    def firing_rate(self) -> np.ndarray:
+        """The firing rate `counts / seen` of each neuron.
 
-        The saliency of activation-based pruning (Ganguli and Chong, 2024, section 3). The paper
-        ranks by the count, which within dense nets is the same order; the rate makes layers with
-        different numbers of positions comparable.
+        Float array, shape `(neurons,)`, values in [0, 1]. NaN if `seen` is 0. Activation-based pruning ranks
+        neurons by it. The paper ranks by counts, which gives the same order within a layer. Rates are also
+        comparable between layers with different numbers of positions.
         """
         if not self.seen:
             return np.full(len(self.counts), np.nan)
         return self.counts / self.seen
 
     @property
-    def dead_neuron_rate(self):
-        """float in [0, 1]: the share of dead neurons, averaged over inputs; NaN if nothing was seen."""
-        return self._share(len(self.counts) * self.seen - int(self.counts.sum()))
+    def dead_neuron_rate(self) -> float:
+        """Float in [0, 1]. The fraction of dead neurons, averaged over inputs. NaN if `seen` is 0."""
+        return self._fraction(len(self.counts) * self.seen - int(self.counts.sum()))
 
     @property
-    def static_dead_neuron_rate(self):
-        """float in [0, 1]: the share of neurons that were dead on every input; NaN if nothing was seen."""
-        return self._share(self._never_fired * self.seen)
+    def static_dead_neuron_rate(self) -> float:
+        """Float in [0, 1]. The fraction of neurons that are dead on every input. NaN if `seen` is 0."""
+        return self._fraction(self._never_fired * self.seen)
 
     @property
-    def dynamic_dead_neuron_rate(self):
-        """float in [0, 1]: the rest, of neurons dead on some inputs only; NaN if nothing was seen."""
-        alive = len(self.counts) - self._never_fired
-        return self._share(alive * self.seen - int(self.counts.sum()))
+    def dynamic_dead_neuron_rate(self) -> float:
+        """Float in [0, 1]. The part of `dead_neuron_rate` from neurons that are dead on some inputs only.
+
+        NaN if `seen` is 0.
+        """
+        fired = len(self.counts) - self._never_fired
+        return self._fraction(fired * self.seen - int(self.counts.sum()))
 
     @property
-    def _never_fired(self):
+    def _never_fired(self) -> int:
         return int(np.sum(self.counts == 0))
 
-    def _share(self, dead):
-        """`dead` pairs of a neuron and an activation, as a share of all that were seen."""
-        seen = len(self.counts) * self.seen
-        return dead / seen if seen else np.nan
+    def _fraction(self, dead: int) -> float:
+        """Returns a number of activations that are 0 as a fraction of all activations."""
+        activations = len(self.counts) * self.seen
+        return dead / activations if activations else np.nan
 
-    def __getitem__(self, neurons):
-        """The counts of some of the neurons, as a slice or an index array."""
+    def __getitem__(self, neurons: Any) -> "ActivationCounts":
+        """Returns the counts of some neurons, selected by a slice or an index array."""
         return ActivationCounts(self.counts[neurons], self.seen)
 
-    def __add__(self, other):
-        """The counts over both sets of activations."""
+    def __add__(self, other: "ActivationCounts") -> "ActivationCounts":
+        """Returns the counts over both sets of activations."""
         return ActivationCounts(self.counts + other.counts, self.seen + other.seen)
 
-    def __sub__(self, earlier):
-        """The counts of the window since `earlier`."""
+    def __sub__(self, earlier: "ActivationCounts") -> "ActivationCounts":
+        """Returns the counts since `earlier`."""
         return ActivationCounts(self.counts - earlier.counts, self.seen - earlier.seen)
 
 
 def firing(activations, axis, threshold):
-    """`(counts, seen)` of one batch: int64, how often each neuron is above the threshold, and of how many."""
+    """Counts how often each neuron fires in a batch.
+
+    Args:
+        activations: Tensor. The activations of the batch.
+        axis: Integer. The axis of the neurons.
+        threshold: Float. A neuron fires if its activation is above it.
+
+    Returns:
+        Tuple of int64 tensors: the counts, shape `(neurons,)`, and the number of activations per neuron.
+    """
     fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int32)
     return tf.cast(_over_all_but(axis, fired), tf.int64), _seen(activations, axis)
 
 
 def summed(activations, axis, threshold):
-    """`(sums, seen)` of one batch: float64, the sum of each neuron's activations above the threshold."""
+    """Sums the activations above the threshold of each neuron in a batch.
+
+    Args:
+        activations: See `firing`.
+        axis: See `firing`.
+        threshold: Float. Lower activations are left out.
+
+    Returns:
+        Tuple of the sums, float64 tensor, shape `(neurons,)`, and the int64 number of activations per neuron.
+    """
     above = activations > tf.cast(threshold, activations.dtype)
     sums = _over_all_but(axis, tf.where(above, tf.cast(activations, tf.float64), 0.0))
     return sums, _seen(activations, axis)
 
 
-firing.dtype, summed.dtype = "int64", "float64"
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """A statistic of each neuron's activations.
+
+    Attributes:
+        function: Function `(activations, axis, threshold)` that computes it for a batch, such as `firing`.
+        dtype: String. The dtype of its values.
+    """
+
+    function: Callable
+    dtype: str
 
 
-STATISTICS = {"count": firing, "sum": summed}
+STATISTICS = {"count": Statistic(firing, "int64"), "sum": Statistic(summed, "float64")}
 
 
 def _over_all_but(axis, values):

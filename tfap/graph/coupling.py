@@ -1,4 +1,4 @@
-"""Which neurons of a model's kernels have to be pruned together so that they can be removed."""
+"""Coupled neurons: those that must be pruned together so that they can be removed."""
 
 import math
 
@@ -9,42 +9,65 @@ from tfap.graph.layer_types import ChannelRule
 
 
 class Coupling:
-    """The neuron groups of every kernel of a model.
+    """The groups of coupled neurons of every kernel of a model.
 
-    A channel of a residual sum is removed from all branches or from none, and one in front of a depthwise
-    convolution together with its window there. A subclassed model has no graph, so no ties.
+    A channel of a residual sum can only be removed from all branches together. A channel before a depthwise
+    convolution can only be removed together with its window in the convolution. In a subclassed model, no
+    neurons are coupled, because its graph is unknown.
+
+    Args:
+        model: A model of either Keras, with or without tfap's wrappers.
     """
 
     def __init__(self, model):
-        self._layers = None
+        self._graph = None
         if keras_compat.is_graph_model(model) and keras_compat.is_built(model):
-            self._layers = Graph(model)
-            self._channels = channels.ChannelMap(self._layers)
+            self._graph = Graph(model)
+            self._channels = channels.ChannelMap(self._graph)
 
     def of_neurons(self, path, spec, neurons):
-        """int array `(neurons,)`: the group of each neuron that a weight feeds; None if they are not tied."""
+        """Finds the groups of the neurons that a kernel produces.
+
+        Args:
+            path: Path of the layer.
+            spec: The `KernelSpec` of the kernel.
+            neurons: Integer. The number of neurons of the kernel.
+
+        Returns:
+            Integer array, shape `(neurons,)`. None if the neurons are not channels that tfap can follow.
+        """
         call = self._call(path)
         if call is None or not spec.feeds_output:
             return None
-        made = self._channels.of(call.outputs[0])
-        return made.groups if made is not None and len(made.groups) == neurons else None
+        produced = self._channels.of(call.outputs[0])
+        return produced.groups if produced is not None and len(produced.groups) == neurons else None
 
     def of_inputs(self, path, spec, shape):
-        """int array `(inputs,)`: the group that takes an input's weights along; None if they stay.
+        """Finds the neuron groups that a kernel's input weights are pruned with.
 
-        A pruned neuron may still be a constant other than zero. Padding and strides keep a convolution
-        from taking it into its bias, so its weights there have to go too.
+        A pruned neuron may be a nonzero constant. A convolution with a window cannot always fold it into its
+        bias, because of padding, and neither can a transposed convolution. The weights of this input must
+        then be pruned together with the neuron.
+
+        Args:
+            path: Path of the layer.
+            spec: The `KernelSpec` of the kernel.
+            shape: Tuple. The shape of the kernel.
+
+        Returns:
+            Integer array, shape `(inputs,)`. None if the weights are kept when an input is pruned.
         """
         call = self._call(path)
         if call is None or not spec.reads_input or len(spec.input_axes) != 1 or not call.inputs:
             return None
         layer = unwrap(call.layer)
         windowed = math.prod(shape[:-2]) > 1 or linear.is_transposed(layer)
-        read, made = self._channels.of(call.inputs[0]), self._channels.of(call.outputs[0])
-        if layer_types.of(layer).channels is not ChannelRule.LINEAR or not windowed or None in (read, made):
+        is_linear = layer_types.of(layer).channels is ChannelRule.LINEAR
+        consumed, produced = self._channels.of(call.inputs[0]), self._channels.of(call.outputs[0])
+        if not is_linear or not windowed or consumed is None or produced is None:
             return None
-        return read.groups if read.axis == made.axis else None
+        return consumed.groups if consumed.axis == produced.axis else None
 
     def _call(self, path):
-        calls = self._layers.calls_of.get(path) if self._layers else None
+        calls = self._graph.calls_of.get(path) if self._graph else None
         return calls[0] if calls else None

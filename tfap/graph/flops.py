@@ -1,9 +1,9 @@
-"""How many floating-point operations one sample costs: the products with kernels, layer by layer.
+"""FLOPs: the floating-point operations of one sample, per layer.
 
-A multiply-add is two operations. Counted is what a dense implementation computes, as Keras, TensorFlow,
-TFLite and ONNX Runtime do: a weight that is zero costs as much as any other. Not counted are biases,
-activations, normalisation, pooling, merging, products without a kernel (Attention, Dot, functions such as
-`keras.ops.matmul`), and layers whose operations tfap does not know; `uncounted` names the last.
+A multiply-add is two FLOPs. tfap counts the products with kernels in a dense implementation, as in Keras,
+TensorFlow, TFLite, and ONNX Runtime. A zero weight costs as much as any other weight. Left out are biases,
+activations, normalization, pooling, merging, products without a kernel (Attention, Dot, functions such as
+`keras.ops.matmul`), and layers that tfap does not know. `uncounted` lists the latter.
 """
 
 import collections
@@ -12,53 +12,60 @@ import math
 from tfap import keras_compat
 from tfap.graph import layer_types, multiply_adds
 from tfap.graph.calls import Graph, unwrap
+from tfap.keras_compat.types import Model
 
 
-def flops(model):
-    """Counts the floating-point operations of one sample: the sum of `layer_flops`.
+def flops(model: Model) -> int:
+    """Counts the FLOPs of a model for one sample.
+
+    This is the sum of `tfap.layer_flops`, which says what is counted.
 
     Args:
-        model: As in `layer_flops`.
+        model: A built Sequential or Functional model of either Keras, with or without tfap's wrappers.
 
     Returns:
-        Integer. A multiply-add is two operations.
+        Integer. A multiply-add is two FLOPs.
 
     Raises:
-        ValueError: As `layer_flops`.
+        ValueError: See `tfap.layer_flops`.
 
     Example:
 
-    >>> import keras
-    >>> flops(keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)]))
+    >>> import keras, tfap
+    >>> layers = [keras.layers.Dense(8), keras.layers.Dense(2)]
+    >>> tfap.flops(keras.Sequential([keras.Input((4,)), *layers]))  # 2 x (4 x 8 + 8 x 2)
     96
     """
     return sum(layer_flops(model).values())
 
 
-def layer_flops(model):
-    """Floating-point operations of each layer for one sample, 2 for a multiply-add.
+def layer_flops(model: Model) -> dict[str, int]:
+    """Counts the FLOPs of each layer of a model for one sample.
 
-    Counted are Dense, convolutions (grouped, strided, dilated, transposed, depthwise, separable),
-    EinsumDense, recurrent layers, MultiHeadAttention, and these inside TimeDistributed and
-    Bidirectional; an Embedding looks up and costs 0. A subclass counts as its Keras layer.
+    tfap counts the products with kernels: Dense, convolutions (grouped, strided, dilated, transposed,
+    depthwise, separable), EinsumDense, recurrent layers, MultiHeadAttention, and these inside TimeDistributed
+    and Bidirectional. An Embedding costs 0. A subclass counts like its base if it does not override `call`.
+    Use `multiply_adds` of `tfap.register_prunable_layer` for custom layers.
 
     Args:
-        model: a built Sequential or Functional model of either Keras, with or without tfap's wrappers.
+        model: A built Sequential or Functional model of either Keras, with or without tfap's wrappers.
 
     Returns:
-        Dict of layer path, such as `inner/dense`, to operations, in graph order. The calls of a shared
-        layer are added up. Layers that are not counted are not in it.
+        Dict of layer path, such as `inner/dense`, to an integer, in graph order. A multiply-add is two FLOPs.
+        The calls of a shared layer are added up. Layers that are not counted are left out.
 
     Raises:
-        ValueError: `model` is subclassed or not built, or a size that the operations depend on, such as
-            the number of time steps, is not fixed.
+        ValueError: If `model` is subclassed or not built, or if the FLOPs depend on an undefined dimension,
+            such as the number of time steps.
 
-    >>> import keras
+    Example:
+
+    >>> import keras, tfap
     >>> model = keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Conv2D(8, 3, name="conv")])
-    >>> layer_flops(model)  # 2 x (3 x 3 x 3 x 8 weights) x (4 x 4 positions)
+    >>> tfap.layer_flops(model)  # 2 x (3 x 3 x 3 x 8 weights) x (4 x 4 positions)
     {'conv': 6912}
     """
-    counted = collections.Counter()
+    total: collections.Counter[str] = collections.Counter()
     for call in _graph(model).calls:
         layer = unwrap(call.layer)
         shapes = [value.shape for value in call.inputs]
@@ -66,23 +73,25 @@ def layer_flops(model):
             products = _multiply_adds(layer, shapes, call.outputs[0].shape)
             if products is None:
                 raise ValueError(
-                    f"The operations of the layer '{call.path}' depend on sizes that the model leaves open: "
-                    f"it reads {_shapes(call.inputs)} and gives {_shapes(call.outputs)}. Build the model "
-                    f"with a fixed input shape to count them."
+                    f"The FLOPs of the layer '{call.path}' depend on undefined dimensions: its input shape is "
+                    f"{_shapes(call.inputs)}, its output shape {_shapes(call.outputs)}. Build the model with a "
+                    "fixed input shape to count them."
                 )
-            counted[call.path] += 2 * products
-    return dict(counted)
+            total[call.path] += 2 * products
+    return dict(total)
 
 
-def uncounted(model):
-    """Paths of the layers with kernels whose operations tfap cannot count; see `layer_flops`."""
+def uncounted(model: Model) -> list[str]:
+    """Returns the paths of the layers with kernels whose FLOPs tfap cannot count; see `layer_flops`."""
     layers = ((path, unwrap(layer)) for path, layer in _graph(model).layers())
     return [path for path, layer in layers if _has_kernel(layer) and not _is_counted(layer)]
 
 
 def _graph(model):
     if not (keras_compat.is_graph_model(model) and keras_compat.is_built(model)):
-        raise ValueError("Operations can be counted of a built Sequential or Functional model.")
+        raise ValueError(
+            f"FLOPs need a built Sequential or Functional model: '{model.name}' is subclassed or not built."
+        )
     return Graph(model)
 
 
@@ -96,7 +105,7 @@ def _is_counted(layer):
 
 
 def _multiply_adds(layer, inputs, output):
-    """Multiply-adds of one sample; None if an undefined dimension decides it."""
+    """Returns the multiply-adds of one sample. None if they depend on an undefined dimension."""
     row = layer_types.of(layer)
     if row.per_time_step:
         per_step = _multiply_adds(layer.layer, [_one_step(shape) for shape in inputs], _one_step(output))

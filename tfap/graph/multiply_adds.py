@@ -1,49 +1,50 @@
 """Multiply-adds per sample: one rule per kind of layer.
 
-A rule is a function of `(layer, weights, input shapes, output shape)`, where `weights` is the number of
-weights in the layer's kernels and shapes include the batch. It returns the number of multiply-adds, or None
-if an undefined dimension decides it.
+A rule is a function `(layer, weights, inputs, output)`: the layer, the number of weights in its kernels, the
+list of its input shapes, and its output shape. Shapes include the batch axis. It returns the number of
+multiply-adds, or None if this depends on an undefined dimension.
 """
 
 import math
 
 
 def product(*sizes):
-    """The product of some sizes; None if one of them is undefined."""
+    """Returns the product of sizes. None if one of them is undefined."""
     return None if None in sizes else math.prod(sizes)
 
 
 def at_output_positions(layer, weights, inputs, output):
-    """Every weight is used once per position of the output."""
+    """Applies every weight once per output position."""
     return product(weights, *_positions(layer, output))
 
 
 def at_input_positions(layer, weights, inputs, output):
-    """A transposed convolution spreads every input position over a window of the output."""
+    """Applies every weight once per input position, as a transposed convolution does."""
     return product(weights, *_positions(layer, inputs[0]))
 
 
 def at_time_steps(layer, weights, inputs, output):
+    """Applies every weight once per time step."""
     return product(weights, inputs[0][1])
 
 
 def none(layer, weights, inputs, output):
-    """A lookup multiplies nothing."""
+    """Multiplies nothing, as in a lookup."""
     return 0
 
 
 def einsum(layer, weights, inputs, output):
-    """The kernel is applied at each index of the input that is not one of its own."""
-    read, kernel, _ = layer.equation.replace(" ", "").replace("->", ",").split(",")
-    left, _, right = read.partition("...")
+    """Applies the kernel once per position on the input axes that the kernel does not have."""
+    consumed, kernel, _ = layer.equation.replace(" ", "").replace("->", ",").split(",")
+    left, _, right = consumed.partition("...")
     labels = left + "." * (len(inputs[0]) - len(left) - len(right)) + right
     positions = [size for label, size in zip(labels[1:], inputs[0][1:]) if label not in kernel]
     return product(weights, *positions)
 
 
 def attention(layer, weights, inputs, output):
-    """Four projections, the scores of each query for each key, and the mean of the values by them."""
-    # The shapes of the call would be in the order of its arguments' names if these were given.
+    """Adds up the four projections, the products of queries and keys, and the weighted sums of values."""
+    # From the config: Keras sorts the shapes of a call's inputs by argument name.
     shapes = {**layer.get_config(), **(layer.get_build_config() or {}).get("shapes_dict", {})}
     query, value = tuple(shapes["query_shape"]), tuple(shapes["value_shape"])
     widths = {name: math.prod(getattr(layer, f"_{name}_dense").kernel.shape[1:]) for name in ("key", "value")}

@@ -151,7 +151,7 @@ class CountingWrapper:
         measure = STATISTICS[statistic]
 
         def measured():
-            return measure(activations, axis, threshold)
+            return measure.function(activations, axis, threshold)
 
         if sample_every == 1:
             counts, seen = measured()
