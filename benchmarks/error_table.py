@@ -217,7 +217,7 @@ CASES = {
         "tfap.register_prunable_layer(keras.layers.ReLU, ['kernel'])": (TypeError, "list of tfap.KernelSpec"),
         "tfap.register_prunable_layer(keras.layers.ReLU, tfap.KernelSpec())": (TypeError, "must be a list"),
         "tfap.KernelSpec(3)": (TypeError, "name must be a string: received 3"),
-        "tfap.KernelSpec('w', neuron_axes=0)": (TypeError, "neuron_axes must be a tuple of whole numbers"),
+        "tfap.KernelSpec('w', neuron_axes=0)": (TypeError, "neuron_axes must be a tuple of integers"),
     },
     "Smaller models": {
         "tfap.compact(None)": (TypeError, "tfap.compact takes a Keras model"),

@@ -289,7 +289,7 @@ def test_an_embedding_of_computed_indices(keras_module):
     make_constant(model.get_layer("indices"), [0])
     assert compacted(model).get_layer("indices").units == 4
     (kept,) = Liveness(model).kept()
-    assert kept.reason == "'table' takes it for indices"
+    assert kept.reason == "'table' consumes it as indices"
 
 
 def test_three_spatial_axes(keras_module):
@@ -532,17 +532,17 @@ def spread_over_channels(layers, x):
 @pytest.mark.parametrize(
     "build, name, words",
     [
-        (same_padding, "conv", "cannot go into the bias of 'reader', which pads"),
-        (zero_padding, "conv", "meets the zeros with which 'zeros' pads"),
-        (depthwise, "conv", "meets the zeros with which 'reader' pads"),
-        (one_branch, "branch", "joined with channels that are not constant"),
-        (layer_normalization, "conv", "LayerNormalization 'reader' follows"),
-        (softmax, "conv", "activation 'reader' looks at several units"),
-        (recurrent, "conv", "the GRU 'reader' follows"),
-        (attention, "conv", "the MultiHeadAttention 'reader' follows"),
-        (permute, "conv", "'reader' reads it along another axis"),
+        (same_padding, "conv", "'reader' cannot fold into its bias because of padding"),
+        (zero_padding, "conv", "a nonzero constant, and 'zeros' pads it with zeros"),
+        (depthwise, "conv", "a nonzero constant, and 'reader' pads it with zeros"),
+        (one_branch, "branch", "coupled with channels that are not constant"),
+        (layer_normalization, "conv", "the LayerNormalization 'reader', which tfap does not analyze"),
+        (softmax, "conv", "the activation 'reader' may combine channels"),
+        (recurrent, "conv", "consumed by the GRU 'reader', which tfap does not analyze"),
+        (attention, "conv", "consumed by the MultiHeadAttention 'reader'"),
+        (permute, "conv", "'reader' consumes it along another axis"),
         (output, "conv", "an output of the model"),
-        (other_axis, "conv", "'reader' works along another axis"),
+        (other_axis, "conv", "'reader' works along another axis than that of the channels"),
     ],
 )
 def test_a_channel_that_looks_dead_stays(keras_module, build, name, words):
@@ -578,7 +578,7 @@ def test_a_custom_layer_follows(keras_module):
     make_constant(model.get_layer("a"), [1, 2])
     (kept,) = Liveness(model).kept()
     assert (kept.path, kept.channels) == ("a", 2)
-    assert kept.reason == "the custom layer 'mine' (Twice) follows"
+    assert kept.reason == "it is consumed by the custom layer 'mine' (Twice), which tfap does not analyze"
 
 
 def test_one_factor_for_all_channels_stays(keras_module):
@@ -604,7 +604,7 @@ def test_normalization_over_several_axes(both_kerases):
     model = functional(tf_keras, (5, 6, 2), build)
     make_constant(model.get_layer("conv"), [0])
     (kept,) = Liveness(model).kept()
-    assert kept.reason == "'norm' works along several axes"
+    assert kept.reason == "'norm' normalizes several axes"
     assert compacted(model).get_layer("conv").filters == 4
 
 
@@ -621,7 +621,7 @@ def test_dense_along_another_axis_than_the_channels(keras_module):
     found = Liveness(model)
     assert found.foldable_inputs("dense") is None
     assert [(one.path, one.reason) for one in found.kept()] == [
-        ("conv", "'dense' reads it along another axis")
+        ("conv", "'dense' consumes it along another axis")
     ]
 
 
@@ -649,4 +649,4 @@ def test_an_activation_with_weights_of_its_own_stays_whole(keras_module):
     smaller = compacted(model)
     assert (layer_of(smaller, "first").units, layer_of(smaller, "hidden").units) == (4, 5)
     reasons = {kept.path: kept.reason for kept in Liveness(model).kept()}
-    assert "'hidden' (Dense) has more weights than its kernel and bias" in reasons["first"]
+    assert "'hidden' (Dense), which has more weights than a kernel and a bias" in reasons["first"]

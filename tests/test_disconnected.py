@@ -186,20 +186,23 @@ def test_a_depthwise_activation_over_all_channels(keras_module):
 @pytest.mark.parametrize(
     "behind, reason",
     [
-        (lambda layers: [layers.Dense(2, name="output")], "'output' reads it and is not pruned"),
+        (lambda layers: [layers.Dense(2, name="output")], "'output' consumes it and is not pruned"),
         (
             lambda layers: [layers.Dense(3, use_bias=False, name="second"), layers.Dense(2)],
-            "'second' has no bias that could take a constant that is not zero",
+            "it is a nonzero constant, and 'second' has no bias to fold it into",
         ),
         (
             lambda layers: [layers.Conv1D(3, 2, padding="same", name="second"), layers.Dense(2)],
-            "cannot go into the bias of 'second', which pads",
+            "'second' cannot fold into its bias because of padding",
         ),
         (
             lambda layers: [layers.LayerNormalization(name="norm"), layers.Dense(2)],
             "LayerNormalization 'norm'",
         ),
-        (lambda layers: [layers.SimpleRNN(3, name="rnn"), layers.Dense(2)], "the SimpleRNN 'rnn' follows"),
+        (
+            lambda layers: [layers.SimpleRNN(3, name="rnn"), layers.Dense(2)],
+            "it is consumed by the SimpleRNN 'rnn', which tfap does not analyze",
+        ),
     ],
 )
 def test_refusals_have_reasons(keras_module, behind, reason):

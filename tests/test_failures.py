@@ -314,7 +314,7 @@ def test_a_layer_with_lora_since_it_was_wrapped():
     model = tfap.prune(nets.mlp(keras), 0.5)
     model.layers[0].layer.enable_lora(2)
     nets.compiled(keras, model)
-    with pytest.raises(ValueError, match="'hidden_0' cannot be pruned: its kernel is no variable"):
+    with pytest.raises(ValueError, match="'hidden_0' cannot be pruned: its kernel is not a variable"):
         nets.fit(model)
 
 

@@ -151,7 +151,7 @@ def test_what_cannot_be_pruned_is_skipped_with_its_reason(keras_module):
     )
     reasons = {row.path: row.reason for row in tfap.plan(model)}
     assert reasons == {
-        "lstm": "the neurons that it feeds have no activation to count",
+        "lstm": "its neurons are not the channels of the layer's output, so tfap cannot count them",
         "dense": "",
         "custom": "Custom layers have no kernel that tfap knows; it cannot be rebuilt from its config, "
         "so it is shared with the given model",

@@ -1,8 +1,8 @@
 """Constant channels: those that have the same value for every input of the model.
 
-A neuron without nonzero incoming weights outputs `activation(bias)`, and BatchNormalization maps this constant
-to another one. tfap follows constants through the graph until a layer mixes them with other channels or pads
-them with zeros.
+A neuron without nonzero incoming weights outputs `activation(bias)`, and BatchNormalization maps this
+constant to another one. tfap follows constants through the graph until a layer mixes them with other channels
+or pads them with zeros.
 """
 
 import dataclasses

@@ -73,9 +73,9 @@ def layer_flops(model: Model) -> dict[str, int]:
             products = _multiply_adds(layer, shapes, call.outputs[0].shape)
             if products is None:
                 raise ValueError(
-                    f"The FLOPs of the layer '{call.path}' depend on undefined dimensions: its input shape is "
-                    f"{_shapes(call.inputs)}, its output shape {_shapes(call.outputs)}. Build the model with a "
-                    "fixed input shape to count them."
+                    f"The FLOPs of the layer '{call.path}' depend on undefined dimensions: its input shape "
+                    f"is {_shapes(call.inputs)}, its output shape {_shapes(call.outputs)}. Build the model "
+                    "with a fixed input shape."
                 )
             total[call.path] += 2 * products
     return dict(total)
@@ -90,7 +90,8 @@ def uncounted(model: Model) -> list[str]:
 def _graph(model):
     if not (keras_compat.is_graph_model(model) and keras_compat.is_built(model)):
         raise ValueError(
-            f"FLOPs need a built Sequential or Functional model: '{model.name}' is subclassed or not built."
+            "FLOPs need a built Sequential or Functional model: received an object of type "
+            f"{type(model).__name__} that is subclassed or not built."
         )
     return Graph(model)
 

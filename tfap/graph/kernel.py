@@ -1,8 +1,9 @@
-"""A prunable weight: which axes of it number neurons and inputs, and its values as plain data."""
+"""Kernels: the prunable weights, with the axes that index neurons and inputs."""
 
 import dataclasses
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 
@@ -12,17 +13,31 @@ from tfap.utils import checks
 
 @dataclasses.dataclass(frozen=True)
 class KernelSpec:
-    """One prunable weight of a layer type.
+    """Describes a prunable weight of a layer type.
+
+    Pass it to `tfap.register_prunable_layer`.
 
     Attributes:
-        name: attribute under which the layer keeps the variable, such as `kernel` or `cell.kernel`, or
-            `blocks.0.dense.kernel` inside the first of a list.
-        neuron_axes: axes that number the neurons or channels that the weight feeds.
-        input_axes: axes that number the neurons that it reads.
-        gates: neurons follow each other this many times along the neuron axis (4 in an LSTM).
-        feeds_output: True if these neurons are the channels of the layer's output. Where they fire is
-            then known; otherwise criteria that count the output side leave the weight alone.
-        reads_input: True if the inputs are the channels of the layer's input, likewise.
+        name: String. The attribute of the layer that holds the variable, such as `"kernel"`, `"cell.kernel"`,
+            or `"blocks.0.dense.kernel"` for the first layer of a list.
+        neuron_axes: Tuple of integers. The axes that index the neurons or channels that the weight produces.
+        input_axes: Tuple of integers. The axes that index the inputs that it consumes.
+        gates: Integer. How often the neurons are repeated along the neuron axis: 4 in an LSTM.
+        feeds_output: Whether the neurons are the channels of the layer's output. If not, tfap cannot find
+            where they fire, and criteria that count the output side do not prune the weight.
+        reads_input: Whether the inputs are the channels of the layer's input. If not, criteria that count the
+            input side do not prune the weight.
+
+    Raises:
+        TypeError: If `name` is not a string, or the axes are not tuples of integers.
+        ValueError: If `gates` is not an integer of at least 1.
+
+    Example:
+
+    >>> import tfap
+    >>> kernel = tfap.KernelSpec("w", neuron_axes=(0,), input_axes=(1,))  # a kernel (neurons, inputs)
+    >>> kernel.feeds_output
+    True
     """
 
     name: str = "kernel"
@@ -32,64 +47,77 @@ class KernelSpec:
     feeds_output: bool = True
     reads_input: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.text("name", self.name)
         checks.whole("gates", self.gates)
         for name in ("neuron_axes", "input_axes"):
             axes = getattr(self, name)
             listed = isinstance(axes, tuple | list)
             if not listed or not all(isinstance(axis, numbers.Integral) for axis in axes):
-                raise TypeError(f"{name} must be a tuple of whole numbers: received {axes!r}.")
+                raise TypeError(f"{name} must be a tuple of integers: received {axes!r}.")
 
-    def find(self, layer):
-        """The layer's variable, or None while it is not built."""
+    def find(self, layer: Any) -> Any:
+        """Returns the layer's variable. None if the layer is not built."""
         for name in self.name.split("."):
             layer = _part(layer, name)
         return layer
 
-    def countable(self, side):
-        """True if a criterion that counts this side ("output", "input" or None) can rank the weight."""
+    def countable(self, side: str | None) -> bool:
+        """Returns whether a criterion can rank the weight.
+
+        Args:
+            side: String. The side that the criterion counts, "output" or "input". None if it does not count.
+        """
         return {"output": self.feeds_output, "input": self.reads_input, None: True}[side]
 
 
-def _part(thing, name):
-    """What a layer keeps under an attribute, or a list under a number; None if nothing is there yet."""
+def _part(owner, name):
+    """Returns an attribute of a layer, or an element of a list. None if it does not exist yet."""
     if not name.isdecimal():
-        return getattr(thing, name, None)
-    return thing[int(name)] if thing is not None and int(name) < len(thing) else None
+        return getattr(owner, name, None)
+    return owner[int(name)] if owner is not None and int(name) < len(owner) else None
 
 
-def neuron_count(spec, shape):
-    """How many neurons a kernel of this shape feeds."""
+def neuron_count(spec: KernelSpec, shape: tuple[int, ...]) -> int:
+    """Returns the number of neurons that a kernel of this shape produces."""
     return math.prod(shape[axis] for axis in spec.neuron_axes) // spec.gates
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
-    """One prunable weight as plain data: what a criterion gets to see.
+    """Holds a prunable weight as plain data: the argument of `Criterion.scores`.
+
+    The last four attributes are set only for criteria that list them in `needs`. They broadcast against
+    `weights`.
 
     Attributes:
-        path: of its layer, such as `inner/dense`.
-        spec: which of its axes are which.
-        weights: float32 or float64 array; float32 where the layer's are of 16 bits.
-        mask: uint8 array of the same shape, 1 where the weight is alive.
-        activations: `ActivationCounts` of the neurons on the side that the criterion asked for, or
-            None if it asked for none.
-        neuron_groups: int array `(neurons,)`: neurons with the same number, here or in other kernels, go
-            together or not at all; None if each goes by itself.
-        input_groups: int array `(inputs,)`: the weights of an input go with the neuron group of this
-            number; None if they stay.
-        cost: of one weight, in the unit of the target: weights, neurons or floating-point operations.
-        neuron_cost: what a neuron costs besides its weights.
-        updates: how many mask updates there have been.
+        path: String. Path of the layer, such as `inner/dense`.
+        spec: `KernelSpec`. The meaning of the axes.
+        weights: float32 or float64 array. Weights of 16 bits are converted to float32.
+        mask: uint8 array of the same shape: 1 for kept weights, 0 for pruned ones.
+        activations: `ActivationCounts` of the neurons on the side that the criterion counts. None if it does
+            not count.
+        neuron_groups: Integer array, shape `(neurons,)`. Neurons with the same number, in this or another
+            kernel, are coupled: they are pruned together. None if no neurons are coupled.
+        input_groups: Integer array, shape `(inputs,)`. The weights of an input are pruned together with the
+            neuron group of this number. None if they are not.
+        cost: Float. The cost of one weight, in the unit of the target: weights, neurons, or FLOPs.
+        neuron_cost: Float. The cost of a neuron in addition to its weights.
+        updates: Integer. The number of mask updates so far.
+        gradients: Array. The gradient of the mean loss with respect to the weights.
+        previous: Array. The weights at the last mask change, `prune()`, or rewind, whichever came last.
+        input_norms: Array or float. The norm of the weights of other layers that produce each input. 1 if
+            there are none.
+        neuron_norms: Array or float. The norm of the weights of other layers that consume each neuron. 1 if
+            there are none.
 
-    Filled in for criteria that need them (see `Criterion.needs`), each broadcasting against the kernel:
+    Example:
 
-    Attributes:
-        gradients: of the mean loss with respect to the weights.
-        previous: the weights when masks last changed, at `prune()` or after a rewind, whichever was last.
-        input_norms: of the weights of other layers into each input; 1 where nothing feeds it.
-        neuron_norms: of the weights of other layers out of each neuron; 1 where nothing reads it.
+    >>> import numpy as np, tfap
+    >>> weights = np.array([[1.0, -2.0], [3.0, 4.0]])
+    >>> kernel = tfap.Kernel("dense", tfap.KernelSpec(), weights, np.ones((2, 2), "uint8"))
+    >>> kernel.neuron_sums(np.abs(weights))
+    array([4., 6.])
     """
 
     path: str
@@ -107,57 +135,85 @@ class Kernel:
     input_norms: np.ndarray | float = 1.0
     neuron_norms: np.ndarray | float = 1.0
 
-    def __post_init__(self):
-        if self.weights.dtype.itemsize < 4:  # NumPy cannot rank every kind of them
+    def __post_init__(self) -> None:
+        if self.weights.dtype.itemsize < 4:  # NumPy cannot rank bfloat16
             object.__setattr__(self, "weights", self.weights.astype(np.float32))
 
-    def per_neuron(self, values):
-        """Shape `(neurons,)` -> one that broadcasts against the kernel."""
+    def per_neuron(self, values: np.ndarray) -> np.ndarray:
+        """Reshapes one value per neuron to broadcast against the kernel.
+
+        Args:
+            values: Array, shape `(neurons,)`.
+
+        Returns:
+            Array of the kernel's rank, with size 1 on all axes but the neuron axes.
+        """
         shape = [1] * self.weights.ndim
         for axis in self.spec.neuron_axes:
             shape[axis] = self.weights.shape[axis]
         return np.reshape(np.tile(values, self.spec.gates), shape)
 
-    def per_input(self, values):
-        """Shape `(input neurons,)` -> one that broadcasts against the kernel, grouped ones too."""
+    def per_input(self, values: np.ndarray) -> np.ndarray:
+        """Reshapes one value per input to broadcast against the kernel.
+
+        Args:
+            values: Array, shape `(inputs,)`.
+
+        Returns:
+            Array that broadcasts against the kernel. For a grouped convolution, shape
+            `(inputs per group, neurons)`.
+        """
         (axis,) = self.spec.input_axes
         width = self.weights.shape[axis]
         if len(values) == width:
             shape = [1] * self.weights.ndim
             shape[axis] = width
             return np.reshape(values, shape)
-        # A grouped convolution (..., inputs a group, outputs): each group of outputs has its inputs.
+        # A grouped convolution, shape (..., inputs per group, outputs): each output group has its own inputs.
         groups = np.reshape(values, (-1, width))
         return np.repeat(groups.T, self.weights.shape[-1] // len(groups), axis=1)
 
-    def neuron_sums(self, values):
-        """Sums an array of the kernel's shape over each neuron's weights -> `(neurons,)`."""
-        ndim = self.weights.ndim
-        kept = {axis % ndim for axis in self.spec.neuron_axes}
-        sums = values.sum(axis=tuple(set(range(ndim)) - kept))
-        return sums.reshape(self.spec.gates, -1).sum(axis=0)
-
-    def input_sums(self, values, inputs):
-        """Sums an array of the kernel's shape over the weights of each of so many inputs -> `(inputs,)`."""
-        places = np.broadcast_to(self.per_input(np.arange(inputs)), values.shape)
-        return np.bincount(places.ravel(), values.ravel(), inputs)
-
-    def pair_sums(self, values, inputs, neurons):
-        """Sums an array of the kernel's shape over the weights between groups of inputs and of neurons.
+    def neuron_sums(self, values: np.ndarray) -> np.ndarray:
+        """Sums values over the weights of each neuron.
 
         Args:
-            values: array of the kernel's shape.
-            inputs: the group of each input, numbered from 0; None puts all in one.
-            neurons: the group of each neuron, numbered from 0.
+            values: Array of the kernel's shape.
 
         Returns:
-            int64 array `(groups of inputs, groups of neurons)`.
+            Array, shape `(neurons,)`.
         """
-        ndim, kept = (
-            values.ndim,
-            (*self.spec.neuron_axes, *(self.spec.input_axes if inputs is not None else ())),
-        )
-        others = set(range(ndim)) - {axis % ndim for axis in kept}
+        ndim = self.weights.ndim
+        neuron_axes = {axis % ndim for axis in self.spec.neuron_axes}
+        sums = values.sum(axis=tuple(set(range(ndim)) - neuron_axes))
+        return sums.reshape(self.spec.gates, -1).sum(axis=0)
+
+    def input_sums(self, values: np.ndarray, inputs: int) -> np.ndarray:
+        """Sums values over the weights of each input.
+
+        Args:
+            values: Array of the kernel's shape.
+            inputs: Integer. The number of inputs.
+
+        Returns:
+            Array, shape `(inputs,)`.
+        """
+        indices = np.broadcast_to(self.per_input(np.arange(inputs)), values.shape)
+        return np.bincount(indices.ravel(), values.ravel(), inputs)
+
+    def pair_sums(self, values: np.ndarray, inputs: np.ndarray | None, neurons: np.ndarray) -> np.ndarray:
+        """Sums values over the weights between each group of inputs and each group of neurons.
+
+        Args:
+            values: Array of the kernel's shape.
+            inputs: Integer array, shape `(inputs,)`. The group of each input, from 0. None puts all in one.
+            neurons: Integer array, shape `(neurons,)`. The group of each neuron, from 0.
+
+        Returns:
+            int64 array, shape `(input groups, neuron groups)`.
+        """
+        ndim = values.ndim
+        axes = (*self.spec.neuron_axes, *(self.spec.input_axes if inputs is not None else ()))
+        others = set(range(ndim)) - {axis % ndim for axis in axes}
         sums = values.sum(axis=tuple(others), keepdims=True, dtype=np.int64)
         rows = np.zeros(1, int) if inputs is None else self.per_input(inputs)
         shape = rows.max() + 1, max(neurons) + 1

@@ -1,14 +1,19 @@
-"""The table of layer types: all that tfap knows about a kind of layer, in one row each.
+"""The table of layer types: one row with all that tfap knows about a type of layer.
 
-A row is found by the layer's class and by which Keras owns it, never by the bare class name: a user's class
-may be called `Dropout` too. A subclass shares the row of its base as long as it computes what the base
-computes; one that overrides `call` keeps its kernels, but nothing is known of its channels.
+tfap finds the row of a layer by its class and by which Keras owns the class. A custom class with the name of
+a Keras layer, such as `Dropout`, does not get the row of that layer. A subclass has the row of its base
+unless it overrides what the base computes. If it overrides `call`, its kernels are known, but its channels
+are not.
+
+To support another layer type, add a row to `LAYERS`. Users register theirs with `register_prunable_layer` or
+`register_pass_through_layer`.
 """
 
 import dataclasses
 import enum
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tfap import keras_compat
 from tfap.graph import multiply_adds as products
@@ -16,43 +21,44 @@ from tfap.graph.kernel import KernelSpec
 
 
 class ChannelRule(enum.Enum):
-    """How the channels of a layer's output come from those of its inputs."""
+    """How a layer computes the channels of its output from those of its inputs."""
 
-    LINEAR = "weighted sums of the input channels"
-    DEPTHWISE = "one window of weights on each input channel"
-    SAME = "channel j of the output from channel j of the input alone"
-    MERGED = "channel j of the output from channel j of each input"
-    CONCATENATED = "the channels of all inputs, one after another"
-    RESHAPED = "the elements of the input in the same order"
-    PERMUTED = "the axes of the input in another order"
+    LINEAR = "each is a weighted sum of all input channels"
+    DEPTHWISE = "each applies a window of weights to one input channel"
+    SAME = "channel j depends on channel j of the input only"
+    MERGED = "channel j depends on channel j of each input only"
+    CONCATENATED = "they are the channels of all inputs, one input after another"
+    RESHAPED = "they hold the elements of the input in the same order"
+    PERMUTED = "they are those of the input, on another axis"
 
 
 class ConstantRule(enum.Enum):
-    """What a layer makes of a channel that is constant."""
+    """What a layer outputs for a constant input channel."""
 
     KEPT = "the same constant"
-    APPLIED = "the layer, applied to the constant"
-    ZERO_KEPT = "zero if it was zero; padding mixes other constants with zeros"
-    NORMALIZED = "scaled and shifted by the channel's statistics"
-    PRELU = "scaled by the channel's slope"
+    APPLIED = "the result of the layer for this constant"
+    ZERO_KEPT = "zero if the input is zero; padding mixes other constants with zeros"
+    NORMALIZED = "the constant, normalized with the channel's statistics"
+    PRELU = "the constant, times the channel's slope if negative"
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerType:
-    """One row of the table. What is None or False is unknown, and tfap then leaves the channels alone.
+    """A row of the table. tfap does not remove channels around a layer if their rule is unknown.
 
     Attributes:
-        kernels: The prunable weights: a tuple of `KernelSpec`s, or a function of the layer that returns one.
-        multiply_adds: Function `(layer, weights, input shapes, output shape)`; see `graph/multiply_adds.py`.
-        channels: A `ChannelRule`.
-        constants: A `ConstantRule`, for layers of `ChannelRule.SAME`.
-        keeps_neurons: Whether neurons keep their numbers through it and fire in it or further downstream.
-        is_activation: Whether they fire in it.
-        units: Config entry that holds the number of output channels, for layers of `ChannelRule.LINEAR`.
+        kernels: The prunable weights: a tuple of `KernelSpec`, or a function `(layer)` that returns one.
+        multiply_adds: A rule of `multiply_adds.py`. None if the FLOPs are unknown.
+        channels: A `ChannelRule`. None if unknown.
+        constants: A `ConstantRule`, for `ChannelRule.SAME`. None if unknown.
+        keeps_neurons: Whether neuron j of the output is neuron j of the input, so that the search for the
+            activation of earlier layers continues after the layer.
+        is_activation: Whether the neurons of earlier layers fire in this layer.
+        units: String. The config entry with the number of output channels, for `ChannelRule.LINEAR`.
         adds_bias: Whether a layer without a bias can be rebuilt with one.
         random_in_training: Whether the layer computes something else with `training=True`.
-        per_time_step: Whether it applies the layer that it wraps to every time step.
-        elementwise_weights: Whether weights with several axes multiply element by element.
+        per_time_step: Whether the layer applies an inner layer to every time step.
+        elementwise_weights: Whether the weights multiply elementwise even if they have several axes.
     """
 
     kernels: tuple[KernelSpec, ...] | Callable = ()
@@ -67,7 +73,7 @@ class LayerType:
     per_time_step: bool = False
     elementwise_weights: bool = False
 
-    def kernel_specs(self, layer):
+    def kernel_specs(self, layer: Any) -> tuple[KernelSpec, ...]:
         return self.kernels(layer) if callable(self.kernels) else self.kernels
 
 
@@ -77,17 +83,16 @@ UNKNOWN = LayerType()
 
 
 def _depthwise(layer):
-    # Output channel = input * multiplier + offset.
     name = "kernel" if keras_compat.is_keras3(layer) else "depthwise_kernel"
     return (KernelSpec(name, neuron_axes=(-2, -1)),)
 
 
 def _einsum(layer):
-    """The axes of an EinsumDense kernel, from its equation: `abc,cd->abd` consumes c and produces d."""
+    """Finds the kernel axes of an EinsumDense from its equation: `abc,cd->abd` consumes c and produces d."""
     inputs, kernel, outputs = layer.equation.replace(" ", "").replace("->", ",").split(",")
     consumed = tuple(axis for axis, letter in enumerate(kernel) if letter in inputs and letter not in outputs)
     produced = tuple(axis for axis, letter in enumerate(kernel) if letter in outputs and letter not in inputs)
-    if not produced:  # every axis of the kernel is shared with the input, as in a depthwise product
+    if not produced:  # the kernel has only axes of the input, as in a depthwise product
         produced = tuple(range(len(kernel)))
     return (
         KernelSpec(
@@ -107,7 +112,7 @@ def _recurrent(gates):
 
 
 def _inside(*attributes):
-    """The kernels of the layers that a layer keeps under these attributes."""
+    """Returns a function that lists the kernels of the inner layers at these attributes."""
 
     def specs(layer):
         return tuple(
@@ -161,14 +166,14 @@ _DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
 _POOLING = _same(ConstantRule.KEPT)
 _PADDING = _same(ConstantRule.ZERO_KEPT)
 _BATCH_NORMALIZATION = _same(ConstantRule.NORMALIZED, random_in_training=True)
-# Statistics over several channels: neurons keep their numbers, but no channel can be removed.
+# They normalize over several channels, so no channel can be removed, but neurons keep their positions.
 _NORMALIZATION = LayerType(keeps_neurons=True, elementwise_weights=True)
 _MERGE = LayerType(channels=ChannelRule.MERGED, keeps_neurons=True)
 _RESHAPE = LayerType(channels=ChannelRule.RESHAPED)
 
 _DIMENSIONS = (1, 2, 3)
 
-# Rows of Keras's own layers, Keras 3 and tf_keras alike, by class name.
+# Rows of the layers of Keras 3 and tf_keras, by class name.
 LAYERS = {
     # Kernels
     "Dense": _linear(_FORWARD, products.at_output_positions, units="units"),
@@ -199,7 +204,7 @@ LAYERS = {
     **dict.fromkeys(("ELU", "LeakyReLU", "ReLU", "ThresholdedReLU"), _ACTIVATION),
     "PReLU": _same(ConstantRule.PRELU, is_activation=True, elementwise_weights=True),
     "Activation": _same(ConstantRule.APPLIED),
-    # Random in training, the identity otherwise
+    # Random in training
     **dict.fromkeys(("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise"), _DROPOUT),
     **{f"SpatialDropout{d}D": _DROPOUT for d in _DIMENSIONS},
     "ActivityRegularization": _DROPOUT,
@@ -220,7 +225,7 @@ LAYERS = {
     },
     **{f"{kind}{d}D": _POOLING for kind in ("Cropping", "UpSampling") for d in _DIMENSIONS},
     **{f"ZeroPadding{d}D": _PADDING for d in _DIMENSIONS},
-    # Several inputs, and other shapes
+    # Merging and reshaping
     **dict.fromkeys(("Add", "Average", "Maximum", "Minimum", "Subtract"), _MERGE),
     "Multiply": dataclasses.replace(_MERGE, keeps_neurons=False),
     "Concatenate": LayerType(channels=ChannelRule.CONCATENATED),
@@ -229,8 +234,8 @@ LAYERS = {
     "Permute": LayerType(channels=ChannelRule.PERMUTED),
 }
 
-# Rows of Keras 3's functions in a graph, such as `keras.ops.add`, by the name of their operation. They
-# cannot count, so no neuron fires in one.
+# Rows of the functions in Keras 3 graphs, such as `keras.ops.add`, by the name of the operation. tfap counts
+# only at layers, so no neurons fire in a function.
 _ELEMENTWISE_FUNCTION = _same(ConstantRule.APPLIED, keeps_neurons=False)
 FUNCTIONS = {
     **dict.fromkeys(("Add", "Maximum", "Minimum", "Subtract"), _MERGE),
@@ -251,7 +256,7 @@ _REGISTERED: dict[type, LayerType] = {}
 
 
 def of(layer):
-    """The row of a layer, or of a function in a graph, of either Keras; `UNKNOWN` if there is none."""
+    """Returns the row of a layer, or of a function in a graph, of either Keras. `UNKNOWN` if it has none."""
     return _row_of_class(type(layer))
 
 
@@ -263,12 +268,12 @@ def _row_of_class(cls):
         if row is None and keras_compat.is_keras_class(base):
             row = rows.get(base.__name__)
         if row is not None:
-            return _of_another_call(row) if _overrides_call(cls, base) else row
+            return _kernels_only(row) if _overrides_computation(cls, base) else row
     return UNKNOWN
 
 
-def _of_another_call(row):
-    """What is left to know of a subclass that computes something else: its kernels."""
+def _kernels_only(row):
+    """Returns the row of a subclass that computes something else than its base, but has the same kernels."""
     if not row.kernels:
         return UNKNOWN
 
@@ -279,39 +284,39 @@ def _of_another_call(row):
     return LayerType(kernels)
 
 
-# What a subclass may override and still compute what its base computes.
-_OF_NO_EFFECT = {
+# Methods that a subclass may override without changing what the layer computes.
+_WITHOUT_EFFECT = {
     *("build", "build_from_config", "compute_mask", "compute_output_shape", "compute_output_spec"),
     *("count_params", "from_config", "get_build_config", "get_config", "load_own_variables"),
     "save_own_variables",
 }
 
 
-def _overrides_call(cls, base):
-    """Whether a subclass replaces something of its base that decides what the layer computes."""
+def _overrides_computation(cls, base):
+    """Returns whether a subclass overrides something of its base that may change what the layer computes."""
     between = cls.__mro__[: cls.__mro__.index(base)]
     names = {name for other in between for name in vars(other)}
     dunder = {name for name in names if name.startswith("__")} - {"__call__"}
     return any(
         hasattr(base, name) and (callable(getattr(cls, name)) or isinstance(getattr(cls, name), property))
-        for name in names - dunder - _OF_NO_EFFECT
+        for name in names - dunder - _WITHOUT_EFFECT
     )
 
 
-def kernel_specs(layer):
-    """The `KernelSpec`s of a layer of either Keras; () if it has none."""
+def kernel_specs(layer: Any) -> tuple[KernelSpec, ...]:
+    """Returns the `KernelSpec`s of a layer of either Keras. Empty if it has no known kernels."""
     return of(layer).kernel_specs(layer)
 
 
-# Why a criterion that counts one side leaves a weight alone.
+# Why a criterion that counts a side cannot rank a weight.
 NOT_COUNTABLE = {
-    "output": "the neurons that it feeds have no activation to count",
-    "input": "the neurons that it reads are not the layer's inputs",
+    "output": "its neurons are not the channels of the layer's output, so tfap cannot count them",
+    "input": "its inputs are not the channels of the layer's input, so tfap cannot count them",
 }
 
 
-def why_not_prunable(layer):
-    """The reason why `layer` has nothing to prune, or None if it has."""
+def why_not_prunable(layer: Any) -> str | None:
+    """Returns the reason why a layer has nothing to prune. None if it is prunable."""
     specs = kernel_specs(layer)
     if not specs:
         if layer.built and not layer.weights:
@@ -320,7 +325,7 @@ def why_not_prunable(layer):
     for spec in specs:
         kernel = spec.find(layer)
         if layer.built and not keras_compat.is_variable(kernel):
-            return f"its {spec.name} is no variable but computed from others, as with LoRA"
+            return f"its {spec.name} is not a variable but computed from other weights, as with LoRA"
         if kernel is not None and "float" not in str(kernel.dtype):
             return f"its {spec.name} is quantized to {kernel.dtype}"
     return None
@@ -335,24 +340,27 @@ def register_prunable_layer(
     units: str | None = None,
     multiply_adds: Callable | None = None,
 ) -> None:
-    """Registers a custom layer type, so that its weights are pruned.
+    """Registers the kernels of a custom layer type, so that tfap can prune them.
+
+    Register a class before you wrap a model that contains it.
 
     Args:
-        layer_class: The layer class, of either Keras. Subclasses that do not override `call` are included.
-        kernels: List of `tfap.KernelSpec`: the attribute that holds each weight, and which of its axes number
-            the neurons that it feeds and the inputs that it reads.
-        units: Name of the config entry that holds the number of neurons, such as "units". `tfap.compact` then
-            removes neurons, and rebuilds the layer with fewer units. The layer must have one kernel with two
-            axes, or a convolution's, and at most a `bias` besides, and compute
-            `activation(inputs @ kernel + bias)` on the last axis. None keeps every neuron.
+        layer_class: A layer class of either Keras. The registration includes subclasses that do not override
+            `call`.
+        kernels: List of `tfap.KernelSpec`, one per prunable weight.
+        units: String. The config entry with the number of neurons, such as "units". `tfap.compact` then
+            removes neurons and rebuilds the layer with fewer units. The layer must compute
+            `activation(inputs @ kernel + bias)` on the last axis, or a convolution, with one kernel and no
+            other weight than an optional `bias`. If None, `tfap.compact` keeps every neuron.
         multiply_adds: Function `(layer, input_shapes, output_shape)` that returns the multiply-adds of one
-            sample, for FLOPs; shapes are tuples that include the batch. None leaves the layer out of FLOPs.
+            sample. `input_shapes` is a list. Shapes are tuples that include the batch axis. If None, the
+            FLOPs of the layer are not counted.
 
     Raises:
-        TypeError: If `layer_class` is not a layer class, `kernels` not a list of `KernelSpec`s, `units` not a
-            string, or `multiply_adds` not a function.
-        ValueError: If `units` is given for several kernels, or for one that does not read the inputs and feed
-            the output of the layer.
+        TypeError: If `layer_class` is not a layer class, `kernels` is not a list of `KernelSpec`, `units` is
+            not a string, or `multiply_adds` is not a function.
+        ValueError: If `units` is given and there are several kernels, or the kernel has gates, or does not
+            consume the layer's input and produce its output.
 
     Example:
 
@@ -373,33 +381,18 @@ def register_prunable_layer(
     'mixer'
     """
     _check_layer_class(layer_class)
-    listed = isinstance(kernels, list | tuple) and kernels
-    if not listed or not all(isinstance(spec, KernelSpec) for spec in kernels):
-        raise TypeError(f"kernels must be a list of tfap.KernelSpec: received {kernels!r}.")
-    if units is not None and not isinstance(units, str):
-        raise TypeError(f"units must be a string or None: received {units!r}.")
+    _check_kernels(kernels)
+    if units is not None:
+        _check_units(units, kernels)
     if multiply_adds is not None and not callable(multiply_adds):
         raise TypeError(f"multiply_adds must be a function or None: received {multiply_adds!r}.")
-    if units is not None and not (
-        len(kernels) == 1 and kernels[0].feeds_output and kernels[0].reads_input and kernels[0].gates == 1
-    ):
-        raise ValueError(
-            f"units={units!r} needs one kernel that reads the layer's inputs and feeds its output: received "
-            f"{kernels!r}."
-        )
 
     def rule(layer, weights, inputs, output):
         return multiply_adds(layer, inputs, output)
 
-    _register(
-        layer_class,
-        LayerType(
-            tuple(kernels),
-            rule if multiply_adds else None,
-            ChannelRule.LINEAR if units else None,
-            units=units,
-        ),
-    )
+    channels = ChannelRule.LINEAR if units else None
+    row = LayerType(tuple(kernels), rule if multiply_adds else None, channels, units=units)
+    _register(layer_class, row)
 
 
 def register_pass_through_layer(
@@ -407,19 +400,20 @@ def register_pass_through_layer(
 ) -> None:
     """Registers a custom layer type that channels pass through.
 
-    Channel j of the layer's output must depend on channel j of its input alone, and both must have the same
-    number of channels, on the last axis or where `data_format` says. Neurons are then found to fire past
-    the layer, coupled channels are followed through it, and `tfap.compact` removes channels on both sides.
-    Weights of the layer with one entry per channel are cut with them.
+    Channel j of the output must depend on channel j of the input only, and both must have the same number of
+    channels, on the last axis or, with `data_format="channels_first"`, on axis 1. tfap then follows channels
+    through the layer. It finds the activation of the neurons before it and prunes coupled channels together.
+    `tfap.compact` removes channels on both sides, with their entries in the weights of the layer.
 
     Args:
-        layer_class: The layer class, of either Keras. Subclasses that do not override `call` are included.
-        elementwise: Whether the layer applies one function to each element, at any position, so that a
-            constant channel stays constant. `tfap.compact` then removes constant channels in front of it too.
-        activation: Whether the layer is the activation of the neurons before it: they are counted in it.
+        layer_class: A layer class of either Keras. The registration includes subclasses that do not override
+            `call`.
+        elementwise: Whether the layer applies the same function at every position, so that a constant channel
+            stays constant. `tfap.compact` then also removes constant channels before the layer.
+        activation: Whether the layer is an activation, in which tfap counts how often neurons fire.
 
     Raises:
-        TypeError: If `layer_class` is not a layer class, or another argument not a bool.
+        TypeError: If `layer_class` is not a layer class, or another argument is not a bool.
 
     Example:
 
@@ -443,6 +437,23 @@ def register_pass_through_layer(
 def _check_layer_class(layer_class):
     if not keras_compat.is_layer_class(layer_class):
         raise TypeError(f"layer_class must be a layer class: received {layer_class!r}.")
+
+
+def _check_kernels(kernels):
+    listed = isinstance(kernels, list | tuple) and kernels
+    if not listed or not all(isinstance(spec, KernelSpec) for spec in kernels):
+        raise TypeError(f"kernels must be a list of tfap.KernelSpec: received {kernels!r}.")
+
+
+def _check_units(units, kernels):
+    if not isinstance(units, str):
+        raise TypeError(f"units must be a string or None: received {units!r}.")
+    first = kernels[0]
+    if len(kernels) > 1 or not (first.feeds_output and first.reads_input and first.gates == 1):
+        raise ValueError(
+            f"units={units!r} needs one kernel that consumes the layer's input and produces its output: "
+            f"received {kernels!r}."
+        )
 
 
 def _register(layer_class, row):

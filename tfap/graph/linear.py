@@ -1,7 +1,8 @@
-"""Layers whose output channels are weighted sums over input channels, seen as matrices.
+"""Linear maps: layers whose output channels are weighted sums of their input channels.
 
-Dense, convolutions of all kinds, EinsumDense on the last axis and Embedding: which input channel reaches
-which output channel, what a constant input adds, and the weights that are left when channels go.
+A `LinearMap` holds a copy of the weights of a Dense, convolution, EinsumDense on the last axis, or Embedding.
+It knows which output channels depend on which input channels, folds constants into the bias, and cuts the
+weights when channels are removed.
 """
 
 import numpy as np
@@ -10,13 +11,13 @@ from tfap.graph import layer_types, multiply_adds
 from tfap.graph.layer_types import ChannelRule
 
 
-def read(layer, masks=None):
-    """The `Affine` of a layer of one of the kinds in `channels.AFFINE` or `DEPTHWISE`, built.
+def from_layer(layer, masks=None):
+    """Makes the `LinearMap` of a layer.
 
     Args:
-        layer: the layer.
-        masks: `{weight name: mask}`, of a layer in training: a weight is zero only where it is masked, since
-            others may change. None goes by the weights' values.
+        layer: A built layer of `ChannelRule.LINEAR` or `ChannelRule.DEPTHWISE`.
+        masks: Dict of weight name to mask, for a layer in training: only masked weights then count as zero,
+            because the others may change. None uses the values of the weights.
     """
     row, specs = layer_types.of(layer), layer_types.kernel_specs(layer)
     if row.channels is ChannelRule.DEPTHWISE:
@@ -25,17 +26,22 @@ def read(layer, masks=None):
         return Separable(layer, masks)
     if not specs[0].reads_input:
         return Embedding(layer, masks)
-    return Grouped(layer, masks) if getattr(layer, "groups", 1) > 1 else Affine(layer, masks)
+    return Grouped(layer, masks) if getattr(layer, "groups", 1) > 1 else LinearMap(layer, masks)
 
 
-class Affine:
-    """A layer with one kernel, over input channels x output channels.
+class LinearMap:
+    """A layer with one kernel between input and output channels.
+
+    Args:
+        layer: A built layer.
+        masks: See `from_layer`.
 
     Attributes:
-        nonzero: bool, shape `(inputs, outputs)`: True where any weight between the two is not zero.
-        bias: float array `(outputs,)`, None if the layer has none.
-        takes_constants: True if a constant input adds the same to every position of the output, so
-            that the bias can take its place; zeros add nothing anywhere.
+        layer: The layer.
+        nonzero: Boolean array, shape `(inputs, outputs)`. Whether any weight between the two is not zero.
+        bias: Float array, shape `(outputs,)`. None if the layer has no bias.
+        folds_constants: Whether any constant input can be folded into the bias. It must add the same amount
+            at every output position. A zero adds nothing, so it can always be folded.
     """
 
     groups = 1
@@ -47,17 +53,17 @@ class Affine:
         use_bias = getattr(layer, "use_bias", getattr(layer, "bias", None) is not None)
         self.bias = np.array(layer.bias) if use_bias else None
         can_have_bias = self.bias is not None or layer_types.of(layer).adds_bias
-        self.takes_constants = can_have_bias and same_everywhere(layer, self.kernel.shape[:-2])
+        self.folds_constants = can_have_bias and is_uniform(layer, self.kernel.shape[:-2])
         self.nonzero = self._matrix(alive, np.any)
 
     def _matrix(self, values, reduce):
-        """Reduces an array of the kernel's shape to `(inputs, outputs)`."""
+        """Reduces an array of the kernel's shape to the shape `(inputs, outputs)`."""
         matrix = reduce(values, axis=tuple(range(values.ndim - 2)))
         (inputs_at,), (outputs_at,) = self.spec.input_axes, self.spec.neuron_axes
         return matrix if inputs_at < outputs_at else matrix.T  # both count from the same end
 
     def sums(self):
-        """float64, `(inputs, outputs)`: what an input that is 1 everywhere adds to each output."""
+        """Returns what an input that is 1 everywhere adds to each output, shape `(inputs, outputs)`."""
         return self._matrix(self.kernel.astype(np.float64), np.sum)
 
     @property
@@ -65,18 +71,23 @@ class Affine:
         """The weights without the bias, in the order of the layer's `KernelSpec`s."""
         return [self.kernel]
 
-    def without(self, inputs, outputs):
-        """Zeroes all weights of some inputs and outputs, given as boolean arrays."""
+    def clear(self, inputs, outputs):
+        """Sets all weights of some inputs and outputs to zero, given as boolean arrays."""
         self.zero(self.kernels, inputs, outputs)
 
     def zero(self, arrays, inputs, outputs):
-        """The same in other arrays that are shaped like `kernels`."""
+        """Does the same as `clear` in arrays that have the shapes of `kernels`."""
         (inputs_at,), (outputs_at,) = self.spec.input_axes, self.spec.neuron_axes
         _along(arrays[0], inputs_at)[inputs] = 0
         _along(arrays[0], outputs_at)[outputs] = 0
 
     def kept(self, inputs, outputs):
-        """Which entries of each of `weights()` stay, as flat indices in the shape that is left."""
+        """Returns flat indices into each of `weights()`, in the shape of the weights that are kept.
+
+        Args:
+            inputs: Boolean array. The input channels to keep.
+            outputs: Boolean array. The output channels to keep.
+        """
         indices = [np.arange(values.size).reshape(values.shape) for values in self.weights()]
         return self._take(indices, inputs, outputs)
 
@@ -87,7 +98,13 @@ class Affine:
         return [kernel, *(values[outputs] for values in bias)]
 
     def fold(self, inputs, values, outputs):
-        """Puts what constant inputs add into the bias of the outputs that are given as a boolean array."""
+        """Folds constant inputs into the bias.
+
+        Args:
+            inputs: Boolean array. The inputs to fold.
+            values: Float array. The constants.
+            outputs: Boolean array. The outputs whose bias to change.
+        """
         self._add_to_bias((values[inputs] @ self.sums()[inputs]) * outputs)
 
     def _add_to_bias(self, added):
@@ -100,11 +117,11 @@ class Affine:
         return self.kernel.dtype
 
     def weights(self):
-        """For the smaller layer's `set_weights`."""
+        """Returns the weights in the order of the layer's `set_weights`."""
         return [self.kernel] if self.bias is None else [self.kernel, self.bias]
 
     def config(self, inputs, outputs):
-        """What changes in the layer's config if these inputs and outputs stay."""
+        """Returns the config entries that change if only these inputs and outputs are kept."""
         count = int(outputs.sum())
         if hasattr(self.layer, "equation"):
             return self._einsum_config(count)
@@ -120,10 +137,10 @@ class Affine:
         return {"output_shape": [*shape[:-1], outputs], "bias_axes": None if self.bias is None else last}
 
 
-class Grouped(Affine):
-    """A grouped convolution: each group of outputs reads its own group of inputs.
+class Grouped(LinearMap):
+    """A grouped convolution: each group of outputs consumes its own group of inputs.
 
-    The kernel is `(..., inputs of a group, outputs)`.
+    The kernel has the shape `(..., inputs per group, outputs)`.
     """
 
     def __init__(self, layer, masks=None):
@@ -140,43 +157,48 @@ class Grouped(Affine):
         return matrix.reshape(self.groups * inputs, -1)
 
     def _blocks(self, inputs, outputs, kernel):
-        """For each group: its inputs, its outputs, and its part of the kernel."""
+        """Returns the inputs, the outputs, and the part of the kernel of each group."""
         parts = [np.split(part, self.groups) for part in (inputs, outputs)]
         return zip(*parts, np.split(kernel, self.groups, axis=-1))
 
     def zero(self, arrays, inputs, outputs):
-        for some_inputs, some_outputs, kernel in self._blocks(inputs, outputs, arrays[0]):
-            kernel[..., some_inputs, :] = 0
-            kernel[..., some_outputs] = 0
+        for block_inputs, block_outputs, block in self._blocks(inputs, outputs, arrays[0]):
+            block[..., block_inputs, :] = 0
+            block[..., block_outputs] = 0
 
     def _take(self, arrays, inputs, outputs):
         kernel, *bias = arrays
-        taken = [
-            part[..., some_inputs, :][..., some_outputs]
-            for some_inputs, some_outputs, part in self._blocks(inputs, outputs, kernel)
-            if some_inputs.any()
+        blocks = [
+            block[..., block_inputs, :][..., block_outputs]
+            for block_inputs, block_outputs, block in self._blocks(inputs, outputs, kernel)
+            if block_inputs.any()
         ]
-        return [np.concatenate(taken, axis=-1), *(values[outputs] for values in bias)]
+        return [np.concatenate(blocks, axis=-1), *(values[outputs] for values in bias)]
 
     def config(self, inputs, outputs):
         groups = sum(part.any() for part in np.split(inputs, self.groups))
         return {**super().config(inputs, outputs), "groups": int(groups)}
 
     def evened(self, inputs, outputs):
-        """The smallest sets that hold these and that a grouped convolution can have.
+        """Adds the fewest channels that make all kept groups equally large.
 
-        Every group that stays needs as many inputs and outputs as any other.
+        Args:
+            inputs: Boolean array. The input channels to keep.
+            outputs: Boolean array. The output channels to keep.
+
+        Returns:
+            Tuple of the larger `inputs` and `outputs`.
         """
-        inputs, outputs = (np.reshape(part, (self.groups, -1)).copy() for part in (inputs, outputs))
-        stay = inputs.any(axis=1) | outputs.any(axis=1)
-        for part in (inputs, outputs):
-            needed = max(1, part.sum(axis=1).max())
-            part[stay] = [_with_at_least(row, needed) for row in part[stay]]
+        inputs, outputs = (np.reshape(marks, (self.groups, -1)).copy() for marks in (inputs, outputs))
+        kept_groups = inputs.any(axis=1) | outputs.any(axis=1)
+        for marks in (inputs, outputs):
+            size = max(1, marks.sum(axis=1).max())
+            marks[kept_groups] = [_with_at_least(row, size) for row in marks[kept_groups]]
         return inputs.ravel(), outputs.ravel()
 
 
-class Separable(Affine):
-    """A depthwise and a pointwise convolution in one; its inputs are those of the depthwise one."""
+class Separable(LinearMap):
+    """A separable convolution: a depthwise convolution followed by a pointwise one."""
 
     def __init__(self, layer, masks=None):
         self.layer = layer
@@ -184,7 +206,7 @@ class Separable(Affine):
         self.depthwise, reads = _kernel(layer.depthwise_kernel, "depthwise_kernel", masks)
         self.pointwise, mixes = _kernel(layer.pointwise_kernel, "pointwise_kernel", masks)
         self.bias = np.array(layer.bias) if layer.use_bias else None
-        self.takes_constants = same_everywhere(layer, self.depthwise.shape[:-2])
+        self.folds_constants = is_uniform(layer, self.depthwise.shape[:-2])
         self.nonzero = self._product(reads, mixes, np.any) > 0
 
     def _product(self, depthwise, pointwise, reduce):
@@ -220,13 +242,13 @@ class Separable(Affine):
         return [self.depthwise, self.pointwise] + ([] if self.bias is None else [self.bias])
 
 
-class Embedding(Affine):
-    """A table of vectors: it reads indices, so it has outputs only."""
+class Embedding(LinearMap):
+    """An Embedding, which consumes indices: it has output channels only."""
 
     def __init__(self, layer, masks=None):
-        self.layer, self.bias, self.takes_constants = layer, None, False
+        self.layer, self.bias, self.folds_constants = layer, None, False
         self.kernel, alive = _kernel(layer.embeddings, "embeddings", masks)
-        self.nonzero = alive.any(axis=0, keepdims=True)  # one input, never constant
+        self.nonzero = alive.any(axis=0, keepdims=True)  # a single input that is never constant
 
     def sums(self):
         return np.zeros(self.nonzero.shape)
@@ -241,10 +263,10 @@ class Embedding(Affine):
         return {layer_types.of(self.layer).units: int(outputs.sum())}
 
 
-class Depthwise(Affine):
-    """A depthwise convolution: output channel = input * multiplier + offset.
+class Depthwise(LinearMap):
+    """A depthwise convolution: output channel i * multiplier + j depends on input channel i only.
 
-    Nothing is between other channels, so `nonzero` and `sums()` have the shape `(inputs, multiplier)`.
+    `nonzero` and `sums()` therefore have the shape `(inputs, multiplier)`.
     """
 
     def _matrix(self, values, reduce):
@@ -259,7 +281,7 @@ class Depthwise(Affine):
 
 
 def _kernel(variable, name, masks):
-    """`(values, which of them are alive)` of a weight, masked ones zero."""
+    """Returns the values of a weight, with masked ones zero, and which of them count as nonzero."""
     values = np.array(variable)
     if masks is None:
         return values, values != 0
@@ -273,19 +295,20 @@ def _along(array, axis):
     return np.moveaxis(array, axis, 0)
 
 
-def _with_at_least(row, needed):
-    row = row.copy()
-    row[np.flatnonzero(~row)[: max(0, needed - row.sum())]] = True
-    return row
+def _with_at_least(marks, count):
+    """Returns marks with the first False entries set to True until `count` are True."""
+    marks = marks.copy()
+    marks[np.flatnonzero(~marks)[: max(0, count - marks.sum())]] = True
+    return marks
 
 
-def same_everywhere(layer, window):
-    """True if no output position reads padding, so that each sees the same constant."""
+def is_uniform(layer, window):
+    """Returns whether a constant input adds the same amount at every output position: without padding."""
     if is_transposed(layer):
-        return False  # positions at the border, and between strides, see fewer weights
+        return False  # output positions at the border and between strides use fewer weights
     return all(size == 1 for size in window) or getattr(layer, "padding", "valid") == "valid"
 
 
 def is_transposed(layer):
-    """Whether a layer is a transposed convolution: each input position reaches a window of the output."""
+    """Returns whether a layer is a transposed convolution."""
     return layer_types.of(layer).multiply_adds is multiply_adds.at_input_positions

@@ -1,11 +1,14 @@
-"""Which channels of a model matter for its outputs, and why the others cannot always go.
+"""Liveness: which channels the outputs of a model depend on.
 
-A channel group is alive if an output, or a layer that tfap cannot see through, reads one of its
-channels, or if a layer with weights reads one for a channel that is alive: with a weight that is not
-zero, and not as a constant that the layer's bias can take.
+A group of coupled channels is alive if one of its channels
 
-In a model in training other weights than masked ones may come to be other than zero, and a layer can
-only lose weights where a mask keeps them zero.
+- is an output of the model,
+- is consumed by a layer that tfap does not analyze, or
+- is consumed, with a nonzero weight, for an output channel that is alive, and is not a constant that can be
+  folded into the bias.
+
+All other groups are removable. In a model in training, only masked weights count as zero, because the others
+may change.
 """
 
 import dataclasses
@@ -20,12 +23,12 @@ from tfap.graph.layer_types import ChannelRule, ConstantRule
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Constant channels of one layer that have to stay.
+    """Constant channels of a layer that are not removable.
 
     Attributes:
-        path: of the layer.
-        channels: how many of its channels.
-        reason: why.
+        path: String. Path of the layer.
+        channels: Integer. The number of these channels.
+        reason: String. Why they are kept.
     """
 
     path: str
@@ -34,162 +37,177 @@ class Kept:
 
 
 class Liveness:
-    """The analysis of a Sequential or Functional model.
+    """Finds the channels that the outputs of a Sequential or Functional model depend on.
 
     Args:
-        model: a plain model; or, with masks, a wrapped one.
-        silent: see `constants.ConstantMap`.
-        masks: `{path: {weight name: mask}}` of the layers that are pruned, in a model in training; None takes
-            the weights as they are.
-        may_change: paths of those layers that may lose more weights. Without masks all may, and get a bias
-            where they need one.
+        model: A model without wrappers or, with `masks`, with wrappers.
+        silent: See `constants.ConstantMap`.
+        masks: Dict of path to `{weight name: mask}`, for the pruned layers of a model in training. None uses
+            the values of the weights.
+        may_change: Set of paths of the layers that may lose more weights. Without `masks`, every layer may,
+            and it may get a bias.
 
     Attributes:
-        layers: its `calls.Graph`.
-        channels: its `ChannelMap`.
-        affines: `linear.Affine` by layer path.
-        depthwise: `linear.Depthwise` by layer path.
-        constants: its `constants.ConstantMap`.
-        alive: bool, one a channel group.
+        layers: The `calls.Graph` of the model.
+        channels: The `ChannelMap` of the graph.
+        affines: Dict of path to `linear.LinearMap`, without depthwise layers.
+        depthwise: Dict of path to `linear.Depthwise`.
+        constants: The `constants.ConstantMap` of the graph.
+        alive: Boolean array, shape `(channel groups,)`.
     """
 
     def __init__(self, model, silent=None, masks=None, may_change=()):
         self.layers = Graph(model, plain=True)
         self.channels = ChannelMap(self.layers)
         self._masks, self._may_change = masks, may_change
-        self.affines, self.depthwise = (
-            self._matrices(ChannelRule.LINEAR),
-            self._matrices(ChannelRule.DEPTHWISE),
-        )
-        matrices = {**self.affines, **self.depthwise}
+        self.affines = self._linear_maps(ChannelRule.LINEAR)
+        self.depthwise = self._linear_maps(ChannelRule.DEPTHWISE)
+        linear_maps = {**self.affines, **self.depthwise}
         self.constants = constants.ConstantMap(
-            self.layers, self.channels, matrices, silent, training=masks is not None
+            self.layers, self.channels, linear_maps, silent, training=masks is not None
         )
         self.alive = self._alive()
 
-    def _matrices(self, kind):
+    def _linear_maps(self, rule):
         return {
-            path: linear.read(layer, None if self._masks is None else self._masks.get(path, {}))
+            path: linear.from_layer(layer, None if self._masks is None else self._masks.get(path, {}))
             for path, layer in self.layers.layers()
-            if layer_types.of(layer).channels is kind and self.channels.of(self._output(path)) is not None
+            if layer_types.of(layer).channels is rule and self.channels.of(self._output(path)) is not None
         }
 
     def _output(self, path):
         return self.layers.calls_of[path][0].outputs[0]
 
     def groups(self, path):
-        """`(groups of the input channels, groups of the output channels)` of a layer; None where unknown."""
+        """Returns the groups of a layer's input channels and of its output channels. None if unknown."""
         call = self.layers.calls_of[path][0]
-        read = self.channels.of(call.inputs[0]) if call.inputs else None
-        made = self.channels.of(call.outputs[0])
-        if read is not None and made is not None and self.matrix(path) and read.axis != made.axis:
-            read = None  # it reads the value along another axis
-        return (None if read is None else read.groups), (None if made is None else made.groups)
+        consumed = self.channels.of(call.inputs[0]) if call.inputs else None
+        produced = self.channels.of(call.outputs[0])
+        if consumed is not None and produced is not None and self.matrix(path):
+            # A linear map whose input channels are on another axis does not consume them as channels.
+            consumed = consumed if consumed.axis == produced.axis else None
+        return (
+            None if consumed is None else consumed.groups,
+            None if produced is None else produced.groups,
+        )
 
     def matrix(self, path):
-        """The `linear.Affine` or `linear.Depthwise` of a layer, None for others."""
+        """Returns the `linear.LinearMap` of a layer. None for other layers."""
         return self.affines.get(path) or self.depthwise.get(path)
 
     def foldable_inputs(self, path):
-        """The `Constants` of an affine layer's inputs that its bias can take; None if nothing is known."""
-        read = self.constants.inputs_of(self.layers.calls_of[path])
-        if read is None or not self.may_change(path):
-            return None
-        known = read.foldable_into(self.matrix(path)) if self._takes_more_than_zeros(path) else read.zero
-        return constants.Constants.of(known, read.values)
-
-    def may_change(self, path):
-        return self._masks is None or path in self._may_change
-
-    def _takes_more_than_zeros(self, path):
-        return self._masks is None or self.matrix(path).bias is not None
-
-    def folded(self, path, gone):
-        """The `Affine` of a layer without the weights of some inputs and of its dead outputs.
-
-        What the constants among these inputs add goes into the bias of the outputs that are alive.
+        """Returns the `Constants` that can be folded into the bias of a layer. None if there are none.
 
         Args:
-            path: of the layer, which has to be asked for but once.
-            gone: bool array `(inputs,)`.
+            path: Path of a layer with a linear map.
         """
-        matrix, foldable = self.matrix(path), self.foldable_inputs(path)
+        inputs = self.constants.inputs_of(self.layers.calls_of[path])
+        if inputs is None or not self.may_change(path):
+            return None
+        known = inputs.foldable_into(self.matrix(path)) if self._may_have_bias(path) else inputs.zero
+        return constants.Constants.of(known, inputs.values)
+
+    def may_change(self, path):
+        """Returns whether a layer may lose more weights."""
+        return self._masks is None or path in self._may_change
+
+    def _may_have_bias(self, path):
+        """Returns whether a layer has a bias or may get one: wrapped layers may not."""
+        return self._masks is None or self.matrix(path).bias is not None
+
+    def folded(self, path, removable):
+        """Clears the weights of some inputs of a layer and of its outputs that are not alive.
+
+        Constants among these inputs are folded into the bias of the outputs that are alive. Call this once
+        per layer, because it changes the linear map in place.
+
+        Args:
+            path: Path of a layer with a linear map.
+            removable: Boolean array, shape `(inputs,)`. The inputs to clear.
+
+        Returns:
+            The `linear.LinearMap`.
+        """
+        linear_map, foldable = self.matrix(path), self.foldable_inputs(path)
         outputs = self.alive[self.groups(path)[1]]
         if foldable is not None:
-            matrix.fold(foldable.known & (foldable.values != 0) & gone, foldable.values, outputs)
-        matrix.without(gone, ~outputs)
-        return matrix
+            inputs = foldable.known & (foldable.values != 0) & removable
+            linear_map.fold(inputs, foldable.values, outputs)
+        linear_map.clear(removable, ~outputs)
+        return linear_map
 
     def _alive(self):
         alive = np.zeros(self.channels.size, bool)
         alive[list(self.channels.pinned)] = True
-        reads = list(self._reads())
+        dependencies = list(self._dependencies())
         while True:
             before = alive.copy()
-            for read, made, needs in reversed(reads):  # consumers first: mostly one round
-                alive[read[needs[:, alive[made]].any(axis=1)]] = True
+            for consumed, produced, needed in reversed(dependencies):  # from the outputs: mostly one round
+                alive[consumed[needed[:, alive[produced]].any(axis=1)]] = True
             if np.array_equal(alive, before):
                 return alive
 
-    def _reads(self):
-        """`(input groups, output groups, which input each output needs)` of every affine layer."""
+    def _dependencies(self):
+        """Yields the input groups, the output groups, and `_needed` of every layer with a linear map."""
         for path in self.affines:
-            read, made = self.groups(path)
-            if read is not None:
-                yield read, made, self._needs(path)
+            consumed, produced = self.groups(path)
+            if consumed is not None:
+                yield consumed, produced, self._needed(path)
 
-    def _needs(self, path):
+    def _needed(self, path):
+        """Returns which inputs each output depends on: boolean array, shape `(inputs, outputs)`."""
         nonzero, foldable = self.affines[path].nonzero, self.foldable_inputs(path)
         return nonzero if foldable is None else nonzero & ~foldable.known[:, None]
 
-    # -- why channels that look dead stay ------------------------------------------------------------
+    # -- why constant channels are kept --------------------------------------------------------------
 
     def kept(self):
-        """Every `Kept`: the constant channels of layers with a kernel that could not go, and why."""
-        found = {}
+        """Returns a list of `Kept`: the constant channels that are not removable, by layer and reason."""
+        counts = {}
         for path in self.affines:
-            _, made = self.groups(path)
-            known = self.constants.of(self._output(path)).known & self.alive[made]
-            for group in made[known]:
-                key = path, self._why(path, int(group))
-                found[key] = found.get(key, 0) + 1
-        return [Kept(path, count, reason) for (path, reason), count in found.items()]
+            _, produced = self.groups(path)
+            constant = self.constants.of(self._output(path)).known & self.alive[produced]
+            for group in produced[constant]:
+                key = path, self._why_kept(int(group))
+                counts[key] = counts.get(key, 0) + 1
+        return [Kept(path, count, reason) for (path, reason), count in counts.items()]
 
-    def _why(self, path, group):
+    def _why_kept(self, group):
         if group in self.channels.pinned:
             return self.channels.pinned[group]
-        for reader in self.affines:
-            reason = self._why_reader_keeps(reader, group)
+        for consumer in self.affines:
+            reason = self._why_needed_by(consumer, group)
             if reason:
                 return reason
         for call in self.layers.calls:
-            if _pads(call) and self._meets_zeros(call.inputs[0], group):
-                return f"a constant that is not zero meets the zeros with which '{call.path}' pads"
-        return "it is joined with channels that are not constant"
+            if _pads(call) and self._has_nonzero_constant(call.inputs[0], group):
+                return f"it is a nonzero constant, and '{call.path}' pads it with zeros"
+        return "it is coupled with channels that are not constant"
 
-    def _why_reader_keeps(self, reader, group):
-        read, made = self.groups(reader)
-        if read is None or group not in read:
+    def _why_needed_by(self, path, group):
+        """Returns why a layer cannot fold a constant channel. None if it does not need the channel."""
+        consumed, produced = self.groups(path)
+        if consumed is None or group not in consumed:
             return None
-        inputs = self.constants.inputs_of(self.layers.calls_of[reader])
-        needs = self._needs(reader)[:, self.alive[made]].any(axis=1)
-        if not (inputs.known & needs)[read == group].any():
+        inputs = self.constants.inputs_of(self.layers.calls_of[path])
+        needed = self._needed(path)[:, self.alive[produced]].any(axis=1)
+        if not (inputs.known & needed)[consumed == group].any():
             return None
-        if not self.may_change(reader):
-            return f"'{reader}' reads it and is not pruned with remove_disconnected"
-        if not self._takes_more_than_zeros(reader):
-            return f"'{reader}' has no bias that could take a constant that is not zero"
-        return f"a constant that is not zero cannot go into the bias of '{reader}', which pads"
+        if not self.may_change(path):
+            return f"'{path}' consumes it and is not pruned with remove_disconnected"
+        if not self._may_have_bias(path):
+            return f"it is a nonzero constant, and '{path}' has no bias to fold it into"
+        return f"it is a nonzero constant, which '{path}' cannot fold into its bias because of padding"
 
-    def _meets_zeros(self, value, group):
-        made, read = self.channels.of(value), self.constants.of(value)
-        return read is not None and bool((read.known & ~read.zero)[made.groups == group].any())
+    def _has_nonzero_constant(self, value, group):
+        channels, inputs = self.channels.of(value), self.constants.of(value)
+        return inputs is not None and bool((inputs.known & ~inputs.zero)[channels.groups == group].any())
 
 
 def _pads(call):
-    """True for a layer without an `Affine` that puts zeros around its input."""
+    """Returns whether a layer without a `LinearMap` in `affines` pads its input with zeros."""
     layer = unwrap(call.layer)
     row = layer_types.of(layer)
     if row.channels is ChannelRule.DEPTHWISE:
-        return not linear.same_everywhere(layer, layer.kernel_size)
+        return not linear.is_uniform(layer, layer.kernel_size)
     return row.constants is ConstantRule.ZERO_KEPT

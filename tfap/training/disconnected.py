@@ -73,7 +73,7 @@ def unremovable_neurons(model):
     >>> model = tfap.prune(keras.Sequential(layers), 0.5, "magnitude", remove_disconnected=True)
     >>> _ = tfap.prunable_layers(model)[0].mask.assign(numpy.zeros((4, 3)))
     >>> [(one.path, one.channels, one.reason) for one in tfap.unremovable_neurons(model)]
-    [('a', 3, "'b' reads it and is not pruned with remove_disconnected")]
+    [('a', 3, "'b' consumes it and is not pruned with remove_disconnected")]
     """
     wrappers = prunable_layers(model)
     check(model, wrappers)
