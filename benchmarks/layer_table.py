@@ -32,6 +32,8 @@ generates it.
 - "yes" means that the step ran and that its result passed the checks.
 - "no firing" means that tfap cannot count when the neurons fire, so the criterion cannot prune the layer.
 - On tf_keras, "save and load" also covers `.h5` files.
+
+To prune other layer types, [register](pruning.md#register-a-custom-layer-type) them.
 """
 STEPS = ("prune", "two updates", "save and load", "strip", "export")
 
