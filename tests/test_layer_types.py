@@ -7,6 +7,7 @@ import pytest
 import tfap
 from tfap.graph import layer_types
 from tfap.graph.layer_types import ChannelRule
+from tfap.graph.liveness import Liveness
 
 
 def first_neurons_fire(keras, middle):
@@ -208,6 +209,31 @@ def test_a_registered_layer_is_pruned_counted_in_flops_and_compacted(keras_modul
     smaller = tfap.compact(tfap.strip_pruning(pruned))
     assert [smaller.get_layer(name).units for name in ("first", "second")] == [4, 3]
     assert smaller.get_layer("second").get_weights()[0].shape == (3, 4)
+
+
+def test_a_registered_layer_without_a_bias_cannot_fold_a_constant(keras_module):
+    """tfap does not know how to rebuild it with a bias."""
+    layers, cls = keras_module.layers, mixer(keras_module)
+
+    class Biasless(cls):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(self.units, shape[-1]), initializer="uniform", name="w")
+            self.bias = None
+
+        def call(self, inputs):
+            backend = keras_module.ops if hasattr(keras_module, "ops") else keras_module.backend
+            product = backend.matmul if hasattr(keras_module, "ops") else backend.dot
+            return product(inputs, backend.transpose(self.w))
+
+    tfap.register_prunable_layer(Biasless, [tfap.KernelSpec("w", (0,), (1,))], units="units")
+    model = keras_module.Sequential(
+        [layers.Input((3,)), layers.Dense(4, name="dense"), Biasless(5, name="mixer"), layers.Dense(2)]
+    )
+    kernel, _ = model.get_layer("dense").get_weights()
+    model.get_layer("dense").set_weights([kernel * [0, 1, 1, 1], np.ones(4)])
+    (kept,) = Liveness(model).kept()
+    assert kept.reason == "it is a nonzero constant, and 'mixer' has no bias to fold it into"
+    assert tfap.compact(model).get_layer("dense").units == 4
 
 
 @pytest.mark.parametrize(

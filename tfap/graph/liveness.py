@@ -112,8 +112,10 @@ class Liveness:
         return self._masks is None or path in self._may_change
 
     def _may_have_bias(self, path):
-        """Returns whether a layer has a bias or may get one: wrapped layers may not."""
-        return self._masks is None or self.matrix(path).bias is not None
+        """Returns whether a layer has a bias or can be rebuilt with one. Wrapped layers are not rebuilt."""
+        linear_map = self.matrix(path)
+        can_get_bias = self._masks is None and layer_types.of(linear_map.layer).adds_bias
+        return linear_map.bias is not None or can_get_bias
 
     def folded(self, path, removable):
         """Clears the weights of some inputs of a layer and of its outputs that are not alive.
