@@ -117,12 +117,12 @@ def kept_groups(liveness: Liveness) -> np.ndarray:
     kept = liveness.alive.copy()
     while True:
         before = kept.copy()
-        for call in liveness.layers.calls:
+        for call in liveness.graph.calls:
             for value in call.outputs:
                 produced = liveness.channels.of(value)
                 if produced is not None and not kept[produced.groups].any():
                     kept[produced.groups[:1]] = True  # a Keras layer has at least one unit
-        for path, matrix in liveness.affines.items():
+        for path, matrix in liveness.linear_maps.items():
             if isinstance(matrix, Grouped):
                 consumed, produced = liveness.groups(path)
                 inputs, outputs = matrix.evened(_input_mask(kept, consumed, matrix), kept[produced])
@@ -161,7 +161,7 @@ class Compaction:
 
 def remove_dead_channels(model: Model, liveness: Liveness) -> Compaction:
     """Removes the channels that a `Liveness` of the model finds dead. The `Liveness` cannot be used again."""
-    kept, graph = kept_groups(liveness), liveness.layers
+    kept, graph = kept_groups(liveness), liveness.graph
     groups = {path: liveness.groups(path) for path in graph.calls_of}
     parts = {path: _kept_part(layer, path, liveness, kept) for path, layer in graph.layers()}
     parts = {path: part for path, part in parts.items() if part is not None}
@@ -171,7 +171,7 @@ def remove_dead_channels(model: Model, liveness: Liveness) -> Compaction:
         path, is_tied = graph.path_of(layer), id(layer) in weight_tying
         if path not in parts:
             return Replacement(layer) if is_tied else keras_compat.copied(layer)
-        arrays = liveness.affines[path].weights() if path in liveness.affines else layer.get_weights()
+        arrays = liveness.linear_maps[path].weights() if path in liveness.linear_maps else layer.get_weights()
         weights = [array.ravel()[at] for array, at in zip(arrays, parts[path].indices, strict=True)]
         if is_tied and _equal(weights, layer.get_weights()):
             return Replacement(layer)
@@ -193,8 +193,8 @@ def _equal(weights, old_weights):
 
 def _input_shapes(model, liveness, kept):
     """For `keras_compat.rebuild`: the inputs of nested models shrink too."""
-    inputs_of = {id(nested): values for nested, values in reversed(liveness.layers.entries)}
-    inputs_of[id(model)] = liveness.layers.inputs
+    inputs_of = {id(nested): values for nested, values in reversed(liveness.graph.entries)}
+    inputs_of[id(model)] = liveness.graph.inputs
 
     def input_shapes(inner):
         return [
@@ -226,8 +226,8 @@ def _kept_part(layer, path, liveness, kept):
     consumed, produced = liveness.groups(path)
     if produced is None or not keras_compat.is_layer(layer):
         return None
-    if path in liveness.affines:
-        dead_inputs = ~_input_mask(liveness.alive, consumed, liveness.affines[path])
+    if path in liveness.linear_maps:
+        dead_inputs = ~_input_mask(liveness.alive, consumed, liveness.linear_maps[path])
         matrix = liveness.folded(path, dead_inputs)  # channels that only the shape requires become zero
         sides = _input_mask(kept, consumed, matrix), kept[produced]
         return _KeptPart(matrix.kept(*sides), matrix.config(*sides))
@@ -237,7 +237,7 @@ def _kept_part(layer, path, liveness, kept):
         return _KeptPart([], {"target_shape": target_shape})
     if not layer.weights:
         return None
-    axis = liveness.channels.of(liveness.layers.calls_of[path][0].outputs[0]).axis
+    axis = liveness.channels.of(liveness.graph.calls_of[path][0].outputs[0]).axis
     return _KeptPart(_channel_indices(layer, kept[produced], axis), {})
 
 

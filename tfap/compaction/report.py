@@ -202,7 +202,7 @@ def _layer_flops(model) -> Mapping[str, int]:
 def _removed_beyond_proof(liveness, after):
     """Number of removed units that a `Liveness` of the given model keeps."""
     kept = kept_groups(liveness)
-    provable = {path: int(kept[liveness.groups(path)[1]].sum()) for path in liveness.affines}
+    provable = {path: int(kept[liveness.groups(path)[1]].sum()) for path in liveness.linear_maps}
     return sum(max(0, units - _units(after, path)) for path, units in provable.items())
 
 

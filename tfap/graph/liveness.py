@@ -48,42 +48,45 @@ class Liveness:
             and it may get a bias.
 
     Attributes:
-        layers: The `calls.Graph` of the model.
+        graph: The `calls.Graph` of the model.
         channels: The `ChannelMap` of the graph.
-        affines: Dict of path to `linear.LinearMap`, without depthwise layers.
+        linear_maps: Dict of path to `linear.LinearMap`, without depthwise layers.
         depthwise: Dict of path to `linear.Depthwise`.
         constants: The `constants.ConstantMap` of the graph.
         alive: Boolean array, shape `(channel groups,)`.
     """
 
     def __init__(self, model, silent=None, masks=None, may_change=()):
-        self.layers = Graph(model, plain=True)
-        self.channels = ChannelMap(self.layers)
+        self.graph = Graph(model, plain=True)
+        self.channels = ChannelMap(self.graph)
         self._masks, self._may_change = masks, may_change
-        self.affines = self._linear_maps(ChannelRule.LINEAR)
+        self.linear_maps = self._linear_maps(ChannelRule.LINEAR)
         self.depthwise = self._linear_maps(ChannelRule.DEPTHWISE)
-        linear_maps = {**self.affines, **self.depthwise}
         self.constants = constants.ConstantMap(
-            self.layers, self.channels, linear_maps, silent, training=masks is not None
+            self.graph,
+            self.channels,
+            {**self.linear_maps, **self.depthwise},
+            silent,
+            training=masks is not None,
         )
         self.alive = self._alive()
 
     def _linear_maps(self, rule):
         return {
             path: linear.from_layer(layer, None if self._masks is None else self._masks.get(path, {}))
-            for path, layer in self.layers.layers()
+            for path, layer in self.graph.layers()
             if layer_types.of(layer).channels is rule and self.channels.of(self._output(path)) is not None
         }
 
     def _output(self, path):
-        return self.layers.calls_of[path][0].outputs[0]
+        return self.graph.calls_of[path][0].outputs[0]
 
     def groups(self, path):
         """Returns the groups of a layer's input channels and of its output channels. None if unknown."""
-        call = self.layers.calls_of[path][0]
+        call = self.graph.calls_of[path][0]
         consumed = self.channels.of(call.inputs[0]) if call.inputs else None
         produced = self.channels.of(call.outputs[0])
-        if consumed is not None and produced is not None and self.matrix(path):
+        if consumed is not None and produced is not None and self.linear_map(path):
             # A linear map whose input channels are on another axis does not consume them as channels.
             consumed = consumed if consumed.axis == produced.axis else None
         return (
@@ -91,9 +94,9 @@ class Liveness:
             None if produced is None else produced.groups,
         )
 
-    def matrix(self, path):
+    def linear_map(self, path):
         """Returns the `linear.LinearMap` of a layer. None for other layers."""
-        return self.affines.get(path) or self.depthwise.get(path)
+        return self.linear_maps.get(path) or self.depthwise.get(path)
 
     def foldable_inputs(self, path):
         """Returns the `Constants` that can be folded into the bias of a layer. None if there are none.
@@ -101,10 +104,10 @@ class Liveness:
         Args:
             path: Path of a layer with a linear map.
         """
-        inputs = self.constants.inputs_of(self.layers.calls_of[path])
+        inputs = self.constants.inputs_of(self.graph.calls_of[path])
         if inputs is None or not self.may_change(path):
             return None
-        known = inputs.foldable_into(self.matrix(path)) if self._may_have_bias(path) else inputs.zero
+        known = inputs.foldable_into(self.linear_map(path)) if self._may_have_bias(path) else inputs.zero
         return constants.Constants.of(known, inputs.values)
 
     def may_change(self, path):
@@ -113,7 +116,7 @@ class Liveness:
 
     def _may_have_bias(self, path):
         """Returns whether a layer has a bias or can be rebuilt with one. Wrapped layers are not rebuilt."""
-        linear_map = self.matrix(path)
+        linear_map = self.linear_map(path)
         can_get_bias = self._masks is None and layer_types.of(linear_map.layer).adds_bias
         return linear_map.bias is not None or can_get_bias
 
@@ -130,7 +133,7 @@ class Liveness:
         Returns:
             The `linear.LinearMap`.
         """
-        linear_map, foldable = self.matrix(path), self.foldable_inputs(path)
+        linear_map, foldable = self.linear_map(path), self.foldable_inputs(path)
         outputs = self.alive[self.groups(path)[1]]
         if foldable is not None:
             inputs = foldable.known & (foldable.values != 0) & removable
@@ -151,14 +154,14 @@ class Liveness:
 
     def _dependencies(self):
         """Yields the input groups, the output groups, and `_needed` of every layer with a linear map."""
-        for path in self.affines:
+        for path in self.linear_maps:
             consumed, produced = self.groups(path)
             if consumed is not None:
                 yield consumed, produced, self._needed(path)
 
     def _needed(self, path):
         """Returns which inputs each output depends on: boolean array, shape `(inputs, outputs)`."""
-        nonzero, foldable = self.affines[path].nonzero, self.foldable_inputs(path)
+        nonzero, foldable = self.linear_maps[path].nonzero, self.foldable_inputs(path)
         return nonzero if foldable is None else nonzero & ~foldable.known[:, None]
 
     # -- why constant channels are kept --------------------------------------------------------------
@@ -166,7 +169,7 @@ class Liveness:
     def kept(self):
         """Returns a list of `Kept`: the constant channels that are not removable, by layer and reason."""
         counts = {}
-        for path in self.affines:
+        for path in self.linear_maps:
             _, produced = self.groups(path)
             constant = self.constants.of(self._output(path)).known & self.alive[produced]
             for group in produced[constant]:
@@ -177,11 +180,11 @@ class Liveness:
     def _why_kept(self, group):
         if group in self.channels.pinned:
             return self.channels.pinned[group]
-        for consumer in self.affines:
+        for consumer in self.linear_maps:
             reason = self._why_needed_by(consumer, group)
             if reason:
                 return reason
-        for call in self.layers.calls:
+        for call in self.graph.calls:
             if _pads(call) and self._has_nonzero_constant(call.inputs[0], group):
                 return f"it is a nonzero constant, and '{call.path}' pads it with zeros"
         return "it is coupled with channels that are not constant"
@@ -191,7 +194,7 @@ class Liveness:
         consumed, produced = self.groups(path)
         if consumed is None or group not in consumed:
             return None
-        inputs = self.constants.inputs_of(self.layers.calls_of[path])
+        inputs = self.constants.inputs_of(self.graph.calls_of[path])
         needed = self._needed(path)[:, self.alive[produced]].any(axis=1)
         if not (inputs.known & needed)[consumed == group].any():
             return None
@@ -207,7 +210,7 @@ class Liveness:
 
 
 def _pads(call):
-    """Returns whether a layer without a `LinearMap` in `affines` pads its input with zeros."""
+    """Returns whether a layer without a `LinearMap` in `linear_maps` pads its input with zeros."""
     layer = unwrap(call.layer)
     row = layer_types.of(layer)
     if row.channels is ChannelRule.DEPTHWISE:

@@ -52,7 +52,7 @@ def remove(model, wrappers=None):
     found = _liveness(model, pruned)
     lost = sum(_remove(found, path, wrapper) for path, wrapper in pruned.items() if found.may_change(path))
     # What constants make of a shared layer is seen only once its weights for them are gone.
-    shared = any(len(found.layers.calls_of[path]) > 1 for path in found.affines)
+    shared = any(len(found.graph.calls_of[path]) > 1 for path in found.linear_maps)
     return lost + (remove(model, wrappers) if lost and shared else 0)
 
 
@@ -111,7 +111,7 @@ def _liveness(model, pruned):
 
 def _remove(found, path, wrapper):
     """Writes what is left of one layer; returns how many weights it has lost."""
-    matrix = found.matrix(path)
+    matrix = found.linear_map(path)
     if matrix is None:
         return 0  # of a kind that is not seen through
     bias, gone = matrix.bias, _gone(found, path)
@@ -128,7 +128,7 @@ def _remove(found, path, wrapper):
 def _gone(found, path):
     """Which inputs of a layer do not matter to it: constants that its bias takes, and what is dead."""
     read, foldable = found.groups(path)[0], found.foldable_inputs(path)
-    gone = np.zeros(len(found.matrix(path).nonzero), bool)
+    gone = np.zeros(len(found.linear_map(path).nonzero), bool)
     if read is not None:
         gone |= ~found.alive[read]
     if foldable is not None:
