@@ -4,7 +4,7 @@ import collections.abc
 import contextlib
 import numbers
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tfap.comparison import methods as pruning_methods
@@ -127,7 +127,7 @@ class _Task:
         return pruning_methods.settings_text(self._experiment.methods[run.method], run.sparsity)
 
 
-def _trained_rows(task, missing, workers) -> Iterator[Row]:
+def _trained_rows(task, missing, workers):
     """Yields the rows of missing runs as they finish."""
     if not missing:
         return
@@ -146,7 +146,7 @@ def _trained_rows(task, missing, workers) -> Iterator[Row]:
             yield result
 
 
-def _sparsity_list(sparsities) -> list[float]:
+def _sparsity_list(sparsities):
     values = [sparsities] if isinstance(sparsities, numbers.Real) else sparsities
     values = list(values) if isinstance(values, collections.abc.Iterable) else []
     if not values or not all(isinstance(value, numbers.Real) and 0 < value < 1 for value in values):
