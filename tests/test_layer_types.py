@@ -227,7 +227,12 @@ def test_a_registered_layer_without_a_bias_cannot_fold_a_constant(keras_module):
 
     tfap.register_prunable_layer(Biasless, [tfap.KernelSpec("w", (0,), (1,))], units="units")
     model = keras_module.Sequential(
-        [layers.Input((3,)), layers.Dense(4, name="dense"), Biasless(5, name="mixer"), layers.Dense(2)]
+        [
+            layers.Input((3,)),
+            layers.Dense(4, name="dense"),
+            Biasless(5, name="mixer"),
+            layers.Dense(2, name="output"),
+        ]
     )
     kernel, _ = model.get_layer("dense").get_weights()
     model.get_layer("dense").set_weights([kernel * [0, 1, 1, 1], np.ones(4)])
