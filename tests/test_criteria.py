@@ -1,6 +1,8 @@
+import nets
 import numpy as np
 import pytest
 
+import tfap
 from tfap import criteria
 from tfap.criteria import LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
 from tfap.graph.counts import ActivationCounts
@@ -64,3 +66,26 @@ def test_a_criterion_of_ones_own_is_one_method():
     assert Smallest().counts is None and Smallest().granularity == "weight"
     with pytest.raises(NotImplementedError, match="Criterion must define scores"):
         Criterion().scores(kernel())
+
+
+def test_a_criterion_may_choose_by_itself(keras_module):
+    """Magnitude, but one more weight is pruned: the first; a pattern is told by its granularity."""
+
+    class AndTheFirst(Magnitude):
+        granularities = ("weight",)
+
+        def new_masks(self, scored, sparsity, pattern):
+            masks = [mask.copy() for mask in pattern.new_masks(scored, sparsity)]
+            masks[0][0, 0] = 0
+            return masks
+
+    model = tfap.prune(nets.mlp(keras_module), 0.5, AndTheFirst())
+    first = tfap.prunable_layers(model)[0]
+    kernel, bias = first.layer.get_weights()
+    kernel[0, 0] = 1e3
+    first.layer.set_weights([kernel, bias])
+    tfap.update_masks(model, 0.25)
+    assert nets.pruned_weights(model) == nets.prunable_weights(model) / 4 + 1
+    assert first.mask.numpy()[0, 0] == first.layer.get_weights()[0][0, 0] == 0
+    with pytest.raises(ValueError, match="does not support granularity='neuron': it needs"):
+        tfap.prune(nets.mlp(keras_module), 0.5, AndTheFirst(), granularity="neuron")

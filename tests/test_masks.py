@@ -74,6 +74,22 @@ def test_floors_that_leave_too_few_prune_what_there_is():
     assert [int(mask.sum()) for mask in made] == [1, 1]
 
 
+@given(st.data())
+def test_weights_that_score_infinity_stay(data):
+    """Of 12 weights, those with finite scores are pruned in their order, as many as may be."""
+    numbers = st.one_of(st.integers(0, 3), st.just(np.inf))
+    scores = np.array(data.draw(st.lists(numbers, min_size=12, max_size=12)), "float64")
+    mask = np.array(data.draw(st.lists(st.integers(0, 1), min_size=12, max_size=12)), "uint8")
+    floor, sparsity = data.draw(st.integers(0, 4)), data.draw(st.sampled_from([0, 0.3, 0.5, 0.9]))
+    weights = -np.arange(12.0)
+    (made,) = prune_weights([scored(weights, scores, mask)], sparsity, floor)
+    order = [at for at in np.lexsort((abs(weights), scores)) if mask[at] and scores[at] < np.inf]
+    spare = max(int(mask.sum()) - floor, 0)
+    expected = mask.copy()
+    expected[order[: min(max(round(sparsity * 12) - int((mask == 0).sum()), 0), spare)]] = 0
+    np.testing.assert_array_equal(made, expected)
+
+
 def test_neurons_go_whole_by_their_mean_score():
     kernel = [[1, 5, 2], [1, 5, 2]]  # means 1, 5, 2
     np.testing.assert_array_equal(

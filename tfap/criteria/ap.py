@@ -1,5 +1,7 @@
 """AP: weights whose removal lets dead neurons fire again, beside those that another criterion prunes."""
 
+import dataclasses
+import math
 import numbers
 import zlib
 
@@ -47,7 +49,7 @@ class AP(Criterion):
     def __init__(self, base="magnitude", share=0.1, which="least_moved", sign="negative", seed=0):
         _check(share, seed, which=which, sign=sign)
         self.base = get(base)
-        if self.base.share:
+        if isinstance(self.base, AP) and self.base.share:
             raise ValueError(f"The base of AP must not itself choose in two ways: received {self.base}.")
         self.share = float(share)
         self.which = which
@@ -61,16 +63,41 @@ class AP(Criterion):
         return self.base.counts
 
     @property
+    def granularities(self):
+        return ("weight",) if self.share else self.base.granularities
+
+    @property
     def needs(self):
-        return self.base.needs | ({"previous"} if self.which == "least_moved" else set())
+        if self.which == "least_moved":
+            return self.base.needs | {"previous"}
+        return self.base.needs | ({"updates"} if self.share else set())
 
     def scores(self, kernel):
         return self.base.scores(kernel)
 
     def second_scores(self, kernel):
+        """Scores of one `tfap.Kernel` by which AP chooses its own share; infinity where a weight is kept."""
         negative = self.sign == "negative"
         eligible = kernel.weights < 0 if negative else kernel.weights > 0
         return np.where(eligible, getattr(self, f"_{self.which}")(kernel), np.inf)
+
+    def new_masks(self, scored, sparsity, pattern):
+        if not self.share:
+            return self.base.new_masks(scored, sparsity, pattern)
+        total = sum(item.kernel.mask.size for item in scored)
+        before = total - sum(np.count_nonzero(item.kernel.mask) for item in scored)
+        after = before + pattern.count_to_prune(scored, sparsity)
+        own = math.floor(self.share * (after - before) + 1e-9)  # 0.29 of 100 is 29, but 0.29 * 100 is less
+        masks = self.base.new_masks(scored, (after - own) / total, pattern)
+        left = [
+            dataclasses.replace(
+                item,
+                kernel=dataclasses.replace(item.kernel, mask=mask),
+                scores=self.second_scores(item.kernel),
+            )
+            for item, mask in zip(scored, masks)
+        ]
+        return pattern.new_masks(left, after / total)
 
     def _least_moved(self, kernel):
         return np.abs(kernel.weights - kernel.previous)

@@ -15,8 +15,8 @@ class Criterion:
         metric: name of the logged metric by which an epoch's counts are multiplied, or None.
         granularity: what it prunes unless told otherwise, "weight" or "neuron".
         needs: names of the fields of `tfap.Kernel` that are filled in only for criteria that read
-            them: "gradients", "input_norms", "neuron_norms", "previous".
-        share: of each update's removals that go by `second_scores`, as in `tfap.AP`.
+            them: "gradients", "input_norms", "neuron_norms", "previous", "updates".
+        granularities: the granularities that it can prune.
 
     >>> class RandomScores(Criterion):
     ...     def scores(self, kernel):
@@ -30,7 +30,7 @@ class Criterion:
     metric = None
     granularity = "weight"
     needs = frozenset()
-    share = 0.0
+    granularities = ("weight", "neuron")
 
     @property
     def forgets(self):
@@ -46,9 +46,19 @@ class Criterion:
         """
         raise NotImplementedError(f"{type(self).__name__} must define scores(kernel).")
 
-    def second_scores(self, kernel):
-        """Like `scores`, for the `share`; infinity where a weight is not to go."""
-        raise NotImplementedError(f"{type(self).__name__} has a share: it must define second_scores(kernel).")
+    def new_masks(self, scored, sparsity, pattern):
+        """Chooses what an update prunes; override it to choose in another way than by `scores` alone.
+
+        Args:
+            scored: Kernels that are ranked together, in layer order. Each has a `kernel`, a `tfap.Kernel`,
+                and its `scores`.
+            sparsity: A float: the fraction that is pruned afterwards, what was pruned before included.
+            pattern: The shape that is pruned. `pattern.new_masks(scored, sparsity)` prunes the lowest scores.
+
+        Returns:
+            One uint8 mask per kernel, 1 where a weight is kept. A pruned weight must stay pruned.
+        """
+        return pattern.new_masks(scored, sparsity)
 
     def get_config(self):
         return {}

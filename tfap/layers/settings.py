@@ -6,6 +6,7 @@ import numbers
 
 from tfap import criteria, schedules
 from tfap.keras_compat.registry import serialize
+from tfap.masks.patterns import PATTERNS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class PruningSettings:
         if self.granularity is None:
             self._set("granularity", self.criterion.granularity)
         _check_choice("scope", self.scope, ("global", "local", "layerwise"))
-        _check_choice("granularity", self.granularity, ("weight", "neuron"))
+        _check_choice("granularity", self.granularity, tuple(PATTERNS))
         _check_whole("min_weights_per_layer", self.min_weights_per_layer, 0)
         _check_whole("sample_every", self.sample_every, 1)
         _check_choice("target", self.target, ("weights", "neurons", "flops"))
@@ -41,17 +42,21 @@ class PruningSettings:
             raise TypeError(
                 f"remove_disconnected must be True or False: received {self.remove_disconnected!r}."
             )
-        if self.target != "weights" and self.granularity != "neuron":
+        if self.target not in self.pattern.targets:
             raise ValueError(
                 f"target='{self.target}' counts whole neurons: it needs granularity='neuron', received "
                 f"'{self.granularity}'."
             )
-
-        if self.criterion.share and self.granularity != "weight":
+        if self.granularity not in self.criterion.granularities:
             raise ValueError(
-                f"{self.criterion} chooses single weights: it needs granularity='weight', received "
-                f"'{self.granularity}'."
+                f"{self.criterion} does not support granularity='{self.granularity}': it needs "
+                f"granularity={' or '.join(map(repr, self.criterion.granularities))}."
             )
+
+    @property
+    def pattern(self):
+        """The `tfap.masks.patterns.Pattern` in which weights are pruned."""
+        return PATTERNS[self.granularity](self.min_weights_per_layer)
 
     @classmethod
     def among(cls, arguments):

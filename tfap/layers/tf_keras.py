@@ -19,7 +19,6 @@ from tfap.layers.base import (
     made_by_each_worker,
 )
 from tfap.layers.settings import PruningSettings
-from tfap.masks import patterns
 from tfap.masks.weights import score
 
 
@@ -134,8 +133,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         criterion = self.criterion
         counts = criterion.counts is None or (self.counts_here and not criterion.forgets)
         alone = self.settings.scope == "local" and not self.settings.remove_disconnected
-        alone = alone and not criterion.needs and not criterion.share
-        return counts and alone and not isinstance(self.pruning_schedule, float)
+        return counts and alone and not criterion.needs and not isinstance(self.pruning_schedule, float)
 
     def _build_state(self, input_shape):
         super()._build_state(input_shape)
@@ -216,7 +214,7 @@ class InGraphPruning(TfmotPruning):
         activations = ActivationCounts(*counted) if counted else None
         kernel = Kernel(self._wrapper.name, spec, weights, mask, activations)
         scored = score(settings.criterion, kernel)
-        (new,) = patterns.new_masks(settings, [scored], sparsity)
+        (new,) = settings.criterion.new_masks([scored], sparsity, settings.pattern)
         pruned = scored.scores[new == 0]
         return np.float32(pruned.max() if pruned.size else 0), new
 

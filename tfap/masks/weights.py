@@ -4,7 +4,7 @@ Ties are broken by the smallest absolute weight, then by layer order, then by in
 """
 
 import dataclasses
-import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,14 +13,16 @@ from tfap.graph.kernel import Kernel
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scored:
-    """A kernel and its scores (same shape; the lowest go first).
+    """A kernel and its scores.
 
-    `second_scores` are those by which a criterion with a `share` chooses it: infinite where a weight stays.
+    Attributes:
+        kernel: The `tfap.Kernel`.
+        scores: Array of the shape of its weights. The lowest are pruned first; a weight that scores infinity
+            is kept.
     """
 
     kernel: Kernel
     scores: np.ndarray
-    second_scores: np.ndarray | None = None
 
 
 def score(criterion, kernel):
@@ -37,7 +39,7 @@ def score(criterion, kernel):
             f"{type(criterion).__name__} gave scores for '{kernel.path}' that are not finite or not of "
             f"the kernel's shape {kernel.weights.shape}: the masks stay."
         )
-    return Scored(kernel, scores, criterion.second_scores(kernel) if criterion.share else None)
+    return Scored(kernel, scores)
 
 
 def _are_numbers(scores):
@@ -79,77 +81,40 @@ def lowest(count, *keys):
     return chosen
 
 
-def prune_in_two_ways(scored, sparsity, share, min_weights_per_layer=0):
-    """Masks in which floor(share x n) of the n weights that go are chosen by `Scored.second_scores`.
-
-    First n - floor(share x n) go by the scores, then the others from what is left. Where fewer may go
-    by the second scores, fewer go.
-
-    Args:
-        scored, sparsity, min_weights_per_layer: as in `prune_weights`.
-        share: in [0, 1].
-
-    Returns:
-        One uint8 mask for each kernel.
-
-    >>> kernel = Kernel("a", None, np.arange(8.0), np.ones(8, "uint8"))
-    >>> second = Scored(kernel, kernel.weights, np.array([np.inf, 1, 1, 1, np.inf, np.inf, np.inf, 0]))
-    >>> prune_in_two_ways([second], 0.5, share=0.5)  # 0 and 1 by the scores, 7 and 2 by the second ones
-    [array([0, 0, 0, 1, 1, 1, 1, 0], dtype=uint8)]
-    """
+def count_to_prune(scored: Sequence[Scored], sparsity: float, min_weights_per_layer: int = 0) -> int:
+    """Counts the weights that `prune_weights` prunes, if no score is infinite; arguments as there."""
     masks = [item.kernel.mask for item in scored]
     total, alive = sum(mask.size for mask in masks), _alive(masks)
     kept = sum(min(np.count_nonzero(mask), min_weights_per_layer) for mask in masks)
-    count = max(min(round(float(sparsity) * total) - (total - alive), alive - kept), 0)
-    chosen = math.floor(share * count + 1e-9)  # 0.29 of 100 are 29, though 0.29 * 100 is less
-    first = prune_weights(scored, (total - alive + count - chosen) / total, min_weights_per_layer)
-    left = [
-        Scored(dataclasses.replace(item.kernel, mask=mask), item.second_scores)
-        for item, mask in zip(scored, first)
-    ]
-    may_go = [_lowest_of(item, min_weights_per_layer) for item in left]
-    scores = np.concatenate([item.scores.ravel()[at] for item, at in zip(left, may_go)])
-    sizes = np.concatenate([np.abs(item.kernel.weights.ravel()[at]) for item, at in zip(left, may_go)])
-    goes = np.split(lowest(chosen, scores, sizes), np.cumsum([len(at) for at in may_go])[:-1])
-    return [_without(mask, at[mine]) for mask, at, mine in zip(first, may_go, goes)]
+    return max(min(round(float(sparsity) * total) - (total - alive), alive - kept), 0)
 
 
-def _lowest_of(item, floor):
-    """Positions of the weights that may go: not infinite, and as many as the floor leaves."""
-    scores, mask = item.scores.ravel(), item.kernel.mask.ravel()
-    at = np.flatnonzero(mask.view(bool) & (scores < np.inf))
-    spare = max(np.count_nonzero(mask) - floor, 0)
-    return at[lowest(spare, scores[at], np.abs(item.kernel.weights.ravel()[at]))]
-
-
-def _without(mask, positions):
-    mask = mask.copy()
-    mask.ravel()[positions] = 0
-    return mask
-
-
-def prune_weights(scored, sparsity, min_weights_per_layer=0):
-    """Masks in which round(sparsity x weights) single weights are pruned.
+def prune_weights(
+    scored: Sequence[Scored], sparsity: float, min_weights_per_layer: int = 0
+) -> list[np.ndarray]:
+    """Makes masks in which round(sparsity x weights) single weights are pruned.
 
     Args:
         scored: `Scored` kernels that are ranked together, in layer order.
-        sparsity: share of all their weights that is pruned afterwards, those pruned before included.
-        min_weights_per_layer: alive weights that each kernel keeps whatever their scores.
+        sparsity: The fraction of all their weights that is pruned afterwards, those pruned before included.
+        min_weights_per_layer: Weights that each kernel keeps whatever their scores.
 
     Returns:
-        One uint8 mask for each kernel. If the kernels are already sparser, their masks.
+        One uint8 mask per kernel. If the kernels are already sparser, their masks. If too few weights may
+        be pruned, those that score infinity and those of the minimum are kept.
     """
     masks = [item.kernel.mask for item in scored]
     total = sum(mask.size for mask in masks)
-    ranks = [_ranks(item, min_weights_per_layer) for item in scored]
-    kept = sum(np.count_nonzero(rank == np.inf) for rank in ranks) if min_weights_per_layer else 0
-    count = min(round(float(sparsity) * total), total - kept)
+    count = min(round(float(sparsity) * total), total)
     if count <= total - _alive(masks):
         return masks
+    ranks = [_ranks(item, min_weights_per_layer) for item in scored]
     lowest_first = np.concatenate(ranks)
     lowest_first.partition(count - 1)  # in place: the copy was needed anyway
     cut = lowest_first[count - 1]
-    if count == total or lowest_first[count:].min() > cut:
+    if cut == np.inf:
+        keep = [rank == cut for rank in ranks]
+    elif count == total or lowest_first[count:].min() > cut:
         keep = [rank > cut for rank in ranks]
     else:
         keep = _break_ties(scored, ranks, cut, count)

@@ -13,8 +13,6 @@ from tfap.graph import flops
 from tfap.graph.coupling import Coupling
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.layers.find import with_paths
-from tfap.masks import patterns
-from tfap.masks.neurons import without_dead_inputs
 from tfap.masks.weights import score
 from tfap.training import disconnected
 from tfap.utils import checks
@@ -121,7 +119,7 @@ def pruned_weights(model):
     if any(weight.wrapper.criterion.needs & OF_NEIGHBOURS for weight in weights):
         found = Neighbours(model)
         weights = [dataclasses.replace(weight, neighbours=found) for weight in weights]
-    if all(weight.wrapper.settings.granularity == "weight" for weight in weights):
+    if not any(weight.wrapper.settings.pattern.couples_neurons for weight in weights):
         return weights
     ties, costs = Coupling(model), _costs(model, weights)
     tied = [
@@ -174,10 +172,10 @@ def update_group(weights, sparsity, gradients=None):
     made = [item.kernel.mask for item in scored]
     for together in _their_turn(settings, _ranked_together(settings, scored), weights):
         items = [scored[at] for at in together]
-        for at, mask in zip(together, patterns.new_masks(settings, items, sparsity)):
+        masks = settings.criterion.new_masks(items, sparsity, settings.pattern)
+        for at, mask in zip(together, masks, strict=True):
             made[at] = mask
-    if settings.granularity == "neuron":
-        made = without_dead_inputs([item.kernel for item in scored], made)
+    made = settings.pattern.complete([item.kernel for item in scored], made)
     changed = False
     for weight, item, mask in zip(weights, scored, made):
         if not np.array_equal(mask, item.kernel.mask):
