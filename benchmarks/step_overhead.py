@@ -24,6 +24,8 @@ from absl import app, flags
 
 import tfap
 from tfap.keras_compat import tfmot
+from tfap.layers.find import counting_layers
+from tfap.layers.session import PruningSession
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import networks
@@ -56,8 +58,8 @@ def compiled(keras, model):
 def with_tfap(keras, model):
     """Wraps the model with counting on and half of the weights pruned. No mask update is due."""
     wrapped = tfap.prune(model, tfap.ConstantSparsity(0.5, 10**9), granularity="weight")
+    PruningSession.begin(wrapped, counting_layers(wrapped))
     for wrapper in tfap.prunable_layers(wrapped):
-        wrapper.callback_active = True
         wrapper.mask.assign(np.random.default_rng(0).integers(0, 2, wrapper.mask.shape))
     return compiled(keras, wrapped)
 

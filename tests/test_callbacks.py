@@ -273,3 +273,57 @@ def test_layers_called_for_inference_only_are_left_alone(keras_module):
     history = nets.fit(wrapped, epochs=6)
     assert history.history["sparsity"][-1] == 0.5
     assert (nets.masks(wrapped)["head"] == 0).any()
+
+
+def test_frozen_kernels_step_in_eager_executions_of_several_steps(keras_module):
+    """No constraint is called, but the output layer goes on learning."""
+    model = tfap.prune(nets.mlp(keras_module), EVERY_STEP, "magnitude")
+    for wrapper in tfap.prunable_layers(model):
+        wrapper.trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True, steps_per_execution=2)
+    nets.fit(model, epochs=2)
+    assert [int(wrapper.pruning_step.numpy()) for wrapper in tfap.prunable_layers(model)] == [8, 8]
+
+
+def test_two_models_trained_in_turns_do_not_meet(keras_module):
+    """The second one trains between two calls of a layer that the first one has twice in a step."""
+    layers = keras_module.layers
+    shared, other = layers.Dense(3, "relu", name="shared"), tfap.prune(nets.mlp(keras_module), EVERY_STEP)
+
+    class Between(layers.Layer):
+        def call(self, inputs, training=None):
+            if training and len(turns) < 16:
+                with tf.GradientTape() as tape:
+                    loss = tf.reduce_mean(other(nets.data(other, 4)[0], training=True))
+                variables = other.trainable_variables
+                other.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+                turns.append(loss)
+            return inputs
+
+    turns = []
+    inputs = keras_module.Input((3,))
+    model = keras_module.Model(inputs, layers.Dense(1)(shared(Between()(shared(inputs)))))
+    model.compile("sgd", "mse", run_eagerly=True, steps_per_execution=2)
+    other.compile("sgd", other.loss, run_eagerly=True)
+    model = tfap.prune(model, EVERY_STEP, "magnitude")
+    callback = tfap.UpdatePruningStep()
+    callback.set_model(other)
+    callback.on_train_begin()
+    nets.fit(model, epochs=2)
+    assert len(turns) == 8
+    assert int(tfap.prunable_layers(model)[0].pruning_step.numpy()) == 8
+
+
+def test_a_copied_layer_is_in_no_fit():
+    import copy
+
+    import tf_keras
+
+    class Copy(tf_keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            wrapper = tfap.prunable_layers(self.model)[0]
+            assert wrapper.session.running and not copy.deepcopy(wrapper.session).running
+
+    model = tfap.prune(nets.mlp(tf_keras), EVERY_STEP)
+    nets.fit(model, callbacks=[tfap.UpdatePruningStep(), Copy()])
+    assert not tfap.prunable_layers(model)[0].session.running

@@ -18,6 +18,7 @@ import tf_keras
 
 import tfap
 from tfap.comparison import Comparison
+from tfap.layers.session import PruningSession
 
 EVERY_STEP = tfap.PolynomialDecay(0.0, 0.75, 1, 13, frequency=1)  # of 16 steps in four epochs
 
@@ -258,8 +259,7 @@ def test_activations_that_are_not_finite(keras_module):
     summed = pruned_net(keras_module, criterion=tfap.ActivationCount(statistic="sum"))
     counted = pruned_net(keras_module)
     for model in (summed, counted):
-        for layer in tfap.prunable_layers(model):
-            layer.callback_active = True
+        PruningSession.begin(model, tfap.prunable_layers(model))
         hidden = model.get_layer("hidden_0")
         hidden.layer.set_weights([np.ones((12, 16)), np.zeros(16)])
         x = np.ones((3, 12), "float32")

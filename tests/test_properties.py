@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import tfap
 from tfap.graph.calls import channel_axis
 from tfap.layers.find import counting_layers
+from tfap.layers.session import PruningSession
 
 EXAMPLES = int(os.environ.get("TFAP_EXAMPLES", "3"))
 NO_OPERATIONS = sorted(set(random_nets.KINDS) - {"Operation"})  # which only Keras 3 has as layers
@@ -51,8 +52,7 @@ def check_counts(model):
     """One pass in training, with dropout: counts are those of what the layers have given out."""
     counting = [layer for layer in counting_layers(model) if layer.own_counts() is not None]
     outputs = [recorded(layer.layer) for layer in counting]
-    for layer in tfap.prunable_layers(model):
-        layer.callback_active = True
+    PruningSession.begin(model, counting_layers(model))
     model(random_nets.inputs_for(model, samples=5), training=True)
     for layer, made in zip(counting, outputs):
         axis, found = channel_axis(layer.layer), layer.own_counts()

@@ -19,6 +19,14 @@ def steps_per_execution(model):
     return 1 if steps is None else int(steps.numpy())
 
 
+def optimizer_updates(model):
+    """How often a compiled model's optimizer has been applied, also where it only added up gradients."""
+    optimizer = model.optimizer
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # a LossScaleOptimizer counts nothing itself
+    every = getattr(optimizer, "_iterations", None)  # Keras 3's `iterations` count whole accumulations
+    return int((optimizer.iterations if every is None else every).numpy())
+
+
 def has_loss_in_replicas(model):
     """True if only replicas can compute the loss: under a strategy tf_keras keeps metrics of it there."""
     return not is_keras3(model) and not type(model.distribute_strategy).__name__.startswith("_Default")

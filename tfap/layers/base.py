@@ -18,6 +18,7 @@ from tfap.graph.calls import channel_axis
 from tfap.graph.counts import STATISTICS, ActivationCounts
 from tfap.graph.kernel import neuron_count
 from tfap.layers.history import CountMemory, PreviousWeights
+from tfap.layers.session import PruningSession
 from tfap.utils import checks
 
 CALLBACK_MISSING = (
@@ -36,15 +37,11 @@ SEVERAL_INPUTS = (
 class ZeroPruned:
     """The constraint that keeps pruned weights at zero: optimizers apply it after every step."""
 
-    eager_calls = 0  # of all constraints, in eager mode: a call tells the wrappers that a step is over
-
     def __init__(self, mask, users=None):
         self.mask = mask
         self.users = users  # the constraint that the weight had before
 
     def __call__(self, weight):
-        if tf.executing_eagerly():
-            ZeroPruned.eager_calls += 1
         weight = self.users(weight) if self.users else weight
         return weight * tf.cast(self.mask, weight.dtype)
 
@@ -54,17 +51,16 @@ class CountingWrapper:
 
     State: `activation_counts` (int64, one a neuron), `activations_seen` (int64: samples x positions x
     calls) and `pruning_step` (int64: training steps so far), summed over replicas and exact.
+
+    Attributes:
+        session: The `PruningSession` of the fit that runs, or of the last one.
     """
 
     is_tfap_wrapper = True
 
-    several_steps = False  # between two calls of the callback, with steps_per_execution
-    # tf_keras makes a tracked dict of an attribute that the class does not have.
-    _counts = _seen = stepped_eagerly = None
+    _counts = _seen = None
 
     def _add_step(self, initializer="zeros"):
-        self._stepped_in = {}  # replica -> weak reference to the graph in which it has stepped
-        self.stepped_eagerly = {}  # replica -> its last step, until the batch ends
         self.pruning_step = self._add_state("pruning_step", (), "int64", initializer)
 
     def _add_counters(self, neurons, statistic):
@@ -132,19 +128,8 @@ class CountingWrapper:
 
     def _step_once(self):
         """Adds 1 to pruning_step once a training step, also where the layer is called several times."""
-        replica = _replica()
-        if tf.executing_eagerly():
-            step = ZeroPruned.eager_calls if self.several_steps else 0
-            if self.stepped_eagerly.get(replica) == step:
-                return
-            self.stepped_eagerly[replica] = step
-        else:
-            step_graph = tf.compat.v1.get_default_graph()
-            stepped_in = self._stepped_in.get(replica)
-            if stepped_in is not None and stepped_in() is step_graph:
-                return
-            self._stepped_in[replica] = weakref.ref(step_graph)
-        self._add_to(self.pruning_step, tf.constant(1, tf.int64))
+        if self.session.begins_step(self):
+            self._add_to(self.pruning_step, tf.constant(1, tf.int64))
 
     def _count(self, activations, axis, threshold, sample_every, statistic):
         """Counts one call in training, before the step's weight update, if the step is a sampled one."""
@@ -174,6 +159,7 @@ class CountActivationsBase(CountingWrapper):
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {choices}: received {value!r}.")
+        self.session = PruningSession()
         self.threshold = checks.number("threshold", threshold)
         self.statistic = statistic
         self.sample_every = checks.whole("sample_every", sample_every)
@@ -206,21 +192,20 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     State besides the counts: `mask` (uint8, 1 where a weight is alive; a dict by weight name where the
     layer has several kernels), `last_update_step` (int64: the step after which the masks were last
     updated, so that an update that a stop has cut off is made up for) and `updates_made` (int64).
+
+    Attributes:
+        fan_in_scale: By weight name, how many times more inputs each neuron had before compaction.
     """
 
-    pruned_by = None  # weak reference to the callback of a running fit
     prunes_in_graph = False  # only under tfmot's callback: see layers/tf_keras.py
 
     def _configure(self, settings):
         self._check_prunable(self.layer)
         self.settings = settings
         self.specs = self._specs()
+        self.session = PruningSession()
         self._masks = {}
-        self.callback_active = False
-        self.callback_missed = False  # a training step failed while it was traced
-        self.called_in_training = False
-        self.fan_in_scale = {}  # by weight: how many times more inputs it had before compaction
-        self.schedule_in_use = None  # a float spread over a fit, or the schedule itself
+        self.fan_in_scale = {}
         self._linked = None
 
     @staticmethod
@@ -236,6 +221,12 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
 
     def begin_steps(self):
         """Called at the begin of every fit; only tf_keras's wrapper has something to do."""
+
+    def keep_seed_states(self, states):
+        """Saves a model's `SeedStates` with this wrapper; only Keras 3's wrapper has something to do."""
+
+    def restore_seed_states(self):
+        """Writes the states that a file held to the seed generators named by `keep_seed_states`, once."""
 
     def _specs(self):
         """The layer's weights that the criterion can rank."""
@@ -285,13 +276,12 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         return neuron_count(spec, spec.find(self.layer).shape)
 
     def _forward(self, training, inputs, *args, **kwargs):
-        in_graph = training and not self.callback_active
+        in_graph = training and not self.session.running
         if in_graph and not self.prunes_in_graph:
-            self.callback_missed = True
+            self.session.callback_missed = True
             raise RuntimeError(CALLBACK_MISSING.format(name=self.name))
         outputs = self.layer(inputs, *args, **kwargs)
         if training:
-            self.called_in_training = True
             self._step_once()
             if self.counts_here:
                 counted = inputs if self.criterion.counts == "input" else outputs
@@ -323,6 +313,11 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
             mask.assign(np.unpackbits(packed, count=size).reshape(mask.shape))
 
     # -- what the rest of tfap reads and writes ----------------------------------------------------
+
+    @property
+    def trained(self):
+        """True once the layer has been called in training, in this process or before it was saved."""
+        return self.built and int(self.pruning_step.numpy()) > 0
 
     @property
     def mask(self):
@@ -388,11 +383,6 @@ def made_by_each_worker():
         yield
     finally:
         extended._num_workers = workers
-
-
-def _replica():
-    context = tf.distribute.get_replica_context()
-    return None if context is None else int(tf.get_static_value(context.replica_id_in_sync_group))
 
 
 def _sum_over_replicas(counts, seen):

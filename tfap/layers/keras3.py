@@ -106,20 +106,28 @@ class PruneByActivation(PruneByActivationBase, _Wrapper):
     def _constrain(self, kernel, mask):
         kernel.constraint = _ZeroPruned(mask, users=kernel.constraint)
 
-    # Keras 3 does not save the states of seed generators. The callback names them to one wrapper, which
-    # takes them along in every file, so that a resumed fit draws the same dropout.
+    # Keras 3 does not save the states of seed generators. One wrapper takes them along in every file, so that
+    # a resumed fit draws the same dropout.
 
-    seed_states = None
+    _seed_states = _loaded_seed_states = None
+
+    def keep_seed_states(self, states):
+        self._seed_states = states
+
+    def restore_seed_states(self):
+        if self._seed_states is not None and self._loaded_seed_states is not None:
+            self._seed_states.write(self._loaded_seed_states)
+            self._loaded_seed_states = None
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        if self.seed_states is not None:
-            store["seed_states"] = self.seed_states.read()
+        if self._seed_states is not None:
+            store["seed_states"] = self._seed_states.read()
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
         if "seed_states" in store.keys():  # noqa: SIM118  (a store is no dict)
-            self.loaded_seed_states = np.array(store["seed_states"])
+            self._loaded_seed_states = np.array(store["seed_states"])
 
     def get_config(self):
         return {**super().get_config(), **self.settings.get_config()}

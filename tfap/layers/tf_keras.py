@@ -120,7 +120,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
 
     # tfmot's callback finds -1 in a fresh wrapper and sets 0; a step at 0 shows that nobody did.
     def _add_step(self):
-        not_begun = tf_keras.initializers.Constant(0 if self.callback_active else -1)
+        not_begun = tf_keras.initializers.Constant(0 if self.session.running else -1)
         super()._add_step(not_begun)
 
     def begin_steps(self):
@@ -142,9 +142,8 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
             self.pruning_vars = self.pruning_obj.variables
 
     def _step_once(self):
-        if self.callback_active:
+        if self.session.running:
             return super()._step_once()
-        self.stepped_eagerly.clear()  # tfmot's callback does not know that it should do this
         message = CALLBACK_MISSING.format(name=self.name)
         begun = tf.debugging.assert_greater_equal(self.pruning_step, tf.constant(0, tf.int64), message)
         with tf.control_dependencies([] if begun is None else [begun]):

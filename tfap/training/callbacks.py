@@ -8,6 +8,7 @@ from tfap import keras_compat, schedules
 from tfap.keras_compat import Callback
 from tfap.layers.base import CALLBACK_MISSING
 from tfap.layers.find import counting_layers, prunable_layers
+from tfap.layers.session import PruningSession
 from tfap.training import disconnected, mask_update
 from tfap.training.update_groups import group_of
 from tfap.utils import checks
@@ -50,7 +51,6 @@ class UpdatePruningStep(Callback):
             checks.whole("total_steps", total_steps)
         if gradient_steps is not None:
             checks.whole("gradient_steps", gradient_steps)
-        self._params_of_fit = None  # while it runs
         self._total_steps = total_steps
         self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
 
@@ -70,16 +70,12 @@ class UpdatePruningStep(Callback):
         )
         if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
             self._check_fit_length()
-        self._counting_layers = counting_layers(self.model)
-        several_steps = keras_compat.steps_per_execution(self.model) > 1
-        for layer in self._counting_layers:
-            layer.several_steps = several_steps
         self._first_epoch = None
         self._groups = None  # made after the first batch: a subclassed model is not built before
         self._batches = 0
         self._keep_seed_states()
         self._repair_train_function()
-        self._set_active(True)
+        self._begin_session()
         self._note_first_weights()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -87,8 +83,8 @@ class UpdatePruningStep(Callback):
         if self._first_epoch is None:
             self._first_epoch = epoch
             self._resume()
-        elif not self._wrappers[0].callback_active:  # a fit within this one has ended
-            self._set_active(True)
+        elif not self._is_in_session():  # a fit within this one has ended
+            self._begin_session()
             _NeedsCallback.lift(self.model)
             self._groups = None  # it may have pruned
 
@@ -103,10 +99,7 @@ class UpdatePruningStep(Callback):
             self._step += passed
         if any(self._step >= group.next_step for group in self._groups):
             self._update()
-        if self._clock.stepped_eagerly:
-            for layer in self._counting_layers:
-                if layer.stepped_eagerly:
-                    layer.stepped_eagerly.clear()
+        self._session.end_batch()
 
     def on_epoch_end(self, epoch, logs=None):
         if self._groups is not None:
@@ -116,7 +109,7 @@ class UpdatePruningStep(Callback):
             logs["sparsity"] = mask_update.sparsity_of(self._weights)
 
     def on_train_end(self, logs=None):
-        self._set_active(False)
+        self._session.end()
         if self._groups is not None:
             for weight in self._weights:
                 weight.zero_pruned()  # an optimizer's moving average has brought back old weights
@@ -147,7 +140,7 @@ class UpdatePruningStep(Callback):
 
     def _start(self, passed, logs):
         """After the first batch, when everything is built and other callbacks have restored their state."""
-        self._weights = [w for w in mask_update.pruned_weights(self.model) if w.wrapper.called_in_training]
+        self._weights = [w for w in mask_update.pruned_weights(self.model) if w.wrapper.trained]
         if not self._weights:
             raise RuntimeError(
                 f"The model '{self.model.name}' trains without calling its layers with training=True, so "
@@ -155,7 +148,7 @@ class UpdatePruningStep(Callback):
                 "passes on to the layers."
             )
         for wrapper in self._wrappers:
-            if not wrapper.called_in_training:
+            if not wrapper.trained:
                 logging.warning("'%s' is not pruned: it is called with training=False.", wrapper.name)
         self._note_first_weights()  # those of a subclassed model have just been made
         self._clock = self._weights[0].wrapper
@@ -179,14 +172,11 @@ class UpdatePruningStep(Callback):
     def _keep_seed_states(self):
         states = keras_compat.SeedStates(self.model)
         if states:
-            self._wrappers[0].seed_states = states
+            self._wrappers[0].keep_seed_states(states)
 
     def _resume(self):
         """What a stop has cut off: states that Keras does not restore, and an update that was due."""
-        first = self._wrappers[0]
-        if getattr(first, "loaded_seed_states", None) is not None and first.seed_states is not None:
-            first.seed_states.write(first.loaded_seed_states)
-            first.loaded_seed_states = None
+        self._wrappers[0].restore_seed_states()
         if not all(wrapper.built for wrapper in self._wrappers):
             return  # never trained
         trained = [
@@ -228,25 +218,24 @@ class UpdatePruningStep(Callback):
         return int(self._clock.pruning_step.numpy())
 
     def _repair_train_function(self):
-        if any(wrapper.callback_missed for wrapper in self._wrappers):
+        if any(wrapper.session.callback_missed for wrapper in self._wrappers):
             # A fit without this callback died in the middle of tracing: that function is of no use.
             self.model.make_train_function(force=True)
-            for wrapper in self._wrappers:
-                wrapper.callback_missed = False
         _NeedsCallback.lift(self.model)
 
     def _check_alone(self):
         """Two would make every update twice: counts would fade twice and layers lose two turns."""
-        other = self._wrappers[0].pruned_by and self._wrappers[0].pruned_by()
-        if other is not None and self.params and other._params_of_fit is self.params:  # one dict a fit
+        other = self._wrappers[0].session
+        if other.running and self.params and other.params is self.params:  # one dict per fit
             raise ValueError("There are two UpdatePruningStep callbacks in this fit: leave one out.")
 
-    def _set_active(self, active):
+    def _begin_session(self):
+        self._session = PruningSession.begin(self.model, counting_layers(self.model), self.params)
         for wrapper in self._wrappers:
-            wrapper.callback_active = active
             wrapper.begin_steps()
-        self._params_of_fit = self.params if active else None
-        self._wrappers[0].pruned_by = weakref.ref(self) if active else None
+
+    def _is_in_session(self):
+        return self._session.running and self._wrappers[0].session is self._session
 
     def _schedule_of(self, wrapper, before):
         """The wrapper's schedule; a float is spread over this fit, or over the one that it resumes."""

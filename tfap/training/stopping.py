@@ -85,12 +85,12 @@ def pruning_is_over(model):
         ValueError: If a schedule has no `end_step`.
     """
     wrappers = prunable_layers(model)
-    trained = [wrapper for wrapper in wrappers if wrapper.called_in_training]  # none before a fit
+    trained = [wrapper for wrapper in wrappers if wrapper.trained]  # none before a fit
     return all(_is_over(wrapper) for wrapper in trained or wrappers)
 
 
 def _is_over(wrapper):
-    schedule = wrapper.schedule_in_use or wrapper.pruning_schedule
+    schedule = wrapper.session.schedules.get(wrapper, wrapper.pruning_schedule)
     if isinstance(schedule, float) or not wrapper.built:
         return False  # to be spread over this fit
     step, updates = wrapper.pruning_step.numpy(), wrapper.updates_made.numpy()

@@ -25,7 +25,7 @@ class Group:
         self._weights = weights
         self._schedule = schedule
         for weight in weights:
-            weight.wrapper.schedule_in_use = schedule
+            weight.wrapper.session.schedules[weight.wrapper] = schedule
 
     def check_logs(self, logs):
         """Raises ValueError if the schedule needs a metric that is not logged."""
