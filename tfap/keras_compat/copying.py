@@ -7,6 +7,7 @@ import types
 import numpy as np
 from absl import logging
 
+from tfap.keras_compat import private
 from tfap.keras_compat.owner import is_keras3, is_keras_class, is_layer
 from tfap.keras_compat.registry import custom_object_scope
 
@@ -70,7 +71,7 @@ def from_config(thing, changes=None, left_out=()):
 def _own_objects(thing):
     """`{name: function or class}` of what a user's own config entries may name, in sublayers too."""
     found = {}
-    for owner in [thing, *(thing._flatten_layers(include_self=False) if is_layer(thing) else ())]:
+    for owner in [thing, *(private.layers_inside(thing) if is_layer(thing) else ())]:
         if owner is not thing and not is_keras_class(type(owner)):
             found[type(owner).__name__] = type(owner)
         for value in vars(owner).values():
@@ -101,7 +102,7 @@ def _share_objects(thing, copy, changes=()):
             if shared and other is not None and other is not value:
                 setattr(copy, name, value)
     if is_layer(thing):
-        sublayers = [each._flatten_layers(include_self=False, recursive=False) for each in (thing, copy)]
+        sublayers = [private.sublayers(each) for each in (thing, copy)]
         for mine, other in zip(*sublayers):
             if type(mine) is type(other):
                 _share_objects(mine, other)
@@ -138,7 +139,7 @@ def tied_layers(layers):
     """`{id: reason}` of those that hold each other, as for tying weights: copies of them would be untied."""
     inside, found = {id(layer): layer for layer in layers if is_layer(layer)}, {}
     for holder in inside.values():
-        for held in holder._flatten_layers(include_self=False):
+        for held in private.layers_inside(holder):
             if id(held) in inside and held.weights:
                 found[id(held)] = f"the layer '{holder.name}' holds it too"
                 found.setdefault(id(holder), f"it holds the layer '{held.name}'")
@@ -159,9 +160,6 @@ def fresh(thing):
 
 
 def _copy_exclusions(optimizer, copy):
-    """What exclude_from_weight_decay() was told is in no config."""
-    for name in ("_exclude_from_weight_decay_pattern", "_exclude_from_weight_decay_names"):
-        if getattr(optimizer, name, None):
-            setattr(copy, name, getattr(optimizer, name))
+    private.copy_weight_decay_exclusions(optimizer, copy)
     if hasattr(optimizer, "inner_optimizer"):
         _copy_exclusions(optimizer.inner_optimizer, copy.inner_optimizer)

@@ -2,17 +2,18 @@
 
 import tensorflow as tf
 
+from tfap.keras_compat import private
 from tfap.keras_compat.owner import is_model, is_sequential, keras_of
 from tfap.keras_compat.tfmot_import import PruneLowMagnitude
 
 
 def is_graph_model(thing):
     """True for a Sequential or Functional model, whose layers and their order are known."""
-    return is_model(thing) and (is_sequential(thing) or hasattr(thing, "_nodes_by_depth"))
+    return is_model(thing) and (is_sequential(thing) or private.has_nodes(thing))
 
 
 def is_built(model):
-    return model.built and _nodes_by_depth(model) is not None
+    return model.built and private.nodes_by_depth(model) is not None
 
 
 def calls(model):
@@ -21,7 +22,7 @@ def calls(model):
     Inputs come before what reads them. A shared layer has several calls, a nested model one. `training` is
     what the call was given: True, False or None.
     """
-    nodes = _nodes_by_depth(model)
+    nodes = private.nodes_by_depth(model)
     for depth in sorted(nodes, reverse=True):
         for node in nodes[depth]:
             layer = getattr(node, "operation", None) or node.layer
@@ -35,12 +36,7 @@ def calls(model):
 
 def all_layers(model):
     """Every layer inside a model of any kind, subclassed ones too, each once."""
-    return model._flatten_layers(include_self=False)
-
-
-def _nodes_by_depth(model):
-    functional = getattr(model, "_functional", None) or model  # Keras 3 hides it in a Sequential
-    return getattr(functional, "_nodes_by_depth", None)
+    return private.layers_inside(model)
 
 
 def is_tfap_wrapper(layer):

@@ -6,6 +6,7 @@ import keras
 import tf_keras
 from absl import logging
 
+from tfap.keras_compat import private
 from tfap.keras_compat.copying import Replacement, fresh
 from tfap.keras_compat.graphs import calls, is_graph_model
 from tfap.keras_compat.owner import is_keras3, is_sequential, keras_of
@@ -50,7 +51,7 @@ def _rebuild_graph(model, replace, made, input_shapes):
         return done.layer if isinstance(done, Replacement) else done
 
     cloned = _clone_model(model, clone, input_shapes(model))
-    cloned._trainable = model._trainable  # tf_keras loses it; the property would set that of all layers
+    private.copy_own_trainable(model, cloned)  # tf_keras loses it
     if type(cloned).__name__ != type(model).__name__:
         logging.warning(
             "The new model is a plain %s: Keras cannot rebuild the class %s of '%s', so methods of its own, "
@@ -123,7 +124,7 @@ def _calls_a_layer_twice(model):
 
 
 def _tf_keras_inputs(model, shapes):
-    layers = [tensor._keras_history.layer for tensor in model.inputs]
+    layers = [private.producer_of(tensor) for tensor in model.inputs]
     return [
         tf_keras.Input(batch_shape=tuple(shape), dtype=layer.dtype, name=layer.name)
         for layer, shape in zip(layers, shapes)
@@ -135,7 +136,7 @@ def _keras3_inputs(model, shapes):
     shape_of = {id(tensor): tuple(shape) for tensor, shape in zip(model.inputs, shapes)}
 
     def new_input(tensor):
-        layer = tensor._keras_history.operation
+        layer = private.producer_of(tensor)
         return keras.Input(
             batch_shape=shape_of[id(tensor)],
             dtype=tensor.dtype,
@@ -146,7 +147,7 @@ def _keras3_inputs(model, shapes):
 
     if is_sequential(model):
         return new_input(model.inputs[0])
-    return keras.tree.map_structure(new_input, model._inputs_struct)
+    return keras.tree.map_structure(new_input, private.input_structure(model))
 
 
 @contextlib.contextmanager
@@ -160,10 +161,10 @@ def _hidden_compile(model):
 
 
 def _compile_like(target, source):
-    settings = getattr(source, "_compile_config", None)
-    if settings is None:
+    arguments = private.compile_arguments(source)
+    if arguments is None:
         return
-    arguments = {key: value for key, value in settings.config.items() if value is not None}
+    arguments = {key: value for key, value in arguments.items() if value is not None}
     if is_keras3(source) and "LossScale" not in type(source.optimizer).__name__:
         arguments["auto_scale_loss"] = False
     if source.optimizer is not None:

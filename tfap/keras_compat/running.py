@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from tfap.keras_compat import private
 from tfap.keras_compat.graphs import is_built, is_graph_model
 from tfap.keras_compat.inputs import listed
 from tfap.keras_compat.owner import is_keras3, keras_of
@@ -56,8 +57,7 @@ def input_arrays(model, data):
 
 
 def _spec_of(tensor):
-    history = getattr(tensor, "_keras_history", None)  # of the input layer, whose name the user knows
-    layer = getattr(history, "operation", None) or getattr(history, "layer", None) or tensor
+    layer = private.producer_of(tensor) or tensor  # the input layer, whose name the user knows
     name = layer.name and re.sub(r"[^\w.-]", "_", layer.name)  # as SavedModels name their inputs
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name)
 
@@ -66,8 +66,7 @@ def _input_structure(model):
     if is_graph_model(model):
         if not is_built(model):
             return None
-        functional = getattr(model, "_functional", None) or model
-        return functional._inputs_struct if is_keras3(model) else functional._nested_inputs
+        return private.input_structure(model)
     if is_keras3(model):
         shape = (model.get_build_config() or {}).get("input_shape")
         flat = isinstance(shape, list | tuple) and all(isinstance(n, int | None) for n in shape)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfap.keras_compat import private
 from tfap.keras_compat.copying import fresh
 from tfap.keras_compat.graphs import all_layers
 from tfap.keras_compat.owner import is_keras3, is_variable
@@ -15,7 +16,7 @@ def steps_per_execution(model):
     """How many steps there are between two calls of `on_train_batch_end`."""
     if is_keras3(model):
         return getattr(model, "steps_per_execution", 1)
-    steps = model._steps_per_execution  # a variable, or None before compile()
+    steps = private.tf_keras_steps_per_execution(model)
     return 1 if steps is None else int(steps.numpy())
 
 
@@ -23,8 +24,7 @@ def optimizer_updates(model):
     """How often a compiled model's optimizer has been applied, also where it only added up gradients."""
     optimizer = model.optimizer
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # a LossScaleOptimizer counts nothing itself
-    every = getattr(optimizer, "_iterations", None)  # Keras 3's `iterations` count whole accumulations
-    return int((optimizer.iterations if every is None else every).numpy())
+    return int(private.applications(optimizer).numpy())
 
 
 def has_loss_in_replicas(model):
@@ -34,7 +34,7 @@ def has_loss_in_replicas(model):
 
 def is_compiled(model):
     """True once `compile` has been called."""
-    return model.compiled if is_keras3(model) else model._is_compiled
+    return model.compiled if is_keras3(model) else private.is_tf_keras_model_compiled(model)
 
 
 def untrained_variables(model):
@@ -49,7 +49,7 @@ class SeedStates:
 
     def __init__(self, model):
         layers = all_layers(model) if is_keras3(model) else []
-        self._states = [g.state for layer in layers for g in getattr(layer, "_seed_generators", ())]
+        self._states = [g.state for layer in layers for g in private.seed_generators(layer)]
 
     def __len__(self):
         return len(self._states)
@@ -74,7 +74,7 @@ def optimizer_slots(model):
     optimizer, trainable = model.optimizer, model.trainable_variables
     if not hasattr(optimizer, "build"):
         raise TypeError(f"{type(optimizer).__name__} is a legacy optimizer")
-    if not optimizer.built if is_keras3(model) else not getattr(optimizer, "_built", False):
+    if not optimizer.built if is_keras3(model) else not private.is_tf_keras_optimizer_built(optimizer):
         optimizer.build(trainable)
     # A copy is built on stand-ins of different shapes, which its slots then give away.
     stand_in = keras.Variable if is_keras3(model) else tf.Variable

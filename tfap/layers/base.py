@@ -6,7 +6,6 @@ A class for one Keras adds to these mixins how to make a state variable (`_add_s
 shapes.
 """
 
-import contextlib
 import weakref
 
 import numpy as np
@@ -364,25 +363,6 @@ class _LinkedCounters:
 
     def seen(self):
         return sum(counter().activations_seen for counter, _ in self._counters)
-
-
-@contextlib.contextmanager
-def made_by_each_worker():
-    """Variables with constant initial values are made by each of several workers for itself.
-
-    TensorFlow would send them the first worker's value, and cannot send uint8. It asks `_num_workers`, in
-    CollectiveAllReduceExtended._get_variable_creator_initial_value (TensorFlow 2.21).
-    """
-    extended = tf.distribute.get_strategy().extended
-    workers = getattr(extended, "_num_workers", 1)
-    if workers == 1:
-        yield
-        return
-    extended._num_workers = 1
-    try:
-        yield
-    finally:
-        extended._num_workers = workers
 
 
 def _sum_over_replicas(counts, seen):

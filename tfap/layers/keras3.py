@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfap.keras_compat.private import made_by_each_worker
 from tfap.layers.base import (
     SEVERAL_INPUTS,
     CountActivationsBase,
     PruneByActivationBase,
     ZeroPruned,
-    made_by_each_worker,
 )
 from tfap.layers.settings import PruningSettings
 

@@ -9,14 +9,13 @@ import tf_keras
 from tfap.graph import layer_types
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.kernel import Kernel
-from tfap.keras_compat import PruneLowMagnitude, TfmotPruning
+from tfap.keras_compat import PruneLowMagnitude, TfmotPruning, private
 from tfap.layers.base import (
     CALLBACK_MISSING,
     SEVERAL_INPUTS,
     CountActivationsBase,
     PruneByActivationBase,
     ZeroPruned,
-    made_by_each_worker,
 )
 from tfap.layers.settings import PruningSettings
 from tfap.masks.weights import score
@@ -28,8 +27,8 @@ class _Wrapper(tf_keras.layers.Wrapper):
     def build(self, input_shape):
         input_shape = _as_shapes(input_shape)
         tf_keras.layers.Wrapper.build(self, input_shape)  # not tfmot's, which makes float masks
-        if self.layer.get_build_config() is None:  # tf_keras 2.16 notes the shape in __call__ only
-            self.layer._build_input_shape = input_shape
+        if self.layer.get_build_config() is None:
+            private.note_build_shape(self.layer, input_shape)
         if isinstance(self.layer, tf_keras.layers.MultiHeadAttention):
             _build_attention(self.layer)
         first = input_shape[0] if isinstance(input_shape, list) else input_shape
@@ -51,7 +50,7 @@ class _Wrapper(tf_keras.layers.Wrapper):
     def set_weights(self, weights):
         tf_keras.layers.Layer.set_weights(self, weights)
 
-    @made_by_each_worker()
+    @private.made_by_each_worker()
     def _add_state(self, name, shape, dtype, initializer="zeros"):
         return self.add_weight(
             name=name,
@@ -85,16 +84,16 @@ def _as_shapes(shape):
 
 def _build_attention(layer):
     """Makes the projections' weights, which this layer otherwise makes in its first call."""
-    if layer._query_shape is None:
+    shapes = private.attention_shapes(layer)
+    if any(shape is None for shape in shapes):
         raise ValueError(SEVERAL_INPUTS.format(name=layer.name))
-    shapes = (layer._query_shape, layer._value_shape, layer._key_shape)
     layer(*(tf.zeros([size or 1 for size in tf.TensorShape(shape)]) for shape in shapes))
 
 
 @tf_keras.saving.register_keras_serializable(package="tfap")
 class CountActivations(CountActivationsBase, _Wrapper):
     def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, statistic="count", **kwargs):
-        kwargs = {"name": layer.name, "dtype": layer._dtype_policy, **kwargs}
+        kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
         super().__init__(layer, **kwargs)
         self._supports_masking = layer.supports_masking
         self._configure(threshold, sample_every, data_format, statistic)
@@ -111,7 +110,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         # tfmot then takes any layer type, also those that its own registry does not know.
         specs = layer_types.kernel_specs(layer)
         layer.get_prunable_weights = lambda: [spec.find(layer) for spec in specs]
-        kwargs = {"dtype": layer._dtype_policy, **kwargs}
+        kwargs = {"dtype": layer.dtype_policy, **kwargs}
         name = kwargs.pop("name", layer.name)
         super().__init__(layer, **kwargs)
         self._name = name  # tfmot would call it prune_by_activation_...
@@ -162,17 +161,12 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         pass
 
     def _constrain(self, kernel, mask):
-        variable = _not_autocast(kernel)
+        variable = private.not_autocast(kernel)
         for component in getattr(variable, "values", (variable,)):  # one on each replica
-            component._constraint = ZeroPruned(mask, users=component.constraint)
+            private.set_constraint(component, ZeroPruned(mask, users=component.constraint))
 
     def get_config(self):
         return {**tf_keras.layers.Wrapper.get_config(self), **self.settings.get_config()}
-
-
-def _not_autocast(kernel):
-    """The variable inside one that reads as float16 or bfloat16 in mixed precision."""
-    return getattr(kernel, "_variable", kernel)
 
 
 class InGraphPruning(TfmotPruning):
@@ -201,7 +195,7 @@ class InGraphPruning(TfmotPruning):
         counted = [wrapper.activation_counts, wrapper.activations_seen] if wrapper.counts_here else []
         threshold, new_mask = tf.numpy_function(
             functools.partial(self._decide, spec),
-            [self._pruning_schedule(self._step_fn())[1], _not_autocast(weights), mask, *counted],
+            [self._pruning_schedule(self._step_fn())[1], private.not_autocast(weights), mask, *counted],
             (tf.float32, tf.uint8),
             # XLA's error names the operation, and nothing else could tell the user.
             name="tfmots_UpdatePruningStep_needs_jit_compile_False_but_tfaps_does_not",

@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from tfap import keras_compat
+from tfap.keras_compat import private
 
 
 @keras_compat.register
@@ -69,7 +70,7 @@ class SingularValueRegularizer(keras_compat.Regularizer):
                 f"SingularValueRegularizer takes kernels of two axes or more: received the shape "
                 f"{tuple(kernel.shape)}."
             )
-        if _in_xla() and not tf.config.list_physical_devices("GPU"):
+        if private.is_in_xla() and not tf.config.list_physical_devices("GPU"):
             logging.log_first_n(
                 logging.WARNING,
                 "SingularValueRegularizer is slow in XLA on CPUs: use compile(..., jit_compile=False).",
@@ -106,16 +107,3 @@ def _weighted_sum(matrix, factors):
         return upstream * tf.matmul(matrix, tf.matmul(vectors * ratios, vectors, transpose_b=True))
 
     return tf.reduce_sum(factors * values), gradient
-
-
-def _in_xla():
-    """True while TensorFlow traces a `tf.function(jit_compile=True)`."""
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        context = graph._get_control_flow_context()
-        while context is not None:
-            if context.IsXLAContext():
-                return True
-            context = context.outer_context
-        graph = getattr(graph, "outer_graph", None)
-    return False
