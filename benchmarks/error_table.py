@@ -174,7 +174,7 @@ CASES = {
         "tfap.AP(which='best')": (ValueError, "which must be one of .*received 'best'"),
         "tfap.AP(sign='both')": (ValueError, "sign must be one of .*received 'both'"),
         "tfap.AP(seed=-1)": (ValueError, "seed must be an integer >= 0"),
-        "tfap.AP(tfap.AP())": (ValueError, "base of AP must not itself choose in two ways"),
+        "tfap.AP(tfap.AP())": (ValueError, "base of AP must not be another AP"),
     },
     "Schedules": {
         "tfap.IterativeSparsity(1.0, 3, 10)": (ValueError, r"rate must be in \(0, 1\): received 1.0"),

@@ -286,7 +286,7 @@ def test_a_saved_ap_comes_back():
         (dict(which="largest"), "which must be one of"),
         (dict(sign=-1), "sign must be one of"),
         (dict(seed=-1), "seed must be an integer"),
-        (dict(base="ap"), "must not itself choose in two ways"),
+        (dict(base="ap"), "must not be another AP"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -240,7 +240,7 @@ def test_the_direction_of_a_metric(keras_module, mode, stops):
 def test_bad_stopping(keras_module):
     with pytest.raises(ValueError, match='mode must be "auto", "max" or "min"'):
         tfap.StopWhenPruned("loss", 0.1, mode="down")
-    with pytest.raises(ValueError, match="Whether 'told' rises or falls is not known: give mode="):
+    with pytest.raises(ValueError, match="Whether 'told' rises or falls is unknown: pass mode="):
         tfap.StopWhenPruned("told", 0.1)
     assert tfap.StopWhenPruned("val_mae", 0.1).mode == "min"
     model = pruned_mlp(keras_module, 0.5)

@@ -210,7 +210,7 @@ def test_gradients_that_cannot_be_taken(keras_module):
         wrapped.fit(X, Y, verbose=0, callbacks=[tfap.UpdatePruningStep()])
     with pytest.raises(ValueError, match="needs gradients"):
         tfap.update_masks(wrapped, 0.5)
-    with pytest.raises(TypeError, match="gone through only once"):
+    with pytest.raises(TypeError, match="read only once"):
         tfap.update_masks(wrapped, 0.5, gradient_data=iter([(X, Y)]))
     with pytest.raises(TypeError, match="received int"):
         tfap.update_masks(wrapped, 0.5, gradient_data=3)

@@ -1,4 +1,4 @@
-"""Saliency criteria: arrays in, scores out. The weights with the lowest scores are pruned first."""
+"""Saliency criteria, which score weights. The weights with the lowest scores are pruned first."""
 
 from tfap.criteria.ap import AP
 from tfap.criteria.base import Criterion, get

@@ -1,13 +1,16 @@
-"""AP: weights whose removal lets dead neurons fire again, beside those that another criterion prunes."""
+"""AP, which prunes weights so that dead neurons may fire again, in addition to another criterion."""
 
 import dataclasses
 import math
 import numbers
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfap.criteria.base import Criterion, built_in, get
+from tfap.graph.kernel import Kernel
 from tfap.keras_compat.registry import serialize
 from tfap.utils import checks
 
@@ -16,42 +19,57 @@ _CHOICES = {"which": ("least_moved", "random"), "sign": ("negative", "positive")
 
 @built_in
 class AP(Criterion):
-    """Activate while pruning: an add-on to any criterion (S. Liu et al., *AP*, TMLR 2023, arXiv 2212.06145).
+    """Prunes a fraction of the weights so that dead neurons are reactivated: activating-while-pruning (AP).
 
-    Of the n weights that an update prunes, `n - floor(share * n)` go by the base criterion, and then
-    `floor(share * n)` of the alive negative weights that have moved least since the last update that pruned
-    any, or since `prune()` or a rewind. Without a negative weight its neuron's pre-activation is higher, so a
-    neuron that is dead on some inputs may wake up. Where fewer weights of that sign are left, those that are
-    left go, and the update prunes that many fewer.
+    AP is an add-on to any criterion. Of the n weights that an update prunes, the base criterion chooses
+    `n - floor(share * n)`. AP then chooses `floor(share * n)` of the kept negative weights: those that have
+    moved least since the last update that pruned any, since `prune()`, or since a rewind. Pruning a negative
+    weight raises the pre-activation of its neuron, so a neuron that is dead on some inputs may reactivate. If
+    fewer weights of that sign are kept, AP prunes only those, and the update prunes fewer weights.
+
+    AP supports `granularity="weight"` only. With `scope="global"` AP also ranks all layers together, with
+    "local" each kernel. Equal scores are ranked by the absolute weight, then layer order, then index.
 
     Args:
-        base: the criterion that chooses the others, or its name.
-        share: of each update's removals, in [0, 1]. 0 is the base alone, 1 AP alone.
-        which: "least_moved" as in the paper; or "random", to see that the choice matters.
-        sign: "negative"; or "positive", to see that the sign matters.
-        seed: of which="random": the choice depends on it, on the number of updates so far and on the layer.
+        base: The criterion that chooses the other weights, or its name.
+        share: The fraction of each update's weights that AP chooses, in [0, 1]. 0 is the base alone, 1 is AP
+            alone.
+        which: "least_moved" as in the paper, or "random" as a control.
+        sign: "negative" as in the paper, or "positive" as a control.
+        seed: Integer. For which="random": the choice depends on it, on the number of updates and on the
+            layer.
 
     Raises:
-        TypeError, ValueError: which argument cannot be used.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is not one of those allowed, or the base is another AP.
 
-    It prunes single weights only; with scope="global" AP too ranks all layers together, with "local" each
-    kernel by itself. Ties: the smallest absolute weight, then layer order, then index.
+    Example:
 
     >>> import numpy, tfap
     >>> weights, before = numpy.array([[1.0, -2.0, -3.0]]), numpy.array([[1.0, -1.0, -2.5]])
     >>> kernel = tfap.Kernel("a", tfap.KernelSpec(), weights, numpy.ones((1, 3), "uint8"), previous=before)
     >>> AP().second_scores(kernel)  # the last one has moved least
     array([[inf, 1. , 0.5]])
+
+    References:
+        - [S. Liu et al., *AP*, TMLR 2023](https://arxiv.org/abs/2212.06145)
     """
 
     granularity = "weight"
 
-    def __init__(self, base="magnitude", share=0.1, which="least_moved", sign="negative", seed=0):
+    def __init__(
+        self,
+        base: Criterion | str = "magnitude",
+        share: float = 0.1,
+        which: str = "least_moved",
+        sign: str = "negative",
+        seed: int = 0,
+    ):
         _check(share, seed, which=which, sign=sign)
+        self.share: float = float(share)
         self.base = get(base)
         if isinstance(self.base, AP) and self.base.share:
-            raise ValueError(f"The base of AP must not itself choose in two ways: received {self.base}.")
-        self.share = float(share)
+            raise ValueError(f"The base of AP must not be another AP: received {self.base}.")
         self.which = which
         self.sign = sign
         self.seed = int(seed)
@@ -59,29 +77,36 @@ class AP(Criterion):
             setattr(self, name, getattr(self.base, name))
 
     @property
-    def counts(self):
+    def counts(self) -> str | None:
         return self.base.counts
 
     @property
-    def granularities(self):
+    def granularities(self) -> tuple[str, ...]:
         return ("weight",) if self.share else self.base.granularities
 
     @property
-    def needs(self):
+    def needs(self) -> frozenset[str]:
         if self.which == "least_moved":
             return self.base.needs | {"previous"}
         return self.base.needs | ({"updates"} if self.share else set())
 
-    def scores(self, kernel):
+    def scores(self, kernel: Kernel) -> np.ndarray:
         return self.base.scores(kernel)
 
-    def second_scores(self, kernel):
-        """Scores of one `tfap.Kernel` by which AP chooses its own share; infinity where a weight is kept."""
+    def second_scores(self, kernel: Kernel) -> np.ndarray:
+        """Scores the weights of one kernel for AP's own choice.
+
+        Args:
+            kernel: A `tfap.Kernel`.
+
+        Returns:
+            An array of the shape of `kernel.weights`: infinity where AP must not prune a weight.
+        """
         negative = self.sign == "negative"
         eligible = kernel.weights < 0 if negative else kernel.weights > 0
         return np.where(eligible, getattr(self, f"_{self.which}")(kernel), np.inf)
 
-    def new_masks(self, scored, sparsity, pattern):
+    def new_masks(self, scored: Sequence[Any], sparsity: float, pattern: Any) -> list[np.ndarray]:
         if not self.share:
             return self.base.new_masks(scored, sparsity, pattern)
         total = sum(item.kernel.mask.size for item in scored)
@@ -106,11 +131,11 @@ class AP(Criterion):
         where = zlib.crc32(f"{kernel.path} {kernel.spec.name}".encode())
         return np.random.default_rng([self.seed, kernel.updates, where]).random(kernel.weights.shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("share", "which", "sign", "seed")
         return {"base": serialize(self.base), **{name: getattr(self, name) for name in names}}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return super().__repr__().replace(repr(serialize(self.base)), repr(self.base))
 
 

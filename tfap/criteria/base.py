@@ -1,58 +1,77 @@
-"""What every criterion is: scores of a kernel's weights, and what they are computed from."""
+"""The base class of criteria, which score the weights of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from tfap import keras_compat
+from tfap.graph.kernel import Kernel
 from tfap.keras_compat.registry import deserialize
 
 
 class Criterion:
-    """Base class: a criterion of your own overrides `scores` and, if it has settings, `get_config`.
+    """Scores the weights of a kernel; those with the lowest scores are pruned first.
+
+    This is the base class. A custom criterion overrides `scores` and, if it has settings, `get_config`.
 
     Attributes:
-        counts: "output" or "input": which neurons' activations it needs counted; None if none.
-        threshold: an activation above it counts as firing.
-        statistic: "count" how often neurons fire, or "sum" their activations above the threshold.
-        decay: share of the counts so far that every mask update leaves; 1 never forgets.
-        metric: name of the logged metric by which an epoch's counts are multiplied, or None.
-        granularity: what it prunes unless told otherwise, "weight" or "neuron".
-        needs: names of the fields of `tfap.Kernel` that are filled in only for criteria that read
-            them: "gradients", "input_norms", "neuron_norms", "previous", "updates".
-        granularities: the granularities that it can prune.
+        counts: Whose activations tfap counts for it: "output" for the neurons that the weights feed, "input"
+            for those they read, None for none.
+        threshold: A float. An activation above it counts as firing.
+        statistic: "count" to count how often neurons fire, "sum" to sum their activations.
+        decay: The fraction of the counts that every mask update keeps, in [0, 1].
+        metric: The name of the logged metric by which the counts of an epoch are multiplied, or None.
+        granularity: The default granularity, "weight" or "neuron".
+        granularities: The granularities that it supports.
+        needs: The names of the fields of `tfap.Kernel` that it reads and that are otherwise not filled in:
+            "gradients", "input_norms", "neuron_norms", "previous", "updates".
+
+    Example:
 
     >>> class RandomScores(Criterion):
     ...     def scores(self, kernel):
     ...         return np.random.default_rng(0).random(kernel.weights.shape)
     """
 
-    counts = None
-    threshold = 0.0
-    statistic = "count"
-    decay = 1.0
-    metric = None
-    granularity = "weight"
-    needs = frozenset()
-    granularities = ("weight", "neuron")
+    counts: Any = None
+    threshold: float = 0.0
+    statistic: str = "count"
+    decay: float = 1.0
+    metric: str | None = None
+    granularity: str = "weight"
+    granularities: Any = ("weight", "neuron")
+    needs: Any = frozenset()
 
     @property
-    def forgets(self):
-        """True if what it sees is not simply all that has been counted."""
+    def forgets(self) -> bool:
+        """Whether it reads decayed or weighted counts instead of all counts."""
         return self.decay != 1.0 or self.metric is not None
 
-    def scores(self, kernel):
-        """Scores of one `tfap.Kernel`.
+    def scores(self, kernel: Kernel) -> np.ndarray:
+        """Scores the weights of one kernel.
+
+        Args:
+            kernel: A `tfap.Kernel`.
 
         Returns:
-            A finite array of the shape of `kernel.weights`; comparable between layers if it is to be
-            used with `scope="global"`.
+            A finite array of the shape of `kernel.weights`. For `scope="global"`, scores must be comparable
+            between layers.
+
+        Raises:
+            NotImplementedError: If the subclass does not define it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define scores(kernel).")
 
-    def new_masks(self, scored, sparsity, pattern):
-        """Chooses what an update prunes; override it to choose in another way than by `scores` alone.
+    def new_masks(self, scored: Sequence[Any], sparsity: float, pattern: Any) -> list[np.ndarray]:
+        """Chooses the weights that an update prunes. Override it to choose by more than `scores`.
 
         Args:
             scored: Kernels that are ranked together, in layer order. Each has a `kernel`, a `tfap.Kernel`,
                 and its `scores`.
-            sparsity: A float: the fraction that is pruned afterwards, what was pruned before included.
+            sparsity: A float. The fraction that is pruned afterwards, weights pruned before included.
             pattern: The shape that is pruned. `pattern.new_masks(scored, sparsity)` prunes the lowest scores.
 
         Returns:
@@ -60,33 +79,41 @@ class Criterion:
         """
         return pattern.new_masks(scored, sparsity)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Mapping[str, Any]) -> Criterion:
         return cls(**config)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({settings})"
 
 
-_BUILT_IN = {}
+_BUILT_IN: dict[str, type[Criterion]] = {}
 
 
 def built_in(cls):
-    """Decorates a criterion of tfap's own: registered with both Kerases, and known by its class's name."""
+    """Registers a criterion of tfap with Keras 3 and tf_keras, and by its name in snake case."""
     _BUILT_IN[keras_compat.snake_case(cls.__name__)] = keras_compat.register(cls)
     return cls
 
 
-def get(criterion):
-    """A criterion from an object, a name or a saved config, as Keras's `get` functions do.
+def get(criterion: Criterion | str | Mapping[str, Any]) -> Criterion:
+    """Gets a criterion from an object, a name or a saved config, as Keras's `get` functions do.
+
+    Args:
+        criterion: A `tfap.Criterion`, its name such as "magnitude", or its saved config.
+
+    Returns:
+        The `tfap.Criterion`.
 
     Raises:
-        ValueError: an unknown name.
-        TypeError: neither a criterion nor a name.
+        ValueError: If the name is unknown.
+        TypeError: If it is none of the three.
+
+    Example:
 
     >>> get("magnitude")
     Magnitude()

@@ -1,4 +1,4 @@
-"""Gradient: weights whose loss would hardly be noticed go first."""
+"""The gradient criterion: weights whose removal changes the loss least are pruned first."""
 
 import contextlib
 import itertools
@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.criteria.base import Criterion, built_in
+from tfap.graph.kernel import Kernel
 from tfap.utils import checks
 
 _BATCH = 128  # samples, where arrays are given
@@ -18,22 +19,25 @@ MISSING = (
 
 
 class MeanGradients:
-    """The gradient of the mean loss over batches with respect to weights of a model.
+    """Computes the gradient of the mean loss over batches with respect to weights of a model.
 
-    The loss is the compiled one, with regularizers and sample weights, in inference mode. Every batch counts
-    by its samples. Metrics, moving averages, counts and seeds are afterwards as before.
+    The loss is the compiled loss in inference mode, with regularizers and sample weights. Batches are
+    weighted by their number of samples. Metrics, moving averages, counts and seeds are restored afterwards.
 
     Args:
-        model: a compiled model of either Keras.
-        data: a tuple of arrays `(x, y)` or `(x, y, sample_weight)`, where x and y may be lists or dicts; or
-            batches of these that can be gone through again: a list, a `tf.data.Dataset` with a fixed order, a
-            `PyDataset` or a `Sequence`.
-        steps: at most this many batches (of 128 samples, where arrays are given); None for all.
+        model: A compiled model of either Keras.
+        data: A tuple of arrays `(x, y)` or `(x, y, sample_weight)`, where x and y may be lists or dicts; or a
+            re-iterable of such batches: a list, a `tf.data.Dataset` with a fixed order, a `PyDataset` or a
+            `Sequence`.
+        steps: Integer. The largest number of batches to read, of 128 samples each if arrays are given. None
+            reads all.
 
     Raises:
-        TypeError: data that cannot be gone through, or only once.
-        ValueError: a model that is not compiled, or of tf_keras under a distribution strategy; data without
-            an end and no `steps`, or steps < 1.
+        TypeError: If the data is not iterable, or is a one-shot iterator.
+        ValueError: If the model is not compiled, or is of tf_keras under a distribution strategy; if the data
+            is infinite and `steps` is None; or if steps < 1.
+
+    Example:
 
     >>> import keras, numpy
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "linear", False, "ones")])
@@ -59,11 +63,17 @@ class MeanGradients:
         self._variables = self._function = None
 
     def of(self, variables):
-        """One NumPy array a variable.
+        """Computes the gradients with respect to some variables.
+
+        Args:
+            variables: A list of variables of the model.
+
+        Returns:
+            One float32 array per variable.
 
         Raises:
-            TypeError: a batch is no `(x, y)`.
-            ValueError: there is no batch in the data, or no loss in the model.
+            TypeError: If a batch is not `(x, y)` or `(x, y, sample_weight)`.
+            ValueError: If the data has no batch, or the model no loss.
         """
         if self._function is None or list(map(id, variables)) != list(map(id, self._variables)):
             self._variables, self._function = variables, self._traced(variables)
@@ -97,7 +107,7 @@ class MeanGradients:
 
 
 def check_data(data, steps):
-    """Raises TypeError or ValueError unless gradients can be taken on the data, again and again."""
+    """Raises TypeError or ValueError unless gradients can be taken on the data at every mask update."""
     if steps is not None:
         checks.whole("gradient_steps", steps)
     if not hasattr(data, "__iter__") or hasattr(data, "__array__") or isinstance(data, str | dict):
@@ -107,11 +117,11 @@ def check_data(data, steps):
         )
     if hasattr(data, "__next__"):
         raise TypeError(
-            "gradient_data is needed at every mask update, and an iterator can be gone through only once: "
+            "gradient_data is needed at every mask update, and an iterator can be read only once: "
             "pass a list of batches, a tf.data.Dataset or arrays."
         )
     if steps is None and getattr(data, "cardinality", lambda: 0)() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("gradient_data has no end: say with gradient_steps how many batches to take.")
+        raise ValueError("gradient_data is infinite: pass gradient_steps, the number of batches to read.")
 
 
 def _check_batch(batch):
@@ -135,7 +145,7 @@ def _slices(data):
 
 @contextlib.contextmanager
 def _unchanged(model):
-    """Restores all that is no trainable weight; computing a loss changes metrics in tf_keras."""
+    """Restores everything but trainable weights: computing a loss changes metrics in tf_keras."""
     held = [(variable, variable.numpy()) for variable in keras_compat.untrained_variables(model)]
     try:
         yield
@@ -145,17 +155,18 @@ def _unchanged(model):
         known = {id(variable) for variable, _ in held}
         for metric in model.metrics:
             if any(id(variable) not in known for variable in metric.variables):
-                metric.reset_state()  # the loss has made it
+                metric.reset_state()  # computing the loss has made its variables
 
 
 @built_in
 class Gradient(Criterion):
-    """The absolute weight times gradient: by how much the loss would change, to first order, without it.
+    """Scores weights by how much the loss would change, to first order, if they were pruned.
 
-    `|w * dL/dw|`, L the mean of the model's compiled loss, regularizers included, over the batches given as
-    `tfap.UpdatePruningStep(gradient_data=...)` or to `tfap.update_masks`, with the weights as they are at the
-    update and in inference mode. With `scope="global"` and `"local"` these are the global and the layerwise
-    gradient pruning of Blalock et al. (*What is the state of neural network pruning?*, MLSys 2020).
+    The score is `|w * dL/dw|`. L is the mean compiled loss, regularizers included, in inference mode, over
+    the batches given to `tfap.UpdatePruningStep(gradient_data=...)` or `tfap.update_masks`. With
+    `scope="global"` and `"local"`, these are the global and the layerwise gradient pruning of the reference.
+
+    Example:
 
     >>> import numpy, tfap
     >>> weights, gradients = numpy.array([[1.0, -2.0]]), numpy.array([[0.5, 1.0]])
@@ -163,9 +174,12 @@ class Gradient(Criterion):
     >>> kernel = tfap.Kernel("a", tfap.KernelSpec(), weights, mask, gradients=gradients)
     >>> Gradient().scores(kernel)
     array([[0.5, 2. ]])
+
+    References:
+        - Blalock et al., *What is the state of neural network pruning?*, MLSys 2020
     """
 
     needs = frozenset({"gradients"})
 
-    def scores(self, kernel):
+    def scores(self, kernel: Kernel) -> np.ndarray:
         return np.abs(kernel.weights * kernel.gradients)

@@ -1,4 +1,4 @@
-"""Lookahead: magnitudes seen together with the layers before and after."""
+"""Lookahead: magnitudes multiplied by the norms of the adjacent layers."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from tfap.graph.layer_types import ChannelRule
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Place:
-    """One kernel in the graph: the channel groups that it reads and feeds, None where nobody knows them."""
+    """One kernel in the graph, and the channel groups that it reads and feeds; None where unknown."""
 
     path: str
     layer: object
@@ -27,7 +27,7 @@ class _Place:
         return self.path, self.spec.name
 
     def kernel(self):
-        """Its present weights, pruned ones exactly zero."""
+        """Reads its current weights, pruned ones exactly zero."""
         weights = self.spec.find(unwrap(self.layer)).numpy().astype(np.float64)
         mask = np.ones(weights.shape, np.uint8)
         if hasattr(self.layer, "kernel_and_mask"):
@@ -37,10 +37,15 @@ class _Place:
 
 
 class Neighbours:
-    """The kernels of a model, wrapped or not, by the channels between them.
+    """Finds the kernels of adjacent layers in a model, wrapped or not, by the channels between them.
 
-    All that feed the same channel group count as one (the branches of a residual Add), and so do all that
-    read it. A subclassed model has no graph, so no kernel has neighbours.
+    All kernels that feed the same channel group count as one, such as the branches of a residual Add, and so
+    do all that read it. A subclassed model has no graph, so no kernel has neighbors.
+
+    Args:
+        model: A model of either Keras.
+
+    Example:
 
     >>> import keras, numpy
     >>> layers = [keras.layers.Dense(2, use_bias=False, name=name) for name in "ab"]
@@ -66,11 +71,11 @@ class Neighbours:
             ]
 
     def norms(self):
-        """What stands before and behind every kernel, by `(path, name of the weight)`.
+        """Computes the norms of the kernels before and after every kernel.
 
         Returns:
-            A dict of dicts: `input_norms` and `neuron_norms`, Frobenius norms that broadcast against the
-            kernel; 1 where there is no neighbour.
+            A dict by `(path, name of the weight)` of dicts with `input_norms` and `neuron_norms`: Frobenius
+            norms that broadcast against the kernel, 1 where it has no neighbor.
         """
         into, out_of, gathered = np.zeros(self._size), np.zeros(self._size), []
         for place in self._places:
@@ -91,7 +96,7 @@ class Neighbours:
         }
 
     def _marked(self, side):
-        """Which channel groups some kernel reads ("read") or feeds ("fed")."""
+        """Marks the channel groups that some kernel reads ("read") or feeds ("fed")."""
         marks = np.zeros(self._size, bool)
         for place in self._places:
             groups = getattr(place, side)
@@ -106,7 +111,7 @@ def _place(path, spec, call, found):
     known = layer_types.of(layer).channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE)
     read = found.of(call.inputs[0]) if known and spec.reads_input and len(spec.input_axes) == 1 else None
     fed = found.of(call.outputs[0]) if known and spec.feeds_output else None
-    # A Dense layer behind a channels_first value reads another axis than the one that numbers channels.
+    # A Dense layer after a channels_first tensor reads another axis than that of the channels.
     if read is not None and read.axis != channel_axis(layer) % len(call.inputs[0].shape):
         read = None
     if fed is not None and len(fed.groups) != neuron_count(spec, shape):
@@ -124,26 +129,31 @@ def _per_neuron(kernel, groups, values):
 
 @built_in
 class Lookahead(Criterion):
-    """The absolute weight times the norms of what stands before its input and behind its neuron.
+    """Scores weights by their magnitude and the norms of the adjacent layers.
 
-    `|w_ij| * ||weights into i|| * ||weights out of j||`, Frobenius norms of the alive weights of the
-    previous layer into neuron i and of the next out of neuron j, pruned or not, the output layer included
-    (Park et al., *Lookahead: a far-sighted alternative of magnitude-based pruning*, ICLR 2020, section 2).
+    The score is `|w_ij| * ||weights into i|| * ||weights out of j||`: Frobenius norms of the kept weights of
+    the previous layer into neuron i and of the next layer out of neuron j. Layers that are not pruned and the
+    output layer are included.
 
-    What is next to a layer comes from the model's graph, past activations, pooling, Flatten and the like.
-    Where several layers feed or read the same channels, as around a residual Add, they count together. A
-    factor is 1 where there is no such layer or none that tfap sees through: for the data itself, for a
-    model's outputs, and in a subclassed model, where it is the magnitude that ranks. The scales of
-    BatchNormalization, by which the paper multiplies, are left out: these norms are of kernels alone.
+    The model's graph tells which layers are adjacent, past activations, pooling, Flatten and the like. Layers
+    that feed or read the same channels, as around a residual Add, count together. A factor is 1 if tfap finds
+    no such layer: at the inputs and outputs of a model, past layers that it cannot analyze, and in a
+    subclassed model, where the magnitude alone ranks. Unlike in the paper, the scales of BatchNormalization
+    are left out.
+
+    Example:
 
     >>> import numpy, tfap
     >>> weights, mask = numpy.array([[1.0, -2.0], [3.0, 4.0]]), numpy.ones((2, 2), "uint8")
     >>> norms = {"input_norms": numpy.array([[2.0], [1.0]]), "neuron_norms": numpy.array([[1.0, 0.5]])}
     >>> Lookahead().scores(tfap.Kernel("dense", tfap.KernelSpec(), weights, mask, **norms))
     array([[2., 2.], [3., 2.]])
+
+    References:
+        - Park et al., *Lookahead: a far-sighted alternative of magnitude-based pruning*, ICLR 2020, section 2
     """
 
     needs = frozenset({"input_norms", "neuron_norms"})
 
-    def scores(self, kernel):
+    def scores(self, kernel: Kernel) -> np.ndarray:
         return np.abs(kernel.weights) * kernel.input_norms * kernel.neuron_norms

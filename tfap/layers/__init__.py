@@ -1,42 +1,47 @@
-"""Custom layers. Each name makes the class of the Keras that owns the layer given to it."""
+"""Custom layers. Each name makes an object of the Keras that owns the wrapped layer."""
 
 import abc
+from typing import Any
 
 from tfap import keras_compat
+from tfap.keras_compat.types import Layer
 from tfap.layers import keras3, tf_keras
 
-_WORLDS = {"keras": keras3, "tf_keras": tf_keras}
+_MODULES = {"keras": keras3, "tf_keras": tf_keras}
 
 
 def _class_for(layer, name):
     if not keras_compat.is_layer(layer):
         raise TypeError(f"Expected a Keras layer: received {layer!r} of type {type(layer).__name__}.")
-    return getattr(_WORLDS[keras_compat.keras_of(layer).__name__], name)
+    return getattr(_MODULES[keras_compat.keras_of(layer).__name__], name)
 
 
 class PruneByActivation(metaclass=abc.ABCMeta):
     """Wraps one layer so that its kernels can be pruned in training.
 
-    `tfap.prune` does this for whole models; use it by hand in subclassed models. A layer wrapped alone
-    fires at its own activation; one without an activation is counted at the `CountActivations` that
-    follows it in a Sequential or Functional model.
+    `tfap.prune` does this for whole models. Use it directly in subclassed models. tfap counts the layer's own
+    activation. If the layer has none, it counts at the `CountActivations` that follows the layer in a
+    Sequential or Functional model.
 
     Args:
-        layer: a Dense, convolution or depthwise convolution layer of either Keras.
-        pruning_schedule, criterion, scope, granularity: As in `tfap.prune`.
-        min_weights_per_layer, sample_every, target, remove_disconnected: As in `tfap.prune`.
-        **kwargs: Keras layer arguments. The wrapper goes by its layer's name unless told otherwise.
+        layer: A Dense, convolution or depthwise convolution layer, or another prunable one, of either Keras.
+        *settings: `pruning_schedule`, `criterion`, `scope`, `granularity`, `min_weights_per_layer`,
+            `sample_every`, `target` and `remove_disconnected`, by position or name, as in `tfap.prune`.
+        **kwargs: Arguments of a Keras layer. The default name is that of the wrapped layer.
 
     Attributes:
-        layer: the wrapped layer.
-        mask: uint8 variable, 1 where a weight is alive; a dict by weight name for several kernels.
-        activation_counts: int64, one a neuron: how often it fired in training; float64 for a criterion that
-            sums activations.
-        activations_seen: int64: samples x positions x calls.
-        pruning_step: int64: training steps so far.
+        layer: The wrapped layer.
+        mask: A uint8 variable, 1 where a weight is kept; a dict by weight name for several kernels.
+        activation_counts: An int64 variable, one entry per neuron: how often it fired in training. It is
+            float64 if the criterion sums activations.
+        activations_seen: An int64 variable: samples x positions x calls.
+        pruning_step: An int64 variable: training steps so far.
 
     Raises:
-        TypeError: not a layer. ValueError: a layer that has nothing to prune.
+        TypeError: If `layer` is not a Keras layer, or an argument has the wrong type.
+        ValueError: If the layer has nothing to prune, or a value is invalid.
+
+    Example:
 
     >>> import keras
     >>> wrapped = PruneByActivation(keras.layers.Dense(4, activation="relu"), 0.5)
@@ -45,23 +50,30 @@ class PruneByActivation(metaclass=abc.ABCMeta):
     ((3, 4), (4,))
     """
 
-    def __new__(cls, layer, *args, **kwargs):
-        return _class_for(layer, "PruneByActivation")(layer, *args, **kwargs)
+    def __new__(cls, layer: Layer, *settings: Any, **kwargs: Any) -> Any:
+        return _class_for(layer, "PruneByActivation")(layer, *settings, **kwargs)
 
 
 class CountActivations(metaclass=abc.ABCMeta):
     """Wraps an activation layer, such as ReLU, so that it counts how often each channel fires.
 
     Args:
-        layer: the activation layer, of either Keras.
-        threshold: an activation above it counts as firing.
-        sample_every: count in every n-th training step only.
-        data_format: "channels_first" if axis 1 numbers the channels; otherwise the last axis does.
-        statistic: "count", or "sum" to add up the activations instead.
-        **kwargs: Keras layer arguments. The wrapper goes by its layer's name unless told otherwise.
+        layer: The activation layer, of either Keras.
+        threshold: A float. An activation above it counts as firing.
+        sample_every: Integer. Counts activations every n-th training step.
+        data_format: "channels_first" if axis 1 is that of the channels. Otherwise it is the last axis.
+        statistic: "count", or "sum" to sum the activations above the threshold instead.
+        **kwargs: Arguments of a Keras layer. The default name is that of the wrapped layer.
 
     Attributes:
-        layer, activation_counts, activations_seen, pruning_step: as in `PruneByActivation`.
+        layer: The wrapped layer.
+        activation_counts: As in `PruneByActivation`, and so are `activations_seen` and `pruning_step`.
+
+    Raises:
+        TypeError: If `layer` is not a Keras layer, or an argument has the wrong type.
+        ValueError: If a value is invalid.
+
+    Example:
 
     >>> import keras
     >>> counter = CountActivations(keras.layers.ReLU())
@@ -70,10 +82,10 @@ class CountActivations(metaclass=abc.ABCMeta):
     (array([2, 1]), 2)
     """
 
-    def __new__(cls, layer, *args, **kwargs):
+    def __new__(cls, layer: Layer, *args: Any, **kwargs: Any) -> Any:
         return _class_for(layer, "CountActivations")(layer, *args, **kwargs)
 
 
-for _world in _WORLDS.values():
-    PruneByActivation.register(_world.PruneByActivation)
-    CountActivations.register(_world.CountActivations)
+for _module in _MODULES.values():
+    PruneByActivation.register(_module.PruneByActivation)
+    CountActivations.register(_module.CountActivations)

@@ -1,9 +1,8 @@
-"""What the wrappers of both Kerases share: counting, masks, and their settings.
+"""The common part of the wrappers for Keras 3 and tf_keras: counting, masks, and settings.
 
-The wrappers store and count; scores and masks are computed outside, in NumPy (tfap/training/mask_update.py).
+The wrappers store and count. Scores and masks are computed outside, in NumPy (tfap/training/mask_update.py).
 A class for one Keras adds to these mixins how to make a state variable (`_add_state`) and add to it
-(`_add_to`), how to hang a constraint on a kernel (`_constrain`), serialization of the inner layer and
-shapes.
+(`_add_to`), how to set a constraint on a kernel (`_constrain`), serialization of the inner layer, and shapes.
 """
 
 import weakref
@@ -34,7 +33,7 @@ SEVERAL_INPUTS = (
 
 
 class ZeroPruned:
-    """The constraint that keeps pruned weights at zero: optimizers apply it after every step."""
+    """Keeps pruned weights at zero: a constraint, which optimizers apply after every step."""
 
     def __init__(self, mask, users=None):
         self.mask = mask
@@ -46,9 +45,9 @@ class ZeroPruned:
 
 
 class CountingWrapper:
-    """A wrapper that counts how often its layer's neurons fire in training.
+    """Counts how often the neurons of its layer fire in training.
 
-    State: `activation_counts` (int64, one a neuron), `activations_seen` (int64: samples x positions x
+    State: `activation_counts` (int64, one per neuron), `activations_seen` (int64: samples x positions x
     calls) and `pruning_step` (int64: training steps so far), summed over replicas and exact.
 
     Attributes:
@@ -76,45 +75,47 @@ class CountingWrapper:
         return self._seen
 
     def counted(self):
-        """The counts so far, as plain data; None if nothing counts them."""
+        """Reads the `ActivationCounts` so far; None if nothing counts them."""
         if self.activation_counts is None:
             return None
         return ActivationCounts(self.activation_counts.numpy(), int(self.activations_seen.numpy()))
 
     def set_counts(self, counted):
-        """Goes on counting from an `ActivationCounts` of this wrapper's own neurons."""
+        """Sets the counts to the `ActivationCounts` of this wrapper's own neurons."""
         self._counts.assign(counted.counts)
         self._seen.assign(counted.seen)
 
     def own_counts(self):
-        """`ActivationCounts` of what this wrapper itself has counted; None if it counts nothing."""
+        """Reads the `ActivationCounts` of this wrapper itself; None if it counts nothing."""
         if self._counts is None:
             return None
         return ActivationCounts(self._counts.numpy(), int(self._seen.numpy()))
 
     def _own_state(self):
-        """The wrapper's variables by the names under which files hold them."""
+        """Returns the wrapper's variables by the names that saved files use."""
         state = {"pruning_step": self.pruning_step}
         if self._counts is not None:
             state.update(activation_counts=self._counts, activations_seen=self._seen)
         return state
 
     def save_own_variables(self, store):
-        """Keras calls it to write `.keras` and `.weights.h5` files."""
+        """Writes the state to a `.keras` or `.weights.h5` file; Keras calls it."""
         if not self.built:
             return
         for name, variable in self._own_state().items():
             store[name] = variable.numpy()
 
     def load_own_variables(self, store):
-        """Keras calls it to read them; raises ValueError where the file does not fit the layer."""
+        """Reads the state from such a file; raises ValueError if it does not fit the layer."""
         if not self.built:
             if len(store.keys()):
                 raise ValueError(f"The layer '{self.name}' is not built: call the model on data once.")
             return
         for name, variable in self._own_state().items():
             if name not in store.keys():  # noqa: SIM118  (a store is no dict)
-                raise ValueError(f"The file has no {name} for the layer '{self.name}': was it pruned alike?")
+                raise ValueError(
+                    f"The file has no {name} for the layer '{self.name}': use the same pruning arguments."
+                )
             self._load(name, variable, np.array(store[name]))
 
     def _load(self, name, variable, value):
@@ -126,12 +127,12 @@ class CountingWrapper:
         variable.assign(value)
 
     def _step_once(self):
-        """Adds 1 to pruning_step once a training step, also where the layer is called several times."""
+        """Adds 1 to `pruning_step` once per training step, also if the layer is called several times."""
         if self.session.begins_step(self):
             self._add_to(self.pruning_step, tf.constant(1, tf.int64))
 
     def _count(self, activations, axis, threshold, sample_every, statistic):
-        """Counts one call in training, before the step's weight update, if the step is a sampled one."""
+        """Counts one call in training, before the weight update, if `sample_every` includes the step."""
         measure = STATISTICS[statistic]
 
         def measured():
@@ -139,7 +140,7 @@ class CountingWrapper:
 
         if sample_every == 1:
             counts, seen = measured()
-        else:  # only tensors leave the branches: replicas cannot talk to each other inside one
+        else:  # only tensors leave the branches: replicas cannot communicate inside one
             steps_before = tf.convert_to_tensor(self.pruning_step) - 1
             nothing = tf.zeros(activations.shape[axis], measure.dtype), tf.zeros((), tf.int64)
             counts, seen = tf.cond(steps_before % sample_every == 0, measured, lambda: nothing)
@@ -149,7 +150,7 @@ class CountingWrapper:
 
 
 class CountActivationsBase(CountingWrapper):
-    """Counts at an activation layer on behalf of the layers before it."""
+    """Counts at an activation layer for the layers before it."""
 
     def _configure(self, threshold, sample_every, data_format, statistic):
         for name, value, choices in (
@@ -186,11 +187,11 @@ class CountActivationsBase(CountingWrapper):
 
 
 class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
-    """Masks a layer's kernels and, where its neurons fire in the layer itself, counts them.
+    """Masks a layer's kernels and counts its neurons, if the layer has the activation itself.
 
-    State besides the counts: `mask` (uint8, 1 where a weight is alive; a dict by weight name where the
-    layer has several kernels), `last_update_step` (int64: the step after which the masks were last
-    updated, so that an update that a stop has cut off is made up for) and `updates_made` (int64).
+    State besides the counts: `mask` (uint8, 1 where a weight is kept; a dict by weight name if the layer has
+    several kernels), `last_update_step` (int64: the step after which the masks were last updated, so that an
+    interrupted update is made up for) and `updates_made` (int64).
 
     Attributes:
         fan_in_scale: By weight name, how many times more inputs each neuron had before compaction.
@@ -214,21 +215,21 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
             raise ValueError(f"The layer '{layer.name}' cannot be pruned: {reason}.")
 
     def check_still_prunable(self):
-        """Raises ValueError where the layer has been changed since it was wrapped, as by `enable_lora`."""
+        """Raises ValueError if the layer has changed since it was wrapped, as by `enable_lora`."""
         if self.built:
             self._check_prunable(self.layer)
 
     def begin_steps(self):
-        """Called at the begin of every fit; only tf_keras's wrapper has something to do."""
+        """Called at the beginning of every fit; only the wrapper for tf_keras does something."""
 
     def keep_seed_states(self, states):
-        """Saves a model's `SeedStates` with this wrapper; only Keras 3's wrapper has something to do."""
+        """Saves a model's `SeedStates` with this wrapper; only the wrapper for Keras 3 does something."""
 
     def restore_seed_states(self):
-        """Writes the states that a file held to the seed generators named by `keep_seed_states`, once."""
+        """Writes loaded states to the seed generators given to `keep_seed_states`, once."""
 
     def _specs(self):
-        """The layer's weights that the criterion can rank."""
+        """Lists the layer's weights that the criterion can rank."""
         side = self.criterion.counts
         specs = [spec for spec in layer_types.kernel_specs(self.layer) if spec.countable(side)]
         if not specs:
@@ -248,7 +249,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
 
     @property
     def counts_here(self):
-        """True if this wrapper counts by itself, False if none is needed or another layer counts."""
+        """Whether this wrapper counts; False if no counts are needed or another layer counts."""
         side = self.criterion.counts
         return side == "input" or (side == "output" and fires(self.layer))
 
@@ -299,7 +300,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     def save_own_variables(self, store):
         super().save_own_variables(store)
         for name, mask in self._masks.items():
-            store[f"{name}_mask"] = np.packbits(mask.numpy())  # 1 bit a weight
+            store[f"{name}_mask"] = np.packbits(mask.numpy())  # 1 bit per weight
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
@@ -307,15 +308,16 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
             packed, size = np.array(store[f"{name}_mask"]), int(np.prod(mask.shape))
             if len(packed) != -(-size // 8):
                 raise ValueError(
-                    f"The file's mask for the layer '{self.name}' is of another size than {size}."
+                    f"The file's mask for the layer '{self.name}' has {len(packed)} bytes, the layer needs "
+                    f"{-(-size // 8)}: use the same pruning arguments."
                 )
             mask.assign(np.unpackbits(packed, count=size).reshape(mask.shape))
 
-    # -- what the rest of tfap reads and writes ----------------------------------------------------
+    # -- read and written by the rest of tfap ------------------------------------------------------
 
     @property
     def trained(self):
-        """True once the layer has been called in training, in this process or before it was saved."""
+        """Whether the layer has been called in training, in this process or before it was saved."""
         return self.built and int(self.pruning_step.numpy()) > 0
 
     @property
@@ -323,11 +325,11 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         return next(iter(self._masks.values())) if len(self._masks) == 1 else dict(self._masks)
 
     def kernel_and_mask(self):
-        """`(spec, kernel variable, mask variable)` of every prunable weight."""
+        """Lists `(spec, kernel variable, mask variable)` of every prunable weight."""
         return [(spec, spec.find(self.layer), self._masks[spec.name]) for spec in self.specs]
 
     def masked_weights(self):
-        """The inner layer's weights for `set_weights`, pruned ones exactly zero."""
+        """Returns the inner layer's weights for `set_weights`, pruned ones exactly zero."""
         masks = {id(kernel): mask for _, kernel, mask in self.kernel_and_mask()}
         return [
             value * masks[id(variable)].numpy() if id(variable) in masks else value
@@ -335,16 +337,16 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         ]
 
     def link_counters(self, counters):
-        """Names the wrappers that count this layer's neurons, and which of their counts they are.
+        """Links this wrapper to the wrappers that count its neurons.
 
         Args:
-            counters: `[(wrapper, slice), ...]`, one for each place where a shared layer's neurons fire.
+            counters: A list of `(wrapper, slice of its counts)`, one for each activation of a shared layer.
         """
         self._linked = _LinkedCounters(counters)
 
     @property
     def activation_counts(self):
-        """int64, one a neuron; counted in this wrapper or at the activation further on."""
+        """int64, one per neuron: counted in this wrapper or at the activation after it."""
         return self._linked.counts() if self._linked else self._counts
 
     @property
@@ -353,7 +355,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
 
 
 class _LinkedCounters:
-    """The wrappers that count for another one, held weakly so that Keras does not track them as its parts."""
+    """The wrappers that count for another one, held weakly so that Keras does not track them as sublayers."""
 
     def __init__(self, counters):
         self._counters = [(weakref.ref(counter), part) for counter, part in counters]
@@ -366,7 +368,7 @@ class _LinkedCounters:
 
 
 def _sum_over_replicas(counts, seen):
-    """Both, summed over the replicas by one all-reduce; as float64 `seen` is exact below 2**53."""
+    """Sums both over the replicas in one all-reduce; `seen` is exact below 2**53 as float64."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return counts, seen

@@ -1,28 +1,33 @@
-"""The pruning wrappers in a model: all of them, in graph order, each knowing who counts for it."""
+"""The pruning wrappers of a model, in graph order, linked to the layers that count for them."""
+
+from typing import Any
 
 from tfap import keras_compat
 from tfap.graph.calls import Graph
+from tfap.keras_compat.types import Model
 from tfap.layers import CountActivations, PruneByActivation
 
 
-def prunable_layers(model):
-    """The pruning wrappers of a model, in graph order, those of nested models included.
+def prunable_layers(model: Model) -> list[Any]:
+    """Lists the pruning wrappers of a model, in graph order, those of nested models included.
+
+    In a loaded model it also finds the layers that count for each wrapper, so call it before you read
+    `activation_counts`.
 
     Args:
-        model: a model of either Keras; a subclassed one gives its wrappers in order of creation.
+        model: A model of either Keras. The wrappers of a subclassed model are in order of creation.
 
     Returns:
-        List of `tfap.layers.PruneByActivation`. Their `activation_counts` can be read afterwards also
-        where the neurons fire in another layer, which a loaded model does not know before.
+        A list of `tfap.layers.PruneByActivation`.
 
     Raises:
-        TypeError: no model.
+        TypeError: If `model` is not a Keras model.
     """
     return [wrapper for _, wrapper in with_paths(model)]
 
 
 def with_paths(model):
-    """`(path, wrapper)` of every pruning wrapper; see `prunable_layers`."""
+    """Lists `(path, wrapper)` of every pruning wrapper; see `prunable_layers`."""
     if not keras_compat.is_layer(model):
         raise TypeError(f"Expected a Keras model: received an object of type {type(model).__name__}.")
     found = {}
@@ -42,12 +47,12 @@ def is_pruning_wrapper(layer):
 
 
 def counting_layers(model):
-    """All layers that count: pruning wrappers and `CountActivations`."""
+    """Lists all layers that count: pruning wrappers and `CountActivations`."""
     return [layer for layer in keras_compat.all_layers(model) if keras_compat.is_tfap_wrapper(layer)]
 
 
 def _link_counters(graph, layers, found):
-    """Tells each wrapper whose neurons fire in another layer where its counts are."""
+    """Links each wrapper whose activation is another layer to the counts of that layer."""
     for path, wrapper in found:
         if wrapper.criterion.counts != "output" or wrapper.counts_here:
             continue

@@ -1,4 +1,4 @@
-"""What a pruning wrapper remembers between updates: earlier counts and earlier weights."""
+"""What a pruning wrapper keeps between updates: earlier counts and earlier weights."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,11 +7,11 @@ from tfap.graph.counts import ActivationCounts
 
 
 class CountMemory:
-    """A mixin for wrappers that have a `criterion`, `counted()` and `_add_state`.
+    """Decays and weights activation counts, for wrappers with `criterion`, `counted()` and `_add_state`.
 
-    The counters go on for ever and stay exact. What the criterion sees is
-    `fade * remembered + epoch_weight * (counters - remembered_until)`, of the counts and of how many were
-    seen. Old counts fade only once there are new ones, so that there is always something to rank by.
+    The counters themselves are never reset and stay exact. The criterion reads
+    `fade * remembered + epoch_weight * (counters - remembered_until)`, of the counts and of the number of
+    activations. Old counts decay only once there are new ones, so that there is always something to rank by.
     """
 
     remembers = False
@@ -34,7 +34,7 @@ class CountMemory:
         }
 
     def remembered(self):
-        """`ActivationCounts` as the criterion sees them, float64 where it forgets; None if nothing counts."""
+        """Returns the `ActivationCounts` for the criterion, float64 if they decay; None if nothing counts."""
         counted = self.counted()
         if counted is None or not self.remembers:
             return counted
@@ -42,10 +42,10 @@ class CountMemory:
         return ActivationCounts(values[:-1], float(values[-1]))
 
     def weigh_epoch(self, logs):
-        """Multiplies the counts of the epoch that is over by its metric, if the criterion wants that.
+        """Multiplies the counts of the last epoch by its metric, if the criterion has one.
 
         Raises:
-            ValueError: the metric is not among the logs.
+            ValueError: If the metric is not in the logs.
         """
         metric = self.criterion.metric
         if metric is None:
@@ -59,12 +59,12 @@ class CountMemory:
         self._settle()
 
     def forget(self, decay):
-        """Keeps a share of what has been counted so far, from the next count on."""
+        """Keeps a fraction of the counts so far, from the next count on."""
         self._settle()
         self._fade.assign(decay)
 
     def carry_memory(self, other, neurons):
-        """Takes over what another wrapper remembers of some of its neurons, a bool array."""
+        """Copies what another wrapper remembers of some of its neurons, a bool array."""
         kept = np.append(neurons, True)
         self._epoch_weight.assign(other._epoch_weight.numpy())
         self._remembered.assign(other._remembered.numpy()[kept])
@@ -72,7 +72,7 @@ class CountMemory:
         self._fade.assign(other._fade.numpy())
 
     def _settle(self):
-        """Adds what is new to what is remembered, and lets that fade if it is to."""
+        """Adds the new counts to the remembered ones, which then decay."""
         now = _row(self.counted())
         if now[-1] > self._until.numpy()[-1]:
             self._remembered.assign(self._settled(now))
@@ -86,14 +86,14 @@ class CountMemory:
 
 
 def _row(counted):
-    """The counts and, at the end, how many were seen."""
+    """Returns the counts and, at the end, the number of activations."""
     return np.append(counted.counts, counted.seen).astype(np.float64)
 
 
 class PreviousWeights:
-    """A mixin for wrappers that have `kernel_and_mask()` and `_add_state`.
+    """Keeps the weights from which AP counts movement, for wrappers with `kernel_and_mask()`.
 
-    State: `previous`, each kernel as it was when masks last changed; NaN until `note_weights` is called.
+    State: `previous`, each kernel when the masks last changed; NaN until `note_weights` is called.
     """
 
     keeps_previous = False
@@ -113,7 +113,7 @@ class PreviousWeights:
         return {f"{name}_previous": variable for name, variable in self._previous.items()}
 
     def note_weights(self):
-        """Counts movement from the present weights on: after a mask update, `prune()` and a rewind."""
+        """Counts movement from the current weights: called after a mask update, `prune()` or a rewind."""
         if self.keeps_previous:
             for spec, kernel, mask in self.kernel_and_mask():
                 self._previous[spec.name].assign(kernel.numpy() * mask.numpy())
@@ -126,7 +126,7 @@ class PreviousWeights:
         )
 
     def previous(self, spec):
-        """The weights from which movement counts; as they are now, if nobody has noted any."""
+        """Returns the weights from which movement counts; the current ones if none were noted."""
         now = next(kernel for own, kernel, _ in self.kernel_and_mask() if own.name == spec.name)
         return (now if self.previous_unknown else self._previous[spec.name]).numpy()
 

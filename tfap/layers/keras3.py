@@ -17,11 +17,11 @@ from tfap.layers.settings import PruningSettings
 
 
 class _ZeroPruned(ZeroPruned, keras.constraints.Constraint):
-    """As one of Keras's classes: older releases take no other."""
+    """The same as a `keras.constraints.Constraint`: older releases accept no other."""
 
 
 class _Wrapper(keras.layers.Wrapper):
-    """A wrapper that goes by its layer's name, dtype, masking and shapes."""
+    """A wrapper with the name, dtype, masking and shapes of its layer."""
 
     def __init__(self, layer, **kwargs):
         kwargs = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable, **kwargs}
@@ -38,7 +38,7 @@ class _Wrapper(keras.layers.Wrapper):
 
     def get_build_config(self):
         config = super().get_build_config()
-        return config and {**config, "layer": self.layer.get_build_config()}  # None if it is not built
+        return config and {**config, "layer": self.layer.get_build_config()}  # None if not built
 
     def build_from_config(self, config):
         if config["layer"] and not self.layer.built:
@@ -106,8 +106,8 @@ class PruneByActivation(PruneByActivationBase, _Wrapper):
     def _constrain(self, kernel, mask):
         kernel.constraint = _ZeroPruned(mask, users=kernel.constraint)
 
-    # Keras 3 does not save the states of seed generators. One wrapper takes them along in every file, so that
-    # a resumed fit draws the same dropout.
+    # Keras 3 does not save the states of seed generators. One wrapper adds them to every file, so that a
+    # resumed fit draws the same dropout.
 
     _seed_states = _loaded_seed_states = None
 

@@ -1,4 +1,4 @@
-"""How a layer is to be pruned: the arguments of `tfap.prune` that every wrapper carries."""
+"""The arguments of `tfap.prune` that every wrapper holds: how its layer is pruned."""
 
 import dataclasses
 import json
@@ -11,12 +11,13 @@ from tfap.masks.patterns import PATTERNS
 
 @dataclasses.dataclass(frozen=True)
 class PruningSettings:
-    """Checked settings. Wrappers with equal settings are ranked together (see `key`).
+    """Checks and holds the settings of a wrapper. Wrappers with equal settings (`key`) are ranked together.
 
     Attributes are the arguments of `tfap.prune` of the same names; `granularity` is never None.
 
     Raises:
-        TypeError, ValueError: which argument is wrong, and what it may be.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is invalid.
     """
 
     pruning_schedule: object
@@ -60,12 +61,12 @@ class PruningSettings:
 
     @classmethod
     def among(cls, arguments):
-        """The settings among the arguments of a function, a dict by name."""
+        """Makes the settings from the arguments of a function, a dict by name."""
         return cls(**{field.name: arguments[field.name] for field in dataclasses.fields(cls)})
 
     @classmethod
     def split(cls, positional, named):
-        """`(settings, the named arguments that are none)` of a layer's constructor."""
+        """Splits the arguments of a layer's constructor into settings and the other named arguments."""
         own = {field.name for field in dataclasses.fields(cls)} & set(named)
         rest = {name: value for name, value in named.items() if name not in own}
         return cls(*positional, **{name: named[name] for name in own}), rest
@@ -88,7 +89,7 @@ class PruningSettings:
     @property
     def key(self):
         """Equal for equal settings, also after saving and loading."""
-        # A criterion or schedule of the user's may have settings without a get_config that tells them.
+        # A custom criterion or schedule may have settings that its get_config does not return.
         own = [
             sorted(vars(thing).items())
             for thing in (self.criterion, self.pruning_schedule)
@@ -98,7 +99,7 @@ class PruningSettings:
 
 
 def _plain(value):
-    """NumPy's numbers as Python's, which is what comes back from a file."""
+    """Converts NumPy numbers to Python's, as they come back from a file."""
     return value.item() if hasattr(value, "item") else repr(value)
 
 

@@ -22,7 +22,7 @@ from tfap.masks.weights import score
 
 
 class _Wrapper(tf_keras.layers.Wrapper):
-    """A wrapper that goes by its layer's name, dtype, masking and shapes."""
+    """A wrapper with the name, dtype, masking and shapes of its layer."""
 
     def build(self, input_shape):
         input_shape = _as_shapes(input_shape)
@@ -76,10 +76,10 @@ class _Wrapper(tf_keras.layers.Wrapper):
 
 
 def _as_shapes(shape):
-    """A TensorShape; a list of them of a recurrent layer that is called on initial states too."""
+    """Makes a TensorShape; a list of them for a recurrent layer that is called on initial states too."""
     if isinstance(shape, list | tuple) and any(isinstance(s, list | tuple | tf.TensorShape) for s in shape):
         return [tf.TensorShape(each) for each in shape]
-    return tf.TensorShape(shape)  # files give a list, which a recurrent layer would take for several shapes
+    return tf.TensorShape(shape)  # a file holds a list, which a recurrent layer takes for several shapes
 
 
 def _build_attention(layer):
@@ -117,7 +117,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         self._supports_masking = layer.supports_masking
         self._configure(settings)
 
-    # tfmot's callback finds -1 in a fresh wrapper and sets 0; a step at 0 shows that nobody did.
+    # tfmot's callback sets the -1 of a new wrapper to 0; a step at -1 shows that no callback has run.
     def _add_step(self):
         not_begun = tf_keras.initializers.Constant(0 if self.session.running else -1)
         super()._add_step(not_begun)
@@ -128,7 +128,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
 
     @property
     def prunes_in_graph(self):
-        """True if tfmot's own callback suffices: every decision needs this layer alone and its step."""
+        """Whether tfmot's callback suffices: every decision needs this layer and its step alone."""
         criterion = self.criterion
         counts = criterion.counts is None or (self.counts_here and not criterion.forgets)
         alone = self.settings.scope == "local" and not self.settings.remove_disconnected
@@ -151,7 +151,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
     def _prune_in_graph(self):
         self.add_update(self.pruning_obj.conditional_mask_update())
 
-    # tfmot's constructor assigns a schedule of its own; ours lives in the settings.
+    # tfmot's constructor assigns its own schedule; tfap's is in the settings.
     @property
     def pruning_schedule(self):
         return self.settings.pruning_schedule
@@ -170,9 +170,9 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
 
 
 class InGraphPruning(TfmotPruning):
-    """tfmot's mask update with our scores and masks, for a wrapper under tfmot's own callback.
+    """Updates masks under tfmot's own callback, with the scores and masks of tfap.
 
-    The constraint zeroes what was pruned at the end of the same step.
+    The constraint zeroes the pruned weights at the end of the same step.
     """
 
     def __init__(self, wrapper):
@@ -197,7 +197,7 @@ class InGraphPruning(TfmotPruning):
             functools.partial(self._decide, spec),
             [self._pruning_schedule(self._step_fn())[1], private.not_autocast(weights), mask, *counted],
             (tf.float32, tf.uint8),
-            # XLA's error names the operation, and nothing else could tell the user.
+            # XLA's error names the operation, so the name tells the user what to do.
             name="tfmots_UpdatePruningStep_needs_jit_compile_False_but_tfaps_does_not",
         )
         return threshold, tf.reshape(new_mask, weights.shape)
@@ -212,6 +212,6 @@ class InGraphPruning(TfmotPruning):
         return np.float32(pruned.max() if pruned.size else 0), new
 
     def weight_mask_op(self):
-        """tfmot's callback asks for it at the end of an epoch; frozen kernels see no constraint."""
+        """Zeroes pruned weights; tfmot's callback calls it. Frozen kernels see no constraint."""
         for kernel, mask, _ in self.variables:
             kernel.assign(kernel * tf.cast(mask, kernel.dtype))

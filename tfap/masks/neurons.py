@@ -1,29 +1,34 @@
-"""From scores to masks of whole neurons and channels; those that are tied together go as one."""
+"""Masks of whole neurons and channels from scores; coupled ones are pruned together."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from tfap.graph.kernel import neuron_count
+from tfap.graph.kernel import Kernel, neuron_count
+from tfap.masks.weights import Scored
 
-_ROUNDING = 1e-6  # costs are whole numbers, computed in floating point
+_ROUNDING = 1e-6  # costs are integers, computed in floating point
 
 
-def prune_neurons(scored, sparsity, min_weights_per_layer=0):
-    """Masks in which whole neurons are pruned, lowest mean score of their alive weights first.
+def prune_neurons(
+    scored: Sequence[Scored], sparsity: float, min_weights_per_layer: int = 0
+) -> list[np.ndarray]:
+    """Makes masks in which whole neurons are pruned, lowest mean score of their kept weights first.
 
-    The mean, not the sum: a sum would rank layers by their fan-in, and empty the narrowest first. Tied
-    neurons (`Kernel.neuron_groups`) go together or not at all, by the mean over all their weights. Every
-    kernel keeps at least one neuron.
+    The mean is used because a sum would rank layers by their fan-in, and empty the narrowest first. Coupled
+    neurons (`Kernel.neuron_groups`) are pruned together, by the mean over all their weights. Every kernel
+    keeps at least one neuron.
 
-    As many neurons go, in that order, as do not exceed round(sparsity x cost of all weights and neurons),
-    by `Kernel.cost` and `Kernel.neuron_cost`.
+    As many neurons are pruned, in that order, as do not exceed round(sparsity x cost of all weights and
+    neurons), by `Kernel.cost` and `Kernel.neuron_cost`.
 
     Args:
         scored: `masks.weights.Scored` kernels that are ranked together, in layer order.
-        sparsity: share of the cost that is pruned afterwards, what was pruned before included.
-        min_weights_per_layer: alive weights that each kernel keeps whatever their scores.
+        sparsity: A float. The fraction of the cost that is pruned afterwards, earlier pruning included.
+        min_weights_per_layer: Integer. Weights that each kernel keeps whatever their scores.
 
     Returns:
-        One uint8 mask for each kernel.
+        One uint8 mask per kernel.
     """
     numbers = _Numbers([item.kernel for item in scored])
     groups = _Groups(scored, numbers)
@@ -31,12 +36,15 @@ def prune_neurons(scored, sparsity, min_weights_per_layer=0):
     return [_masked(item.kernel, dead[numbers.of_neurons(item.kernel)]) for item in scored]
 
 
-def without_dead_inputs(kernels, masks):
-    """The masks without the weights that `Kernel.input_groups` sends after neurons that are dead.
+def without_dead_inputs(kernels: Sequence[Kernel], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Prunes the weights that read pruned neurons, by `Kernel.input_groups`.
 
     Args:
-        kernels: every `Kernel` of an update, also those that were not ranked together.
-        masks: their new masks.
+        kernels: Every `Kernel` of an update, also those that were not ranked together.
+        masks: Their new masks.
+
+    Returns:
+        One uint8 mask per kernel.
     """
     alive = [
         kernel.neuron_groups[kernel.neuron_sums(mask.astype(np.int64)) > 0]
@@ -49,7 +57,7 @@ def without_dead_inputs(kernels, masks):
 
 
 class _Numbers:
-    """Consecutive numbers for the neuron groups of some kernels; an untied neuron is one by itself."""
+    """Numbers the neuron groups of some kernels consecutively; an uncoupled neuron is its own group."""
 
     def __init__(self, kernels):
         tied = [kernel.neuron_groups for kernel in kernels if kernel.neuron_groups is not None]
@@ -65,11 +73,11 @@ class _Numbers:
         return np.arange(first, self.size)
 
     def of_neurons(self, kernel):
-        """The group of each of the kernel's neurons."""
+        """Returns the group of each of the kernel's neurons."""
         return self._neurons[id(kernel)]
 
     def of_inputs(self, kernel):
-        """The group whose death takes each of the kernel's inputs along; `size` where there is none."""
+        """Returns the group that feeds each of the kernel's inputs; `size` for none."""
         if kernel.input_groups is None or not len(self._tied):
             return None
         at = np.searchsorted(self._tied, kernel.input_groups).clip(max=len(self._tied) - 1)
@@ -77,13 +85,13 @@ class _Numbers:
 
 
 class _Groups:
-    """The groups of neurons: what they score, and the weights that go with them."""
+    """The groups of neurons: their scores, and the weights that are pruned with them."""
 
     def __init__(self, scored, numbers):
         self._numbers = numbers
         self._kernels = [item.kernel for item in scored]
         self._alive, self._score, self._magnitude = np.zeros((3, numbers.size))
-        self._members = [[] for _ in range(numbers.size)]  # group -> the _Weights that lose some with it
+        self._members = [[] for _ in range(numbers.size)]  # group -> the _Weights that it prunes
         self._cost = self._total = 0
         for item in scored:
             self._rank(item.kernel, item.scores)
@@ -105,7 +113,7 @@ class _Groups:
         self._total += kernel.weights.size * kernel.cost + neurons * kernel.neuron_cost
 
     def pruned(self, sparsity, floor):
-        """Which groups are dead afterwards, as a boolean array."""
+        """Returns a boolean array of the groups that are dead afterwards."""
         dead = self._alive == 0
         for group in np.flatnonzero(dead):
             self._remove(group)
@@ -127,7 +135,7 @@ class _Groups:
             weights.remove(group)
 
     def _in_order(self):
-        """The groups with weights alive, lowest first; ties by size, then by layer and neuron."""
+        """Lists the groups with kept weights, lowest first; equal scores by size, then layer and neuron."""
         alive = np.flatnonzero(self._alive)
         score, magnitude = (total[alive] / self._alive[alive] for total in (self._score, self._magnitude))
         return alive[np.lexsort((self._first_seen()[alive], magnitude, score))]
@@ -141,12 +149,12 @@ class _Groups:
 
 
 class _Weights:
-    """The alive weights of one kernel by the groups whose death takes them along.
+    """The kept weights of one kernel by the groups with which they are pruned.
 
-    A weight may go with the neuron that it feeds or with the one that it reads, but it costs only once.
+    A weight may be pruned with the neuron that it feeds or with the one that it reads, but costs only once.
 
     Attributes:
-        left: how many there are.
+        left: The number of kept weights.
     """
 
     def __init__(self, kernel, numbers):
@@ -171,7 +179,7 @@ class _Weights:
         return self._column.keys() | self._row.keys()
 
     def of(self, group):
-        """How many go with a group."""
+        """Returns how many are pruned with a group."""
         column, row = self._column.get(group), self._row.get(group)
         fed = 0 if column is None else self._by_neuron[column]
         read = 0 if row is None else self._by_input[row]

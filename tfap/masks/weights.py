@@ -1,6 +1,6 @@
-"""From scores to masks of single weights: exactly the number asked for, and never a weight back.
+"""Masks of single weights from scores: exactly the number asked for. Pruned weights stay pruned.
 
-Ties are broken by the smallest absolute weight, then by layer order, then by index.
+Equal scores are ranked by the absolute weight, then by layer order, then by index.
 """
 
 import dataclasses
@@ -25,11 +25,18 @@ class Scored:
     scores: np.ndarray
 
 
-def score(criterion, kernel):
-    """The `Scored` kernel by a criterion.
+def score(criterion, kernel: Kernel) -> Scored:
+    """Scores a kernel by a criterion.
+
+    Args:
+        criterion: A `tfap.Criterion`.
+        kernel: A `tfap.Kernel`.
+
+    Returns:
+        The `Scored` kernel.
 
     Raises:
-        ValueError: the weights or the scores are not finite, or the scores have another shape.
+        ValueError: If the weights or the scores are not finite, or the scores have another shape.
     """
     if not _finite(kernel.weights):
         raise ValueError(f"The weights of '{kernel.path}' contain NaN or infinity: the masks stay.")
@@ -50,10 +57,12 @@ def _finite(values):
     return np.isfinite(values.min()) and np.isfinite(values.max())
 
 
-def lowest(count, *keys):
-    """Marks the `count` lowest entries, ranked by the first key, ties by the next, then by index.
+def lowest(count: int, *keys: np.ndarray) -> np.ndarray:
+    """Marks the `count` lowest entries, ranked by the first key, equal ones by the next, then by index.
 
-    Linear in the number of entries: it partitions, never sorts.
+    It takes time linear in the number of entries: it partitions, never sorts.
+
+    Example:
 
     >>> lowest(2, np.array([3, 1, 2, 2]), np.array([0, 0, 5, 4]))
     array([False,  True, False,  True])
@@ -126,7 +135,7 @@ def _alive(masks):
 
 
 def _ranks(item, floor):
-    """The scores as one row, in which the pruned weights come first and the `floor` best never."""
+    """Returns the scores as one row: -inf for pruned weights, inf for the `floor` best."""
     scores, mask = item.scores.ravel(), item.kernel.mask.ravel().view(bool)
     if mask.all() and not floor:
         return scores
@@ -140,7 +149,7 @@ def _ranks(item, floor):
 
 
 def _break_ties(scored, ranks, cut, count):
-    """What stays if some of the weights that score exactly `cut` have to go: the larger ones."""
+    """Marks the weights to keep if some of those that score exactly `cut` are pruned: the larger ones."""
     keep = [rank >= cut for rank in ranks]
     tied = [np.flatnonzero(rank == cut) for rank in ranks]
     sizes = [np.abs(item.kernel.weights.ravel()[at]) for item, at in zip(scored, tied)]

@@ -1,1 +1,1 @@
-"""Mask updates during `fit`: the callbacks and what they do."""
+"""Mask updates during `fit`, and the callbacks that make them."""

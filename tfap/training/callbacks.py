@@ -1,6 +1,7 @@
-"""Callbacks for the `fit` of either Keras: when masks are updated."""
+"""The callback that updates masks during the `fit` of either Keras."""
 
 import weakref
+from typing import Any
 
 from absl import logging
 
@@ -15,25 +16,28 @@ from tfap.utils import checks
 
 
 class UpdatePruningStep(Callback):
-    """Prunes during `fit`: updates the masks when the model's pruning schedule says so.
+    """Updates the masks during `fit` when the model's pruning schedule says so.
 
-    A model with pruning wrappers cannot be trained without it. It adds `sparsity`, the pruned share of
-    the prunable weights, to the logs of every epoch, so History, the progress bar and callbacks behind
-    it in the list see it. It runs in several fits in a row: the steps and masks go on.
+    A model with pruning wrappers cannot be trained without it. It adds `sparsity`, the pruned fraction of the
+    prunable weights, to the logs of every epoch. History, the progress bar and later callbacks in the list
+    see it. In several fits in a row, steps and masks continue.
 
     Args:
-        total_steps: training steps of the fit, needed only where a float was given as the schedule and
-            fit cannot tell the length, as with a generator without `steps_per_epoch`.
-        gradient_data: what a criterion such as `tfap.Gradient` takes gradients on at every mask update: a
-            tuple of arrays `(x, y)` or `(x, y, sample_weight)`; or batches of these that can be gone through
-            again, such as a list or a `tf.data.Dataset`. None for criteria that need none.
-        gradient_steps: at most this many batches of it, of 128 samples where arrays are given; None for all.
+        total_steps: Integer. Training steps of the fit. Needed only if the schedule is a float and `fit` does
+            not know its length, as with a generator without `steps_per_epoch`.
+        gradient_data: Data for a criterion such as `tfap.Gradient`, which computes gradients at every mask
+            update: a tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or a re-iterable of such batches,
+            such as a list or a `tf.data.Dataset`. None for other criteria.
+        gradient_steps: Integer. The largest number of its batches to read, of 128 samples each if arrays are
+            given. None reads all.
 
     Raises:
-        TypeError: gradients are needed, and the data can be gone through only once or not at all.
-        ValueError: at the begin of the fit, if the model has no pruning wrappers, there are two of these
-            callbacks, the length of the fit is needed and unknown, `remove_disconnected` is asked for in a
-            subclassed model, or gradients are needed and there is no data or no compiled loss for them.
+        TypeError: If gradients are needed and the data is not iterable, or is a one-shot iterator.
+        ValueError: If, at the beginning of the fit, the model has no pruning wrappers, there are two of these
+            callbacks, the length of the fit is needed and unknown, a subclassed model has
+            `remove_disconnected=True`, or gradients are needed without data or without a compiled loss.
+
+    Example:
 
     >>> import keras, numpy, tfap
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
@@ -45,7 +49,12 @@ class UpdatePruningStep(Callback):
     0.5
     """
 
-    def __init__(self, total_steps=None, gradient_data=None, gradient_steps=None):
+    def __init__(
+        self,
+        total_steps: int | None = None,
+        gradient_data: Any = None,
+        gradient_steps: int | None = None,
+    ):
         super().__init__()
         if total_steps is not None:
             checks.whole("total_steps", total_steps)
@@ -118,11 +127,11 @@ class UpdatePruningStep(Callback):
 
     # -- for subclasses ------------------------------------------------------------------------------
 
-    def before_update(self):
-        """Called when a mask update is due, before it; override it to look at `self.model`."""
+    def before_update(self) -> None:
+        """Called before every mask update. Override it to read `self.model`."""
 
-    def after_update(self):
-        """Called when it is done."""
+    def after_update(self) -> None:
+        """Called after every mask update."""
 
     # -- the fit -------------------------------------------------------------------------------------
 
@@ -139,7 +148,7 @@ class UpdatePruningStep(Callback):
             )
 
     def _start(self, passed, logs):
-        """After the first batch, when everything is built and other callbacks have restored their state."""
+        """Makes the groups after the first batch: all is built, and other callbacks have restored state."""
         self._weights = [w for w in mask_update.pruned_weights(self.model) if w.wrapper.trained]
         if not self._weights:
             raise RuntimeError(
@@ -175,7 +184,7 @@ class UpdatePruningStep(Callback):
             self._wrappers[0].keep_seed_states(states)
 
     def _resume(self):
-        """What a stop has cut off: states that Keras does not restore, and an update that was due."""
+        """Makes up for what an interruption has cut off: seed states, and a mask update that was due."""
         self._wrappers[0].restore_seed_states()
         if not all(wrapper.built for wrapper in self._wrappers):
             return  # never trained
@@ -191,7 +200,7 @@ class UpdatePruningStep(Callback):
         self._prune(due, trained)
 
     def _update(self):
-        # The steps counted here overshoot at a short last execution; those in the model do not.
+        # `self._step` overshoots if the last execution is short; the model's own count does not.
         self._step = self._current_step()
         due = [(group, group.due_at_step(self._step), self._step) for group in self._groups]
         self._prune(due, self._weights)
@@ -219,12 +228,12 @@ class UpdatePruningStep(Callback):
 
     def _repair_train_function(self):
         if any(wrapper.session.callback_missed for wrapper in self._wrappers):
-            # A fit without this callback died in the middle of tracing: that function is of no use.
+            # A fit without this callback has failed while it traced this function, which cannot be used.
             self.model.make_train_function(force=True)
         _NeedsCallback.lift(self.model)
 
     def _check_alone(self):
-        """Two would make every update twice: counts would fade twice and layers lose two turns."""
+        """Raises if the fit has two of these callbacks, which would make every update twice."""
         other = self._wrappers[0].session
         if other.running and self.params and other.params is self.params:  # one dict per fit
             raise ValueError("There are two UpdatePruningStep callbacks in this fit: leave one out.")
@@ -238,7 +247,7 @@ class UpdatePruningStep(Callback):
         return self._session.running and self._wrappers[0].session is self._session
 
     def _schedule_of(self, wrapper, before):
-        """The wrapper's schedule; a float is spread over this fit, or over the one that it resumes."""
+        """Returns the wrapper's schedule; a float is spread over this fit, or over the one it resumes."""
         schedule = wrapper.pruning_schedule
         if not isinstance(schedule, float):
             return schedule
@@ -247,7 +256,7 @@ class UpdatePruningStep(Callback):
                 schedule, self._total_steps, 0 if before < self._total_steps else before
             )
         steps, first = self.params["steps"], self._first_epoch or 0
-        if first and first * steps <= before < (first + 1) * steps:  # goes on with an interrupted fit
+        if first and first * steps <= before < (first + 1) * steps:  # resumes an interrupted fit
             return schedules.over_fit(schedule, self.params["epochs"] * steps)
         return schedules.over_fit(schedule, (self.params["epochs"] - first) * steps, before)
 
@@ -261,15 +270,15 @@ class UpdatePruningStep(Callback):
 
 
 def _not_updated_since(weights, before):
-    """The step up to which nothing is due any more: tf_keras goes on within an epoch, at its n-th batch."""
+    """The step up to which updates are done: tf_keras resumes within an epoch, at its n-th batch."""
     return max(before, int(weights[0].wrapper.last_update_step.numpy()))
 
 
 class _NeedsCallback:
-    """Stands for a model's train function between fits, so that a fit without the callback fails.
+    """Replaces a model's train function between fits, so that a fit without the callback fails.
 
-    The layers' own check runs when the training step is traced; a second fit does not trace again. Where
-    tfmot's callback is enough, a step is traced that prunes in its graph.
+    The layers' own check runs when the training step is traced, and a second fit does not trace again. If
+    tfmot's callback suffices, it traces a step that prunes in its graph.
     """
 
     def __init__(self, model, wrappers):

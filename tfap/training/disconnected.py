@@ -1,9 +1,9 @@
-"""Neurons that nothing flows into or nothing reads, in training: what is left of their weights is pruned.
+"""Pruning of disconnected neurons in training: the other weights of neurons that nothing feeds or reads.
 
 Such a neuron is constant, or does not matter (the redundant weights of Ganguli and Chong, Algorithms
-17(1):48, 2024, who look one layer ahead in one prune and drop the constant). Here whole chains of them go,
-and a constant moves into the biases of the layers that read it. Only kernels are masked: the bias and the
-BatchNormalization of a neuron that does not matter stay as they are.
+17(1):48, 2024, who look one layer ahead in one update and drop the constant). Here whole chains of them are
+pruned, and a constant is folded into the biases of the layers that read it. Only kernels are masked: the bias
+and the BatchNormalization of a neuron that does not matter are unchanged.
 """
 
 import numpy as np
@@ -12,24 +12,27 @@ from tfap import keras_compat
 from tfap.graph.calls import Graph
 from tfap.graph.layer_types import kernel_specs
 from tfap.graph.liveness import Liveness
+from tfap.keras_compat.types import Model
 from tfap.layers.find import prunable_layers
 
 
 def remove(model, wrappers=None):
     """Prunes the disconnected weights of the layers that are wrapped with `remove_disconnected=True`.
 
-    The model gives the same outputs in inference mode. Where that cannot be done exactly weights stay:
-    `unremovable_neurons` says which and why. There is nothing left for a second call.
+    The model's outputs in inference mode do not change. Weights for which that is not exactly possible are
+    kept; `unremovable_neurons` lists their neurons. A second call prunes nothing.
 
     Args:
-        model: a wrapped Sequential or Functional model of either Keras.
-        wrappers: those of its pruning wrappers that are pruned at all; None means all.
+        model: A wrapped Sequential or Functional model of either Keras.
+        wrappers: A list of its pruning wrappers that are pruned at all. None means all.
 
     Returns:
-        How many weights were pruned.
+        The number of weights that were pruned, an int.
 
     Raises:
-        ValueError: the order of the model's layers is unknown; see `check`.
+        ValueError: If the model is subclassed.
+
+    Example:
 
     >>> import keras, numpy, tfap
     >>> layers = [keras.layers.Dense(3, "relu"), keras.layers.Dense(3, "relu"), keras.layers.Dense(1)]
@@ -51,22 +54,24 @@ def remove(model, wrappers=None):
     pruned = _by_path(model, wrappers)
     found = _liveness(model, pruned)
     lost = sum(_remove(found, path, wrapper) for path, wrapper in pruned.items() if found.may_change(path))
-    # What constants make of a shared layer is seen only once its weights for them are gone.
+    # What constants do to a shared layer shows only after its weights for them are pruned.
     shared = any(len(found.graph.calls_of[path]) > 1 for path in found.linear_maps)
     return lost + (remove(model, wrappers) if lost and shared else 0)
 
 
-def unremovable_neurons(model):
-    """What `remove` had to leave: constant neurons of pruned layers that something goes on reading.
+def unremovable_neurons(model: Model) -> list:
+    """Lists the constant neurons of pruned layers that `remove_disconnected` cannot remove.
 
     Args:
-        model: a wrapped Sequential or Functional model of either Keras.
+        model: A wrapped Sequential or Functional model of either Keras.
 
     Returns:
-        A list of `liveness.Kept`: path, how many of the layer's neurons or channels, and the reason.
+        A list of objects with the `path` of a layer, how many of its neurons or `channels`, and the `reason`.
 
     Raises:
-        ValueError: the order of the model's layers is unknown; see `check`.
+        ValueError: If the model is subclassed.
+
+    Example:
 
     >>> import keras, numpy, tfap
     >>> layers = [keras.Input((4,)), keras.layers.Dense(3, "relu", name="a"), keras.layers.Dense(1, name="b")]
@@ -86,7 +91,7 @@ def check(model, wrappers):
     if any(_asks(wrapper) for wrapper in wrappers) and not keras_compat.is_graph_model(model):
         raise ValueError(
             f"remove_disconnected=True needs a Sequential or Functional model: '{model.name}' is subclassed, "
-            "so nobody knows which of its layers read which."
+            "so the order of its layers is unknown."
         )
 
 
@@ -95,7 +100,7 @@ def _asks(wrapper):
 
 
 def _by_path(model, wrappers):
-    """`{path: wrapper}` of those that are layers of the graph, not parts of other layers."""
+    """Returns `{path: wrapper}` of those that are layers of the graph, not parts of other layers."""
     layers = Graph(model)
     return {layers.path_of(wrapper): wrapper for wrapper in wrappers if layers.path_of(wrapper)}
 
@@ -110,10 +115,10 @@ def _liveness(model, pruned):
 
 
 def _remove(found, path, wrapper):
-    """Writes what is left of one layer; returns how many weights it has lost."""
+    """Prunes the disconnected weights of one layer; returns how many."""
     matrix = found.linear_map(path)
     if matrix is None:
-        return 0  # of a kind that is not seen through
+        return 0  # tfap cannot analyze this type
     bias, gone = matrix.bias, _gone(found, path)
     found.folded(path, gone)
     stay = [np.ones(kernel.shape, bool) for kernel in matrix.kernels]
@@ -126,7 +131,7 @@ def _remove(found, path, wrapper):
 
 
 def _gone(found, path):
-    """Which inputs of a layer do not matter to it: constants that its bias takes, and what is dead."""
+    """Marks the inputs that a layer does not need: constants to be folded into its bias, and dead ones."""
     read, foldable = found.groups(path)[0], found.foldable_inputs(path)
     gone = np.zeros(len(found.linear_map(path).nonzero), bool)
     if read is not None:

@@ -1,9 +1,10 @@
-"""One mask update: gather the kernels, score them, make masks, write them back."""
+"""Mask updates: gather the kernels, score them, make masks, write them to the model."""
 
 import collections
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -12,61 +13,71 @@ from tfap.criteria.lookahead import Neighbours
 from tfap.graph import flops
 from tfap.graph.coupling import Coupling
 from tfap.graph.kernel import Kernel, neuron_count
+from tfap.keras_compat.types import Model
 from tfap.layers.find import with_paths
 from tfap.masks.weights import score
 from tfap.training import disconnected
 from tfap.utils import checks
 
-OF_NEIGHBOURS = {"input_norms", "neuron_norms"}  # what a criterion may need of other layers
+OF_NEIGHBOURS = {"input_norms", "neuron_norms"}  # fields of a `Kernel` that other layers fill in
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrunedWeight:
-    """A prunable weight in a model: its path, its variable, its mask's and its wrapper.
+    """A prunable weight in a model.
 
-    `neuron_groups`, `input_groups`, `cost` and `neuron_cost` are those of its `Kernel`; `neighbours` are all
-    kernels of the model, None if no criterion asks.
+    Attributes:
+        path: The path of its layer.
+        wrapper: Its pruning wrapper.
+        spec: Its `tfap.KernelSpec`.
+        variable: Its variable.
+        mask: The variable of its mask.
+        neuron_groups: As in its `tfap.Kernel`, and so are `input_groups`, `cost` and `neuron_cost`.
+        neighbours: All kernels of the model; None if no criterion needs them.
     """
 
     path: str
-    wrapper: object
-    spec: object
-    variable: object
-    mask: object
-    neuron_groups: object = None
-    input_groups: object = None
+    wrapper: Any
+    spec: Any
+    variable: Any
+    mask: Any
+    neuron_groups: np.ndarray | None = None
+    input_groups: np.ndarray | None = None
     cost: float = 1
     neighbours: Neighbours | None = None
 
     @property
-    def size(self):
+    def size(self) -> int:
         return math.prod(self.mask.shape)
 
     @property
-    def neurons(self):
+    def neurons(self) -> int:
         return neuron_count(self.spec, self.mask.shape)
 
     @property
-    def neuron_cost(self):
+    def neuron_cost(self) -> int:
         return int(self.wrapper.settings.target == "neurons")
 
     @property
-    def whole_cost(self):
-        """What it costs where nothing is pruned."""
+    def whole_cost(self) -> float:
+        """The cost of the dense weight, in the unit of the target."""
         return self.size * self.cost + self.neurons * self.neuron_cost
 
     @property
-    def fan_in_scale(self):
-        """What an incoming weight stands for in a model that has lost inputs; see `fit_and_compact`."""
+    def fan_in_scale(self) -> float:
+        """How many weights of the given model an incoming weight stands for after compaction."""
         if self.input_groups is not None:
-            return 1  # inputs that went have been counted themselves
+            return 1  # removed inputs have been counted themselves
         return self.wrapper.fan_in_scale.get(self.spec.name, 1)
 
     def gather(self):
-        """The weight as plain data.
+        """Reads the weight as plain data.
+
+        Returns:
+            A `tfap.Kernel`.
 
         Raises:
-            ValueError: the criterion needs counts that are not there, or the mask is none.
+            ValueError: If the criterion needs counts that are missing, or the mask has invalid values.
         """
         mask = self.mask.numpy()
         if mask.max(initial=0) > 1:
@@ -101,16 +112,16 @@ class PrunedWeight:
         return activations
 
     def write(self, mask, weights):
-        self.variable.assign(weights * mask)  # first: whatever comes between, no file has a pruned weight
+        self.variable.assign(weights * mask)  # first: a file written in between has no pruned weight
         self.mask.assign(mask)
 
     def zero_pruned(self):
-        """For kernels that the constraint misses: frozen ones, and those an average has overwritten."""
+        """Zeroes kernels that the constraint misses: frozen ones, and those an average has overwritten."""
         self.variable.assign(self.variable.numpy() * self.mask.numpy())
 
 
 def pruned_weights(model):
-    """Every `PrunedWeight` of a model, in graph order."""
+    """Lists the `PrunedWeight`s of a model, in graph order."""
     weights = [
         PrunedWeight(path, wrapper, *parts)
         for path, wrapper in with_paths(model)
@@ -136,7 +147,7 @@ def pruned_weights(model):
 
 
 def _costs(model, weights):
-    """What one weight costs in the unit of each target."""
+    """Returns a function per target for the cost of one weight in its unit."""
     operations = {}
     if any(weight.wrapper.settings.target == "flops" for weight in weights):
         operations = flops.layer_flops(model)
@@ -151,7 +162,7 @@ def _costs(model, weights):
 
 
 def groups(weights):
-    """Splits `PrunedWeight`s into those with equal settings: what a global scope ranks together."""
+    """Splits `PrunedWeight`s into groups of equal settings, which a global scope ranks together."""
 
     def key(weight):
         return weight.wrapper.settings.key
@@ -160,11 +171,11 @@ def groups(weights):
 
 
 def update_group(weights, sparsity, gradients=None):
-    """Prunes one group of `PrunedWeight`s to a sparsity. On an error no mask has changed.
+    """Prunes one group of `PrunedWeight`s to a sparsity. If it raises, the masks are unchanged.
 
     Args:
-        weights: `PrunedWeight`s of one group.
-        sparsity: what it is pruned to.
+        weights: The `PrunedWeight`s of one group.
+        sparsity: A float. The fraction that is pruned afterwards.
         gradients: `MeanGradients` for a criterion that needs them, else None.
     """
     settings = weights[0].wrapper.settings
@@ -190,7 +201,7 @@ def update_group(weights, sparsity, gradients=None):
 
 
 def gathered(weights, gradients=None):
-    """The `Kernel`s of a group with all that its criterion needs; arguments as in `update_group`."""
+    """Reads the `Kernel`s of a group with all that its criterion needs; arguments as in `update_group`."""
     kernels, criterion = [weight.gather() for weight in weights], weights[0].wrapper.criterion
     if criterion.needs & OF_NEIGHBOURS:
         kernels = _with(weights[0].neighbours.norms(), kernels)
@@ -203,21 +214,21 @@ def gathered(weights, gradients=None):
 
 
 def _with(fields, kernels):
-    """The `Kernel`s with more fields, by path and weight; those of unknown places stay as they are."""
+    """Fills in fields of the `Kernel`s by path and weight; others are unchanged."""
     return [
         dataclasses.replace(kernel, **fields.get((kernel.path, kernel.spec.name), {})) for kernel in kernels
     ]
 
 
 def _their_turn(settings, together, weights):
-    """All that are ranked together, or the one layer of a layer-wise update, in order and round again."""
+    """Returns all that are ranked together; in a layer-wise update, the next layer in turn."""
     if settings.scope != "layerwise":
         return together
     return [together[int(weights[0].wrapper.updates_made.numpy()) % len(together)]]
 
 
 def _ranked_together(settings, scored):
-    """Lists of positions: all in a global scope, else each alone, or with those it has tied neurons with."""
+    """Lists positions that are ranked together: all in a global scope, else those with coupled neurons."""
     if settings.scope == "global":
         return [range(len(scored))]
     members = []
@@ -231,21 +242,28 @@ def _ranked_together(settings, scored):
     return [positions for _, positions in members]
 
 
-def update_masks(model, sparsity, gradient_data=None, gradient_steps=None):
-    """Updates the masks of a wrapped model once, now: for custom training loops and tests.
+def update_masks(
+    model: Model, sparsity: float, gradient_data: Any = None, gradient_steps: int | None = None
+) -> None:
+    """Updates the masks of a wrapped model once, for custom training loops and tests.
+
+    If it raises, the masks are unchanged.
 
     Args:
-        model: a model with pruning wrappers, of either Keras.
-        sparsity: share of the prunable weights that is pruned afterwards, in [0, 1). Exactly
-            round(sparsity x weights) are, or as many whole neurons as do not exceed that. Pruned
-            weights stay pruned, so a lower sparsity than before changes nothing.
-        gradient_data, gradient_steps: for criteria that need gradients, as in `tfap.UpdatePruningStep`.
+        model: A model with pruning wrappers, of either Keras.
+        sparsity: A float in [0, 1). The fraction of the prunable weights that is pruned afterwards: exactly
+            round(sparsity x weights), or as many whole neurons as do not exceed that. Pruned weights stay
+            pruned, so a lower sparsity than before changes nothing.
+        gradient_data: Data for criteria that need gradients, as in `tfap.UpdatePruningStep`.
+        gradient_steps: The number of its batches, as in `tfap.UpdatePruningStep`.
 
     Raises:
-        TypeError: a sparsity that is no number, or no model.
-        ValueError: a sparsity outside [0, 1), no wrapper in the model, no activations counted yet, a
-            weight or score that is not finite, `remove_disconnected` in a subclassed model, or gradients that
-            are needed without data or in a model that is not compiled. The masks are then as before.
+        TypeError: If the sparsity is not a number, or `model` is not a Keras model.
+        ValueError: If the sparsity is outside [0, 1), the model has no wrapper, no activations have been
+            counted, a weight or score is not finite, a subclassed model has `remove_disconnected=True`, or
+            gradients are needed without data or in a model that is not compiled.
+
+    Example:
 
     >>> import keras, tfap
     >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
@@ -268,10 +286,11 @@ def update_masks(model, sparsity, gradient_data=None, gradient_steps=None):
 
 
 def gradients_for(model, wrappers, data, steps):
-    """`MeanGradients` if the criterion of a wrapper needs them, else None.
+    """Makes `MeanGradients` if the criterion of a wrapper needs them, else returns None.
 
     Raises:
-        TypeError, ValueError: they are needed, and there is no data or no loss.
+        TypeError: If they are needed and the data cannot be iterated at every update.
+        ValueError: If they are needed and there is no data or no loss.
     """
     needing = [wrapper.criterion for wrapper in wrappers if "gradients" in wrapper.criterion.needs]
     if not needing:
@@ -282,6 +301,6 @@ def gradients_for(model, wrappers, data, steps):
 
 
 def sparsity_of(weights):
-    """Pruned share of some `PrunedWeight`s."""
+    """Returns the pruned fraction of some `PrunedWeight`s."""
     total = sum(np.prod(weight.mask.shape) for weight in weights)
     return float(1 - sum(np.count_nonzero(weight.mask.numpy()) for weight in weights) / total)

@@ -2,25 +2,28 @@
 
 from tfap import schedules
 from tfap.keras_compat import Callback
+from tfap.keras_compat.types import Model
 from tfap.layers.find import prunable_layers
 from tfap.utils import checks
 
 
 class StopWhenPruned(Callback):
-    """Stops `fit` when a metric is good enough, but not before the pruning is over.
+    """Stops `fit` when a metric reaches a value, but not before pruning is complete.
 
-    That is after the last prune of the schedule and one further epoch, in which the net can recover. On a
-    model without pruning wrappers, such as the dense net that one compares with, only the metric counts.
+    Pruning is complete after the last update of the schedule and one more epoch, in which the model can
+    recover. On a model without pruning wrappers, such as a dense baseline, only the metric counts.
 
     Args:
-        metric: name of a logged metric, such as "accuracy" or "val_loss".
-        value: where to stop.
-        mode: "max" if the metric rises, "min" if it falls; "auto" knows losses, errors, accuracies, AUC,
-            precision and recall by their names.
+        metric: The name of a logged metric, such as "accuracy" or "val_loss".
+        value: A float. The value at which to stop.
+        mode: "max" if the metric rises, "min" if it falls. "auto" knows losses, errors, accuracies, AUC,
+            precision and recall by name.
 
     Raises:
-        ValueError: an unknown mode, or a metric that "auto" does not know; a schedule that does not tell its
-            last step; a metric that is not logged.
+        ValueError: If the mode is unknown, "auto" does not know the metric, the metric is not logged, or a
+            schedule does not tell its last step.
+
+    Example:
 
     >>> import keras, numpy, tfap
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
@@ -32,7 +35,7 @@ class StopWhenPruned(Callback):
     3
     """
 
-    def __init__(self, metric="accuracy", value=0.98, mode="auto"):
+    def __init__(self, metric: str = "accuracy", value: float = 0.98, mode: str = "auto"):
         super().__init__()
         if mode not in ("auto", "max", "min"):
             raise ValueError(f'mode must be "auto", "max" or "min": received {mode!r}.')
@@ -60,19 +63,17 @@ class StopWhenPruned(Callback):
 
 
 _RISING = ("acc", "auc", "precision", "recall", "f1", "iou")
-
-
 _FALLING = ("loss", "error", "mae", "mse", "mape", "msle", "rmse")
 
 
-def _direction(metric):
+def _direction(metric: str) -> str:
     found = {mode for mode, names in (("min", _FALLING), ("max", _RISING)) for n in names if n in metric}
     if len(found) != 1:
-        raise ValueError(f'Whether \'{metric}\' rises or falls is not known: give mode="max" or mode="min".')
+        raise ValueError(f'Whether \'{metric}\' rises or falls is unknown: pass mode="max" or mode="min".')
     return found.pop()
 
 
-def pruning_is_over(model):
+def pruning_is_over(model: Model) -> bool:
     """Tells whether the schedules of all pruning wrappers have made their last update.
 
     Args:
@@ -92,6 +93,6 @@ def pruning_is_over(model):
 def _is_over(wrapper):
     schedule = wrapper.session.schedules.get(wrapper, wrapper.pruning_schedule)
     if isinstance(schedule, float) or not wrapper.built:
-        return False  # to be spread over this fit
+        return False  # the callback has not spread it over a fit yet
     step, updates = wrapper.pruning_step.numpy(), wrapper.updates_made.numpy()
     return schedules.is_over(schedule, int(step), int(updates))

@@ -1,4 +1,4 @@
-"""Weights that are pruned together, and when: by steps, or at the ends of epochs."""
+"""Weights that are pruned together, by steps or at the ends of epochs."""
 
 from tfap import schedules
 from tfap.schedules.timetable import Timetable
@@ -8,16 +8,16 @@ _OF_TRAINING = ("accuracy", "acc", "loss")  # logged after the first batch, if e
 
 
 def group_of(weights, schedule, step):
-    """A group of `PrunedWeight`s with equal settings after some training steps."""
+    """Makes the group of some `PrunedWeight`s with equal settings after some training steps."""
     return (EpochGroup if schedules.by_epochs(schedule) else StepGroup)(weights, schedule, step)
 
 
 class Group:
-    """What both kinds share.
+    """Weights that are pruned together.
 
     Attributes:
-        next_step: the step before which nothing is due.
-        has_pruned: True once a mask update has been due.
+        next_step: The step before which no update is due.
+        has_pruned: Whether a mask update was made.
     """
 
     def __init__(self, weights, schedule, step):
@@ -31,16 +31,16 @@ class Group:
         """Raises ValueError if the schedule needs a metric that is not logged."""
 
     def due_at_step(self, step):
-        """The sparsity to prune to at a step, or None; the same again until `prune` has been called."""
+        """Returns the sparsity to prune to at a step, or None; the same again until `prune` is called."""
 
     def due_at_epoch_end(self, logs):
-        """The sparsity to prune to at the end of an epoch, or None."""
+        """Returns the sparsity to prune to at the end of an epoch, or None."""
 
     def missing(self):
-        """What to tell a user whose fit ends before the last prune, or None."""
+        """Returns the warning for a fit that ends before the last update, or None."""
 
     def prune(self, sparsity, step, gradients):
-        """One mask update after some training steps; `gradients` as in `mask_update.update_group`."""
+        """Updates the masks after some training steps; `gradients` as in `mask_update.update_group`."""
         self.has_pruned = True
         mask_update.update_group(self._weights, sparsity, gradients)
         for weight in self._weights:
@@ -48,7 +48,7 @@ class Group:
 
 
 class StepGroup(Group):
-    """Pruned when a step of its schedule has passed."""
+    """A group that is pruned when a step of its schedule has passed."""
 
     def __init__(self, weights, schedule, step):
         super().__init__(weights, schedule, step)
@@ -71,7 +71,7 @@ class StepGroup(Group):
 
 
 class EpochGroup(Group):
-    """Pruned when its schedule likes the metrics of an epoch."""
+    """A group that is pruned when the metrics of an epoch meet its schedule."""
 
     next_step = float("inf")
 
@@ -84,7 +84,7 @@ class EpochGroup(Group):
         return int(self._weights[0].wrapper.updates_made.numpy())
 
     def check_logs(self, logs):
-        if self._schedule.metric in _OF_TRAINING:  # others may come from callbacks at the end of an epoch
+        if self._schedule.metric in _OF_TRAINING:  # callbacks may log others at the end of an epoch
             self._schedule.check_logs(logs)
 
     def due_at_epoch_end(self, logs):
