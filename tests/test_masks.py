@@ -1,10 +1,13 @@
+import nets
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tfap
 from tfap.graph.kernel import Kernel, KernelSpec
 from tfap.masks.neurons import prune_neurons
+from tfap.masks.patterns import PATTERNS, Pattern
 from tfap.masks.weights import Scored, lowest, prune_weights
 
 
@@ -114,6 +117,31 @@ def test_neurons_take_the_most_that_do_not_exceed_the_sparsity():
         pruned = sum((mask == 0).sum() for mask in made)
         assert pruned <= round(sparsity * 59) < pruned + 7  # the next neuron has 4 or 7 weights
         assert all({column.mean() for column in mask.T} <= {0.0, 1.0} for mask in made)
+
+
+def test_a_new_pattern_is_one_class(keras_module, monkeypatch):
+    """Every second weight in memory order goes with the one before it."""
+
+    class Pairs(Pattern):
+        granularity = "pair"
+
+        def new_masks(self, scored, sparsity):
+            halves = [self._first_of_pairs(item) for item in scored]
+            masks = prune_weights(halves, sparsity, self.min_weights_per_layer)
+            return [np.repeat(mask, 2).reshape(item.scores.shape) for mask, item in zip(masks, scored)]
+
+        def _first_of_pairs(self, item):
+            kernel = Kernel("pairs", None, item.kernel.weights.ravel()[::2], item.kernel.mask.ravel()[::2])
+            return Scored(kernel, item.scores.reshape(-1, 2).sum(axis=1))
+
+    monkeypatch.setitem(PATTERNS, Pairs.granularity, Pairs)
+    model = tfap.prune(nets.mlp(keras_module), 0.5, "magnitude", granularity="pair")
+    tfap.update_masks(model, 0.25)
+    tfap.update_masks(model, 0.5)
+    assert nets.pruned_weights(model) == nets.prunable_weights(model) / 2
+    for mask in nets.masks(model).values():
+        first, second = mask.reshape(-1, 2).T
+        np.testing.assert_array_equal(first, second)
 
 
 def test_floor_for_neurons():

@@ -214,7 +214,7 @@ def test_gradients_that_cannot_be_taken(keras_module):
         tfap.update_masks(wrapped, 0.5, gradient_data=iter([(X, Y)]))
     with pytest.raises(TypeError, match="received int"):
         tfap.update_masks(wrapped, 0.5, gradient_data=3)
-    with pytest.raises(ValueError, match="no end"):
+    with pytest.raises(ValueError, match="gradient_data is infinite"):
         tfap.update_masks(wrapped, 0.5, tf.data.Dataset.from_tensors((X, Y)).repeat())
     with pytest.raises(ValueError, match="gradient_steps must be an integer"):
         tfap.update_masks(wrapped, 0.5, (X, Y), gradient_steps=0)

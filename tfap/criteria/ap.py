@@ -81,7 +81,7 @@ class AP(Criterion):
         return self.base.counts
 
     @property
-    def granularities(self) -> tuple[str, ...]:
+    def granularities(self) -> tuple[str, ...] | None:
         return ("weight",) if self.share else self.base.granularities
 
     @property

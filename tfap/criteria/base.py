@@ -25,7 +25,7 @@ class Criterion:
         decay: The fraction of the counts that every mask update keeps, in [0, 1].
         metric: The name of the logged metric by which the counts of an epoch are multiplied, or None.
         granularity: The default granularity, "weight" or "neuron".
-        granularities: The granularities that it supports.
+        granularities: A tuple of the granularities that it supports. None means all.
         needs: The names of the fields of `tfap.Kernel` that it reads and that are otherwise not filled in:
             "gradients", "input_norms", "neuron_norms", "previous", "updates".
 
@@ -42,7 +42,7 @@ class Criterion:
     decay: float = 1.0
     metric: str | None = None
     granularity: str = "weight"
-    granularities: Any = ("weight", "neuron")
+    granularities: Any = None
     needs: Any = frozenset()
 
     @property

@@ -48,10 +48,11 @@ class PruningSettings:
                 f"target='{self.target}' counts whole neurons: it needs granularity='neuron', received "
                 f"'{self.granularity}'."
             )
-        if self.granularity not in self.criterion.granularities:
+        supported = self.criterion.granularities
+        if supported is not None and self.granularity not in supported:
             raise ValueError(
                 f"{self.criterion} does not support granularity='{self.granularity}': it needs "
-                f"granularity={' or '.join(map(repr, self.criterion.granularities))}."
+                f"granularity={' or '.join(map(repr, supported))}."
             )
 
     @property
