@@ -1,4 +1,5 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. Both make .venv first.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both create .venv first.
+# `make test-all` runs what `make test` leaves out, and many new random examples of the property tests.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -6,16 +7,28 @@ INSTALLED := .venv/installed
 OLDEST := .venv-oldest
 DOCS := .venv-docs
 
-.PHONY: demo test test-oldest lint docs clean
+# The random examples of `make test-all`: how many, and the seed that repeats them.
+EXAMPLES ?= 300
+ifndef SEED
+SEED := $(shell $(PYTHON) -c 'import random; print(random.randrange(2**32))')
+endif
+
+PYTEST := -m pytest -n 2 --dist worksteal
+
+.PHONY: demo test test-all test-oldest lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python $(PYTEST) -m "not slow"
+
+test-all: $(INSTALLED)
+	@echo "To repeat the random examples: make test-all SEED=$(SEED) EXAMPLES=$(EXAMPLES)"
+	TFAP_EXAMPLES=$(EXAMPLES) $(BIN)/python $(PYTEST) -m "slow or hypothesis" --hypothesis-seed=$(SEED)
 
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest -n 2 -W ignore::DeprecationWarning
+	$(OLDEST)/bin/python $(PYTEST) -m "not slow" -W ignore::DeprecationWarning
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

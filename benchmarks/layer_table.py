@@ -48,6 +48,7 @@ class Entry:
         layer: Function from `keras.layers` to a layer or to a function of the input tensor.
         kernels: Number of prunable weights of the layer.
         counted: Number of weights that activation counts can rank.
+        eager: Whether it is trained without tf.function.
     """
 
     name: str
@@ -55,13 +56,14 @@ class Entry:
     layer: object
     kernels: int = 1
     counted: int = 1
+    eager: bool = False
 
     def model(self, keras):
         inputs = keras.Input(self.shape, dtype="int32" if self.name == "Embedding" else "float32")
         x = self.layer(keras.layers)(inputs)
         outputs = keras.layers.Dense(2, name="output")(keras.layers.Flatten()(x))
         model = keras.Model(inputs, outputs)
-        model.compile("adam", "mse")
+        model.compile("adam", "mse", run_eagerly=self.eager)
         return model
 
     def data(self):

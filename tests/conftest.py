@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and what `make test` leaves to `make test-all`."""
 
 import os
 
@@ -10,12 +10,24 @@ import importlib
 
 import hypothesis
 import pytest
+from examples_per_run import LONG
 
 import tfap  # noqa: F401  (its import order of the two Kerases is the one to test)
 
 # Speed is a matter of benchmarks: a slow machine fails no test.
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
+hypothesis.settings.register_profile("quick", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("long", deadline=None, derandomize=False, print_blob=True)
+hypothesis.settings.load_profile("long" if LONG else "quick")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items):
+    """Marks as slow the tf_keras half of tests that need one Keras only."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        one_keras = item.get_closest_marker("one_keras") and not item.get_closest_marker("smoke")
+        if one_keras and callspec and "tf_keras" in callspec.params.values():
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=["keras", "tf_keras"])

@@ -85,10 +85,19 @@ def data(model, samples=64, seed=0):
 def fit(model, epochs=1, callbacks=None, batch_size=16, samples=64, **kwargs):
     """Fits a wrapped model on its random data, in order; returns the History."""
     x, y = data(model, samples)
+    build_optimizer(model)
     callbacks = [tfap.UpdatePruningStep()] if callbacks is None else callbacks
     return model.fit(
         x, y, epochs=epochs, batch_size=batch_size, shuffle=False, verbose=0, callbacks=callbacks, **kwargs
     )
+
+
+def build_optimizer(model):
+    """Creates the optimizer's variables, so that the first step is traced once and not a second time without them."""
+    optimizer = getattr(model, "optimizer", None)
+    if getattr(model, "built", False) and hasattr(optimizer, "build"):
+        optimizer.build(model.trainable_variables)
+    return model
 
 
 def set_counts(wrapper, counts, seen):

@@ -12,6 +12,8 @@ from tfap import criteria
 from tfap.keras_compat.registry import serialize
 from tfap.layers.settings import PruningSettings
 
+pytestmark = pytest.mark.one_keras
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "ap_index.json").read_text())["cases"]
 
@@ -140,6 +142,7 @@ def test_least_moved(keras_module, share, sign):
             wrapper.layer.kernel.assign(wrapper.layer.kernel.numpy() * wrapper.mask.numpy() * 1.1)
 
 
+@pytest.mark.smoke
 def test_each_kernel_by_itself(keras_module):
     model = moved_net(keras_module, tfap.AP(share=0.3), scope="local")
     before = [(w.layer.kernel.numpy(), w.previous(w.specs[0])) for w in tfap.prunable_layers(model)]
@@ -233,6 +236,7 @@ def test_a_rewind(keras_module):
     np.testing.assert_array_equal(weights, previous)
 
 
+@pytest.mark.smoke
 def test_a_subclassed_model_notes_its_weights_after_the_first_step(keras_module):
     hidden = tfap.prune(
         keras_module.layers.Dense(8, activation="relu"), tfap.ConstantSparsity(0.5, 3, frequency=1), tfap.AP()
@@ -247,6 +251,7 @@ def test_a_subclassed_model_notes_its_weights_after_the_first_step(keras_module)
 @pytest.mark.parametrize(
     "criterion", [tfap.AP(share=0.4), tfap.AP(share=0.4, which="random", seed=3)], ids=repr
 )
+@pytest.mark.smoke
 def test_a_stopped_training_goes_on_to_the_same_bits(keras_module, tmp_path, criterion):
     schedule = tfap.PolynomialDecay(0.0, 0.8, 2, 14, frequency=2)
     straight = tfap.prune(nets.mlp(keras_module), schedule, criterion)

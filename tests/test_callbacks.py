@@ -8,6 +8,7 @@ import tfap
 EVERY_STEP = tfap.PolynomialDecay(0.0, 0.8, 1, 9, frequency=1)
 
 
+@pytest.mark.one_keras
 def test_sparsity_is_in_the_logs(keras_module, capsys):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.75, granularity="weight")
     x, y = nets.data(wrapped)
@@ -93,6 +94,7 @@ def test_steps_per_execution(keras_module, steps_per_execution):
     assert nets.pruned_weights(wrapped) == round((1 - 0.5**4) * nets.prunable_weights(wrapped))
 
 
+@pytest.mark.one_keras
 def test_an_update_happens_at_its_step(keras_module):
     class Sparsity(keras_module.callbacks.Callback):
         def __init__(self):
@@ -145,6 +147,7 @@ def test_the_users_constraint_stays(keras_module):
     assert tfap.strip_pruning(wrapped).layers[0].kernel_constraint.max_value == 0.1
 
 
+@pytest.mark.one_keras
 def test_a_batch_is_a_step_however_often_its_optimizer_runs(keras_module):
     """As in adversarial training, here in eager mode."""
     model = tfap.prune(nets.mlp(keras_module), EVERY_STEP)
@@ -201,6 +204,7 @@ def test_a_training_loop_of_ones_own(keras_module):
         assert (mask == 0).any()
 
 
+@pytest.mark.one_keras
 def test_nan_weights_stop_training_with_the_layers_name_and_the_old_masks(keras_module):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.5, "magnitude")
     tfap.update_masks(wrapped, 0.25)
@@ -213,11 +217,13 @@ def test_nan_weights_stop_training_with_the_layers_name_and_the_old_masks(keras_
         np.testing.assert_array_equal(mask, before[name])
 
 
+@pytest.mark.one_keras
 def test_initial_epoch_does_not_shorten_the_schedule(keras_module):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.75, granularity="weight")
     assert nets.fit(wrapped, epochs=12, initial_epoch=8).history["sparsity"][-1] == 0.75
 
 
+@pytest.mark.one_keras
 def test_a_fit_that_was_stopped_early_is_made_up_for_by_the_next(keras_module):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.75, granularity="weight")
 
@@ -230,6 +236,7 @@ def test_a_fit_that_was_stopped_early_is_made_up_for_by_the_next(keras_module):
     assert nets.fit(wrapped, epochs=3).history["sparsity"][-1] == 0.75
 
 
+@pytest.mark.one_keras
 def test_a_schedule_that_never_comes_is_a_warning(keras_module, caplog):
     nets.fit(tfap.prune(nets.mlp(keras_module), tfap.ConstantSparsity(0.5, 0, frequency=100)))
     assert "Nothing was pruned: the schedule's first update comes after step 4" in caplog.text

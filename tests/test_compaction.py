@@ -1,14 +1,18 @@
+import importlib
 import itertools
 
 import nets
 import numpy as np
 import pytest
+from examples_per_run import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfap
 from tfap.compaction import compact
 from tfap.graph.liveness import Liveness
+
+pytestmark = pytest.mark.one_keras
 
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu", "linear"]
 
@@ -29,28 +33,31 @@ def dead_units(model, generator, share=0.5):
     return [int(share * layer.units) for layer in dense[:-1]]
 
 
-@settings(max_examples=15)
-@given(st.integers(0, 10**6), st.sampled_from(ACTIVATIONS), st.booleans(), st.booleans())
-def test_outputs_stay_and_every_planted_unit_goes(seed, activation, use_bias, functional):
-    import keras
-    import tf_keras
-
-    for module in (keras, tf_keras):
-        model = nets.mlp(module, (6, 10, 8, 6, 3), activation, use_bias)
-        if functional:
-            inputs = module.Input((6,))
-            model = module.Model(inputs, model(inputs))  # the chain in a nested model
-        chain = model.layers[-1] if functional else model
-        planted = dead_units(chain, np.random.default_rng(seed))
-        smaller = tfap.compact(model)
-        x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
-        np.testing.assert_allclose(np.asarray(smaller(x)), np.asarray(model(x)), rtol=1e-5, atol=1e-6)
-        left = [
-            layer.units
-            for layer in (smaller.layers[-1] if functional else smaller).layers
-            if hasattr(layer, "units")
-        ]
-        assert all(now <= units - gone for now, units, gone in zip(left, (10, 8, 6), planted))
+@pytest.mark.parametrize("world", ["keras", "tf_keras"])
+@settings(max_examples=examples(10, 1 / 3))
+@given(
+    seed=st.integers(0, 10**6),
+    activation=st.sampled_from(ACTIVATIONS),
+    use_bias=st.booleans(),
+    functional=st.booleans(),
+)
+def test_outputs_stay_and_every_planted_unit_goes(world, seed, activation, use_bias, functional):
+    keras = importlib.import_module(world)
+    model = nets.mlp(keras, (6, 10, 8, 6, 3), activation, use_bias)
+    if functional:
+        inputs = keras.Input((6,))
+        model = keras.Model(inputs, model(inputs))  # the chain in a nested model
+    chain = model.layers[-1] if functional else model
+    planted = dead_units(chain, np.random.default_rng(seed))
+    smaller = tfap.compact(model)
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    np.testing.assert_allclose(np.asarray(smaller(x)), np.asarray(model(x)), rtol=1e-5, atol=1e-6)
+    left = [
+        layer.units
+        for layer in (smaller.layers[-1] if functional else smaller).layers
+        if hasattr(layer, "units")
+    ]
+    assert all(now <= units - gone for now, units, gone in zip(left, (10, 8, 6), planted))
 
 
 def test_a_constant_goes_through_activation_layers_into_a_new_bias(keras_module):
@@ -74,6 +81,7 @@ def test_a_constant_goes_through_activation_layers_into_a_new_bias(keras_module)
     np.testing.assert_allclose(smaller.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
 
 
+@pytest.mark.smoke
 def test_units_go_until_nothing_changes(keras_module):
     """b reads only one dead unit of a, so b's unit dies with it, and so does c's."""
     model = nets.mlp(keras_module, (4, 2, 2, 2, 3))
@@ -151,6 +159,7 @@ def test_fused_activations_of_either_keras(keras_module, activation):
     assert smaller.layers[0].units == 5
 
 
+@pytest.mark.smoke
 def test_random_layers_that_stay_random_keep_their_neurons(keras_module):
     """Monte-Carlo dropout: what is a constant in inference is not one there."""
     layers = keras_module.layers
@@ -176,6 +185,7 @@ def test_stateful_models_are_refused_before_they_are_trained(keras_module):
         tfap.fit_and_compact(model, 0.5, np.ones((8, 5, 6)), np.ones((8, 3)))
 
 
+@pytest.mark.smoke
 def test_what_the_config_of_a_model_does_not_tell_stays(keras_module):
     layers = keras_module.layers
     base = keras_module.Sequential([layers.Input((4,)), layers.Dense(5, name="a"), layers.Dense(3, name="b")])

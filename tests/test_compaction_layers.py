@@ -8,6 +8,8 @@ import random_nets
 import tfap
 from tfap.graph.liveness import Liveness
 
+pytestmark = pytest.mark.one_keras
+
 
 def functional(keras, shape, build, **input_options):
     """A model of `build(input tensor)`, with random biases and statistics."""
@@ -54,6 +56,7 @@ def weights(model, name):
 # -- exact weights ---------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_flatten_spreads_a_channel_over_positions(keras_module):
     layers = keras_module.layers
 
@@ -140,6 +143,7 @@ def test_reshape_to_one_position(keras_module):
     np.testing.assert_array_equal(weights(smaller, "conv")[0], weights(model, "conv")[0][:, :, [0, 1, 3]])
 
 
+@pytest.mark.smoke
 def test_one_reshape_layer_at_two_places(keras_module):
     layers = keras_module.layers
     reshape = layers.Reshape((1, 6))
@@ -170,6 +174,7 @@ def test_concatenate_of_three(keras_module):
     np.testing.assert_array_equal(weights(smaller, "dense")[0], weights(model, "dense")[0][[1, 3, 5, 6, 7]])
 
 
+@pytest.mark.smoke
 def test_depthwise_with_a_multiplier(keras_module):
     """Outputs 2i and 2i + 1 belong to input i: both have to be dead."""
     layers = keras_module.layers
@@ -346,6 +351,7 @@ def nested_twice(keras, inner_shape=(None, None, 4)):
     return functional(keras, (9, 9, 2), build)
 
 
+@pytest.mark.smoke
 def test_a_nested_model_that_is_called_on_two_sizes(keras_module):
     model = nested_twice(keras_module)
     make_constant(layer_of(model, "outer"), [1])
@@ -409,6 +415,7 @@ def test_a_nested_model_with_two_inputs_of_which_one_goes_straight_through(keras
     np.testing.assert_array_equal(weights(smaller, "mixed")[0], kernel[[0, 2, 3, 5, 6, 7]])
 
 
+@pytest.mark.smoke
 def test_dict_inputs_and_outputs(keras_module):
     layers = keras_module.layers
     left, right = keras_module.Input((3,), name="left"), keras_module.Input((4,), name="right")

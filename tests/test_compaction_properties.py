@@ -5,10 +5,13 @@ import importlib
 import numpy as np
 import pytest
 import random_nets
+from examples_per_run import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfap
+
+pytestmark = pytest.mark.one_keras
 
 CASES = [
     (world, kind)
@@ -29,7 +32,7 @@ def weights_of(model):
 
 
 @pytest.mark.parametrize("world, kind", CASES)
-@settings(max_examples=2, derandomize=True)
+@settings(max_examples=examples(1, 1 / 30))
 @given(seed=st.integers(0, 10**6))
 def test_what_was_planted_goes_and_nothing_else(world, kind, seed):
     net = random_nets.random_net(importlib.import_module(world), np.random.default_rng(seed), kind)
@@ -44,7 +47,13 @@ def test_what_was_planted_goes_and_nothing_else(world, kind, seed):
     assert random_nets.sizes(tfap.compact(smaller)) == random_nets.sizes(smaller)
 
 
-@pytest.mark.parametrize("world, kind", CASES)
+TRAINED = {"Conv", "Embedding", "Grouped", "NestedTwice", "Reshape", "SqueezeExcite"}
+
+
+@pytest.mark.parametrize(
+    "world, kind",
+    [pytest.param(*case, marks=[] if case[1] in TRAINED else pytest.mark.slow) for case in CASES],
+)
 def test_smaller_models_are_saved_and_trained(world, kind, tmp_path):
     keras = importlib.import_module(world)
     net = random_nets.random_net(keras, np.random.default_rng(7), kind)

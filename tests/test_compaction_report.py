@@ -5,6 +5,8 @@ import pytest
 import tfap
 from tfap.keras_compat import equality
 
+pytestmark = pytest.mark.one_keras
+
 
 def half_dead(keras):
     """An MLP of which the first 8 of 16 units get nothing, with a bias that is not zero."""
@@ -27,6 +29,7 @@ def test_units_weights_and_flops_of_every_layer(keras_module):
     assert report.flops == (2 * (12 * 16 + 16 * 8 + 8 * 4), 2 * (12 * 8 + 8 * 8 + 8 * 4))
 
 
+@pytest.mark.smoke
 def test_the_certificate_is_measured(keras_module):
     model = half_dead(keras_module)
     smaller = tfap.compact(model)

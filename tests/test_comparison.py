@@ -24,6 +24,8 @@ from tfap import keras_compat
 from tfap.comparison import Comparison, Method, Row, Run, workers
 from tfap.comparison.methods import named, settings_text
 
+pytestmark = pytest.mark.one_keras
+
 
 class Experiment:
     """The three functions on a tiny net; `trained` lists the runs that were trained."""
@@ -62,6 +64,7 @@ def experiment(keras_module):
 # -- rows ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_rows_of_all_runs(experiment):
     found = experiment.compare({"neurons": "activation_count", "weights": "magnitude"}, (0.25, 0.5))
     assert [(row.method, row.sparsity, row.seed) for row in found.rows] == [
@@ -168,23 +171,23 @@ def test_processes_give_the_rows_of_one_and_a_failure_keeps_them(tmp_path):
         return Experiment(worlds[run.seed % 2], dropout=True).build_model()
 
     def fit(model, callbacks, run):
-        if os.getpid() != main and run == Run("activation_count", 0.5, 1):
+        if os.getpid() != main and run == Run("magnitude", 0.5, 1):
             raise ValueError("out of luck")
         Experiment(None).fit(model, callbacks, run)
 
     def evaluate(model):
         return Experiment(None).evaluate(model)
 
-    options = dict(methods=["magnitude", "activation_count"], sparsities=[0.5], seeds=2, directory=tmp_path)
+    options = dict(methods=["magnitude"], sparsities=[0.5], seeds=2, directory=tmp_path)
     with pytest.raises(RuntimeError, match="seed=1.* failed in its process") as failed:
         tfap.compare(build_model, fit, evaluate, **options, workers=2)
     assert "in fit" in str(failed.value) and "ValueError: out of luck" in str(failed.value)
     finished = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    assert 4 <= len(finished) <= 5
+    assert 2 <= len(finished) <= 3
 
     mixed = tfap.compare(build_model, fit, evaluate, **options, workers=1)
     alone = tfap.compare(build_model, fit, evaluate, **{**options, "directory": None}, workers=1)
-    assert mixed.rows == alone.rows and len(alone.rows) == 6
+    assert mixed.rows == alone.rows and len(alone.rows) == 4
     assert (
         finished.items() <= {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}.items()
     )
@@ -207,6 +210,7 @@ print(tfap.compare(
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     tests = pathlib.Path(__file__).parent
@@ -543,6 +547,7 @@ def test_progress_on_terminals_only(monkeypatch, terminal, capsys):
     assert ("Comparing" in capsys.readouterr().err) == terminal
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path):
     root = pathlib.Path(__file__).parent.parent
     arguments = ["--methods=magnitude", "--sparsities=0.5", "--seeds=1", "--epochs=1", "--workers=1"]

@@ -9,6 +9,8 @@ from test_intervals import Says
 
 import tfap
 
+pytestmark = pytest.mark.one_keras
+
 SAMPLES, BATCH = 64, 16
 UPDATES = tfap.IterativeSparsity(0.1, updates=2, frequency=4)  # at the end of each of the first two epochs
 
@@ -108,6 +110,7 @@ def test_a_metric_that_is_not_logged(keras_module):
         nets.fit(model)
 
 
+@pytest.mark.smoke
 def test_sums_of_activations_equal_brute_force(keras_module):
     model = nets.mlp(keras_module)
     freeze(keras_module, model)
@@ -144,6 +147,7 @@ def test_sums_at_an_activation_layer_elsewhere(keras_module):
 @pytest.mark.parametrize(
     "criterion", [dict(decay=0.5), dict(metric="told"), dict(statistic="sum", decay=0.9)], ids=str
 )
+@pytest.mark.smoke
 def test_variants_are_saved_and_resumed(keras_module, tmp_path, criterion):
     told = [0.5, 0.8, 0.9, 0.95]
     models = [

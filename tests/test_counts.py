@@ -99,6 +99,7 @@ def test_sample_every_counts_every_nth_step(keras_module):
 
 
 @pytest.mark.parametrize("activation,threshold", [("tanh", 0.0), ("sigmoid", 0.5), ("gelu", 0.1)])
+@pytest.mark.one_keras
 def test_smooth_activations_fire_above_the_threshold(keras_module, activation, threshold):
     model = nets.mlp(keras_module, activation=activation)
     freeze(keras_module, model)
@@ -122,6 +123,7 @@ def test_the_input_side_counts_what_the_layer_reads(keras_module):
     np.testing.assert_array_equal(second.activation_counts.numpy(), hidden)
 
 
+@pytest.mark.one_keras
 def test_validation_and_prediction_do_not_count(keras_module):
     model = tfap.prune(nets.mlp(keras_module), tfap.ConstantSparsity(0.5, 1000))
     x, y = nets.data(model)
@@ -131,15 +133,23 @@ def test_validation_and_prediction_do_not_count(keras_module):
     assert [int(layer.activations_seen.numpy()) for layer in tfap.prunable_layers(model)] == [64, 64]
 
 
+@pytest.mark.one_keras
 def test_no_counters_where_nobody_needs_them(keras_module):
     model = tfap.prune(nets.cnn(keras_module), 0.5, criterion="magnitude")
     assert all(layer.activation_counts is None for layer in tfap.prunable_layers(model))
     assert not [layer for layer in model.layers if isinstance(layer, tfap.layers.CountActivations)]
 
 
-@pytest.mark.parametrize("build", [nets.mlp, still_cnn], ids=["dense", "convolutional"])
-@pytest.mark.parametrize("granularity", ["weight", "neuron"])
-@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize(
+    "build, granularity, scope",
+    [
+        pytest.param(
+            build, granularity, scope,
+            marks=[] if build is nets.mlp or (granularity, scope) == ("neuron", "global") else pytest.mark.slow,
+        )
+        for build in (nets.mlp, still_cnn) for granularity in ("weight", "neuron") for scope in ("global", "local")
+    ],
+)  # fmt: skip
 def test_both_kerases_give_the_same_counts_scores_and_masks(both_kerases, build, granularity, scope):
     models = [build(module) for module in both_kerases]
     models[1].set_weights(models[0].get_weights())

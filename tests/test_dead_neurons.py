@@ -10,6 +10,8 @@ import tensorflow as tf
 import tfap
 from tfap.graph.counts import ActivationCounts
 
+pytestmark = pytest.mark.one_keras
+
 SAMPLES, BATCH = 40, 16  # the last batch is smaller
 RATES = ("dead_neuron_rate", "static_dead_neuron_rate", "dynamic_dead_neuron_rate")
 
@@ -302,6 +304,7 @@ def random_net(keras):
 
 
 @pytest.mark.parametrize("pruning", [False, True])
+@pytest.mark.smoke
 def test_the_training_is_the_same_as_without_the_monitor(keras_module, pruning):
     x = np.random.default_rng(1).normal(size=(SAMPLES, 8, 8, 3)).astype("float32")
     alone, expected = fitted(keras_module, random_net, pruning)
@@ -316,6 +319,7 @@ def test_the_training_is_the_same_as_without_the_monitor(keras_module, pruning):
         assert int(before.pruning_step.numpy()) == int(after.pruning_step.numpy())
 
 
+@pytest.mark.smoke
 def test_layers_that_are_always_in_training_mode(keras_module):
     """Measuring writes their statistics and seeds, and puts them back."""
     layers = keras_module.layers
@@ -453,6 +457,7 @@ def events(folder):
     return found
 
 
+@pytest.mark.smoke
 def test_tensorboard(keras_module, tmp_path):
     x = np.random.default_rng(1).normal(size=(SAMPLES, 6)).astype("float32")
     monitor = tfap.DeadNeuronMonitor(x, log_dir=tmp_path)

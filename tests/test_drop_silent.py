@@ -7,6 +7,8 @@ import pytest
 import tfap
 from tfap.graph.counts import ActivationCounts
 
+pytestmark = pytest.mark.one_keras
+
 SAMPLES = 50
 
 
@@ -118,6 +120,7 @@ def test_a_shared_layer_must_be_silent_in_all_its_calls(keras_module):
     assert_same(model, smaller, [x, larger])
 
 
+@pytest.mark.smoke
 def test_nested_models(keras_module):
     model = nets.nested(keras_module)
     inner = model.get_layer("middle").get_layer("inner").get_layer("dense")

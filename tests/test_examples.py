@@ -1,5 +1,6 @@
-"""Every example runs, at smoke size; every Python block in README and docs runs too."""
+"""Every example runs, at smoke size; every Python block in README and docs runs too, in `make test` README's."""
 
+import ast
 import csv
 import os
 import pathlib
@@ -25,20 +26,25 @@ def run(arguments, folder):
     return done.stdout
 
 
-@pytest.mark.parametrize("keras", ["keras", "tf_keras"])
-def test_quickstart(tmp_path, keras):
-    printed = run([ROOT / "examples/quickstart.py", "--epochs=3", f"--keras={keras}"], tmp_path)
+@pytest.mark.parametrize(
+    "keras, epochs",
+    [("keras", 1), *(pytest.param(name, 3, marks=pytest.mark.slow) for name in ("keras", "tf_keras"))],
+)
+def test_quickstart(tmp_path, keras, epochs):
+    printed = run([ROOT / "examples/quickstart.py", f"--epochs={epochs}", f"--keras={keras}"], tmp_path)
     assert re.search(r"\d\.\d times fewer weights; largest output difference \d", printed)
     assert "reloaded, same outputs" in printed
     assert (tmp_path / "build/quickstart/saved_model.pb").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keras", ["keras", "tf_keras"])
 def test_custom_training_loop(tmp_path, keras):
     printed = run([ROOT / "examples/custom_training_loop.py", "--epochs=3", f"--keras={keras}"], tmp_path)
     assert "sparsity 80" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keras, net", [("keras", "mlp"), ("tf_keras", "cnn")])
 def test_shrink_and_export(tmp_path, keras, net):
     arguments = ["--epochs=4", "--sparsity=0.5", "--seconds=0.2", f"--keras={keras}", f"--net={net}"]
@@ -50,6 +56,7 @@ def test_shrink_and_export(tmp_path, keras, net):
     assert ("accuracy_against_size.png" in made) == (net == "mlp")
 
 
+@pytest.mark.slow
 def test_activation_based_pruning(tmp_path):
     """And what reads the nets that it leaves."""
     printed = run([ROOT / "examples/activation_based_pruning.py", "--quick", "--workers=1"], tmp_path)
@@ -67,6 +74,7 @@ def test_activation_based_pruning(tmp_path):
     assert "hidden 4" in printed
 
 
+@pytest.mark.slow
 def test_activate_while_pruning(tmp_path):
     printed = run([ROOT / "examples/activate_while_pruning.py", "--quick", "--workers=1"], tmp_path)
     assert re.search(r"global magnitude \| init \| AP \+ X \| 84% \| 1 ", printed)
@@ -79,6 +87,7 @@ def test_activate_while_pruning(tmp_path):
     assert rows[0]["accuracy"] == rows[3]["accuracy"] and rows[2]["dead_dynamic"] != rows[5]["dead_dynamic"]
 
 
+@pytest.mark.one_keras
 @pytest.mark.parametrize("net", ["mlp", "vgg", "resnet20", "densenet", "mobilenet", "vit"])
 def test_every_net_can_be_pruned(keras_module, net):
     model = getattr(networks, net)(keras_module, (8, 8, 1), 10)
@@ -88,15 +97,33 @@ def test_every_net_can_be_pruned(keras_module, net):
     assert len(plan.pruned) == len(kernels)
 
 
+@pytest.mark.slow
 def test_from_tfmot(tmp_path):
     printed = run([ROOT / "examples/from_tfmot.py", "--epochs=3", "--tensorboard=logs"], tmp_path)
     assert printed.count("sparsity 80.0%") == 2
     assert list((tmp_path / "logs").rglob("events*"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_on_the_page_runs(page, tmp_path):
+def code_on(page):
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    (tmp_path / "page.py").write_text("\n".join(blocks))
-    run([tmp_path / "page.py"], tmp_path)
     assert blocks or "```python" not in page.read_text()
+    return "\n".join(blocks)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_on_the_page_names_what_there_is(page):
+    """It is Python, and its names of tfap are there."""
+    tree = ast.parse(code_on(page))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tfap":
+            assert hasattr(tfap, node.attr), f"tfap.{node.attr}"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[] if page.name == "README.md" else pytest.mark.slow) for page in PAGES],
+    ids=lambda page: page.name,
+)
+def test_code_on_the_page_runs(page, tmp_path):
+    (tmp_path / "page.py").write_text(code_on(page))
+    run([tmp_path / "page.py"], tmp_path)

@@ -19,6 +19,8 @@ from tfap.exporting import formats, runtime, tflite
 from tfap.exporting.export import FORMATS, _Expected
 from tfap.keras_compat import equality
 
+pytestmark = pytest.mark.one_keras
+
 FILES = {"saved_model": "folder", "keras": "model.keras", "tflite": "model.tflite", "onnx": "model.onnx"}
 every_format = pytest.mark.parametrize("format", FILES)
 
@@ -89,7 +91,10 @@ def plain():
     return nets.mlp(keras, (3, 4, 2))
 
 
-@pytest.mark.parametrize("net", MODELS)
+@pytest.mark.parametrize(
+    "net",
+    [pytest.param(net, marks=pytest.mark.smoke if net in ("nested", "two_by_two") else []) for net in MODELS],
+)
 def test_every_file_gives_the_models_outputs_at_any_batch_size(keras_module, tmp_path, net):
     model = MODELS[net](keras_module)
     live = runtime.of_model(model)
@@ -115,6 +120,7 @@ def assert_same(loaded, calls):
             np.testing.assert_allclose(given, output, rtol=1e-4, atol=1e-5, err_msg=loaded.format)
 
 
+@pytest.mark.smoke
 def test_a_live_model_and_its_inputs(keras_module):
     model = two_by_two(keras_module)
     live = runtime.of_model(model)
@@ -136,6 +142,7 @@ def test_saved_model_gives_the_same_outputs(keras_module, tmp_path):
     assert sum(int((v.numpy() == 0).sum()) for v in loaded.variables if v.shape.rank == 4) > 0
 
 
+@pytest.mark.slow
 def test_keras_files_load_where_tfap_is_not_installed(both_kerases, tmp_path):
     x = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype("float32")
     np.save(tmp_path / "x.npy", x)
@@ -160,6 +167,7 @@ for world in (keras, tf_keras):
 # -- kinds of models -------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_dicts_and_a_fixed_batch(keras_module, tmp_path):
     layers = keras_module.layers
     inputs = {name: keras_module.Input(batch_shape=(2, 3), name=name) for name in ("late", "early")}
@@ -206,6 +214,7 @@ def test_augmentation_is_off(keras_module, tmp_path):
         np.testing.assert_allclose(loaded(x)[0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.smoke
 def test_a_subclassed_model(keras_module, tmp_path):
     model = nets.subclassed(keras_module, keras_module.layers.Dense(4, activation="relu"))
     with pytest.raises(ValueError, match="call it on data first"):
@@ -259,6 +268,7 @@ def test_dynamic_range_is_smaller_and_near(keras_module, tmp_path):
 # -- what export leaves alone ----------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_nothing_is_printed_and_nothing_changed(keras_module, tmp_path, capfd, caplog):
     model = nets.mlp(keras_module)
     x, y = nets.data(model)

@@ -20,6 +20,8 @@ import tfap
 from tfap.comparison import Comparison
 from tfap.layers.session import PruningSession
 
+pytestmark = pytest.mark.one_keras
+
 EVERY_STEP = tfap.PolynomialDecay(0.0, 0.75, 1, 13, frequency=1)  # of 16 steps in four epochs
 
 
@@ -63,6 +65,7 @@ def raises_at(keras, batch, error, last_epoch=0):
 
 
 @pytest.mark.parametrize("ours", ["first", "last"])
+@pytest.mark.smoke
 def test_a_checkpoint_of_any_step_is_sparse(keras_module, tmp_path, ours):
     """Weights after every step and whole models; masks change, and Keras brings averages of weights back."""
     model = nets.mlp(keras_module)
@@ -89,8 +92,16 @@ def test_a_checkpoint_of_any_step_is_sparse(keras_module, tmp_path, ours):
 # -- stops -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("mine")], ids=repr)
-@pytest.mark.parametrize("ours", ["first", "last"])
+@pytest.mark.parametrize(
+    "ours, error",
+    [
+        pytest.param("first", KeyboardInterrupt(), marks=pytest.mark.smoke),
+        ("last", RuntimeError("mine")),
+        pytest.param("first", RuntimeError("mine"), marks=pytest.mark.slow),
+        pytest.param("last", KeyboardInterrupt(), marks=pytest.mark.slow),
+    ],
+    ids=repr,
+)
 def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(keras_module, ours, error):
     """At the last batch of the second epoch, before or after the update that is due there."""
     straight, stopped = pruned_net(keras_module), pruned_net(keras_module)
@@ -105,6 +116,7 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(keras_module, ours,
     assert_same(straight, stopped)
 
 
+@pytest.mark.smoke
 def test_a_fit_that_was_interrupted_within_an_epoch(keras_module):
     model = pruned_net(keras_module)
     with pytest.raises(KeyboardInterrupt):
@@ -173,6 +185,7 @@ def test_an_update_that_was_refused_is_made_when_it_can_be(keras_module):
 # -- several at once -------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_models_pruned_in_turn_and_inside_each_other(keras_module):
     expected = [pruned_net(keras_module, seed=seed) for seed in (1, 2)]
     for model in expected:
@@ -318,6 +331,7 @@ def test_a_layer_with_lora_since_it_was_wrapped():
         nets.fit(model)
 
 
+@pytest.mark.smoke
 def test_a_model_changed_after_prune(keras_module):
     """Weights set, layers frozen and added, compiled again: the next fit prunes what is there."""
     model = pruned_net(keras_module, tfap.ConstantSparsity(0.5, 1, frequency=2), criterion="magnitude")
@@ -432,6 +446,7 @@ def test_broken_and_foreign_cycles(keras_module, tmp_path):
     assert [row.alive for row in cycles(model, folder, cycles=1).rows] == [320, 160]
 
 
+@pytest.mark.smoke
 def test_broken_and_foreign_models(keras_module, tmp_path):
     model = nets.mlp(keras_module)
     model.save(tmp_path / "model.keras")
@@ -445,6 +460,7 @@ def test_broken_and_foreign_models(keras_module, tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", [None, "CountActivations", "PruneByActivation"])
+@pytest.mark.smoke
 def test_a_file_loads_no_code(keras_module, tmp_path, wrapper):
     """A Lambda layer in it, alone and inside tfap's wrappers, in today's form and in that of old files."""
     layers = keras_module.layers

@@ -8,6 +8,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 import tfap
 from tfap.graph.flops import flops, layer_flops, uncounted
 
+pytestmark = pytest.mark.one_keras
+
 PRODUCTS = ("MatMul", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative")
 
 
@@ -92,6 +94,7 @@ def test_an_embedding_costs_nothing(keras_module):
     assert layer_flops(model) == {"words": 0}
 
 
+@pytest.mark.smoke
 def test_attention(keras_module):
     layers = keras_module.layers
     query, value, key = (keras_module.Input(shape) for shape in ((5, 4), (7, 8), (7, 6)))
@@ -106,6 +109,7 @@ def test_attention(keras_module):
     assert layer_flops(model) == layer_flops(tfap.prune(model, 0.5, "magnitude")) == products
 
 
+@pytest.mark.smoke
 def test_nested_and_shared_layers(keras_module):
     assert layer_flops(nets.nested(keras_module)) == {
         "dense": 2 * 6 * 6,

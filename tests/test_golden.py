@@ -9,6 +9,8 @@ import pytest
 
 import tfap
 
+pytestmark = pytest.mark.one_keras
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "abp_index.json").read_text())["cases"]
 STEPS = [(file, step) for file, case in CASES.items() for step in range(len(case["steps"]))]

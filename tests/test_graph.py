@@ -6,6 +6,8 @@ import tfap
 from tfap.graph import layer_types
 from tfap.graph.calls import FiringSite, Graph
 
+pytestmark = pytest.mark.one_keras
+
 
 def firing(model):
     graph = Graph(model)
@@ -16,6 +18,7 @@ def sites(model):
     return {path: [site.path for site in found.sites] for path, found in firing(model).items()}
 
 
+@pytest.mark.smoke
 def test_firing_is_found_past_normalisation_pooling_dropout_and_add(keras_module):
     assert sites(nets.cnn(keras_module)) == {
         "conv_a": ["relu_a"],
@@ -43,6 +46,7 @@ def test_casts_between_float_types_are_no_calls(dtype, fires_at):
         assert smaller.get_layer("dense").units == 3 and smaller.output.dtype == "float64"
 
 
+@pytest.mark.smoke
 def test_paths_of_nested_models(keras_module):
     model = nets.nested(keras_module)
     assert [path for path, _ in Graph(model).layers()] == [
@@ -120,6 +124,7 @@ def test_one_activation_layer_in_several_places(keras_module):
     assert "'relu' is also called elsewhere" in found["a"].reason
 
 
+@pytest.mark.smoke
 def test_a_shared_layer_fires_at_each_of_its_calls(keras_module):
     layers = keras_module.layers
     shared = layers.Dense(3, name="shared")
@@ -129,6 +134,7 @@ def test_a_shared_layer_fires_at_each_of_its_calls(keras_module):
     assert sorted(sites(model)["shared"]) == ["left", "right"]
 
 
+@pytest.mark.smoke
 def test_output_layers(keras_module):
     layers = keras_module.layers
     inputs = keras_module.Input((4,))

@@ -109,15 +109,14 @@ def main(first):
     print(json.dumps([{} if first == "nothing" else before, after, owner]))
 
 
-@pytest.fixture(scope="module")
-def states():
-    """`(before, after, what tf.keras is)` by what was imported first."""
+def started(*firsts):
+    """`(before, after, what tf.keras is)` by what was imported first, each in a process."""
     processes = {}
-    for first, variables in USERS.items():
+    for first in firsts:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
         processes[first] = subprocess.Popen(
             [sys.executable, __file__, first],
-            env={**environment, **ENVIRONMENT, **variables},
+            env={**environment, **ENVIRONMENT, **USERS[first]},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -130,19 +129,35 @@ def states():
     return found
 
 
-@pytest.mark.parametrize("first", ["tensorflow", "keras", "tf_keras"])
-def test_what_was_set_before_is_as_it_was(states, first):
-    before, after, _ = states[first]
+@pytest.fixture(scope="module")
+def states():
+    return started(*USERS)
+
+
+def assert_as_it_was(state, first):
+    before, after, _ = state
     assert {name: after[name] for name in before} == before
     assert first == "tensorflow" or "mixed_bfloat16" in before[first]
 
 
+def test_what_was_set_before_keras_is_as_it_was():
+    assert_as_it_was(started("keras")["keras"], "keras")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["tensorflow", "keras", "tf_keras"])
+def test_what_was_set_before_is_as_it_was(states, first):
+    assert_as_it_was(states[first], first)
+
+
+@pytest.mark.slow
 def test_the_first_import_is_that_of_tensorflow(states):
     expected, (_, after, _) = states["tensorflow"][0], states["nothing"]
     assert {name: after[name] for name in expected} == expected
     assert after["keras"] == after["tf_keras"] == ["float32", 1e-7, "channels_last", "float32"]
 
 
+@pytest.mark.slow
 def test_tf_keras_is_what_it_would_have_been(states):
     owners = {first: owner for first, (_, _, owner) in states.items()}
     assert owners == {"nothing": "keras", "tensorflow": "keras", "keras": "keras", "tf_keras": "tf_keras"}

@@ -12,6 +12,8 @@ import tf_keras
 import tfap
 from tfap import keras_compat, schedules
 
+pytestmark = pytest.mark.one_keras
+
 SHARES = json.loads((pathlib.Path(__file__).parent / "golden/exp_decay.json").read_text())
 STEADY = {"samples": 32, "batch_size": 16}
 
@@ -94,6 +96,7 @@ def test_bad_arguments(arguments, message):
 # -- in a fit --------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_prunes_where_the_metric_passes_and_once_an_epoch(keras_module):
     schedule = intervals(0.75, prunes=3, begin=0.25, end=1.0)  # thresholds 0.25, 0.5, 0.75
     model = pruned_mlp(keras_module, schedule)
@@ -111,6 +114,7 @@ def test_counts_go_on_through_all_prunes(keras_module):
 
 
 @pytest.mark.parametrize("splits", [(1, 4), (3, 2)])
+@pytest.mark.smoke
 def test_state_is_saved_and_resumed(keras_module, tmp_path, splits):
     told = [0.5, 0.55, 0.62, 0.3, 0.9]
     schedule = intervals(0.75, prunes=3, begin=0.5, end=0.8)

@@ -18,6 +18,8 @@ from tfap.iterative import IterativePruning, Row
 from tfap.iterative.run import alive_weights
 from tfap.iterative.state import read
 
+pytestmark = pytest.mark.one_keras
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -35,7 +37,7 @@ def net(keras, dropout=True):
 
 def fit(model, callbacks):
     """Shuffles, so that seeds matter."""
-    x, y = nets.data(model)
+    x, y = nets.data(nets.build_optimizer(model))
     return model.fit(x, y, epochs=2, batch_size=16, verbose=0, callbacks=callbacks)
 
 
@@ -88,6 +90,7 @@ def assert_same_weights(found, expected):
 # -- how much --------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_exactly_the_share_of_what_is_left_goes(keras_module):
     model = net(keras_module)
     before = model.get_weights()
@@ -127,6 +130,7 @@ def test_one_weight_stays():
 # -- what a cycle begins with ----------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_rewinding_to_the_first_weights(keras_module):
     """BatchNormalization's statistics and the biases too; the model comes trained, so none is its default."""
     model, spy = net(keras_module), Fit()
@@ -314,6 +318,7 @@ assert os.waitpid(life(directory), 0)[1] == 0
 
 
 @pytest.mark.parametrize("keras_name", ["keras", "tf_keras"])
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path, keras_name):
     """Children of one process, forked before TensorFlow starts, killed while they train or write."""
     (tmp_path / "killed").mkdir()

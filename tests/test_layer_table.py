@@ -1,5 +1,8 @@
 """Every row of benchmarks/layer_table.py, and the models of keras.applications that tfmot's users bring."""
 
+import dataclasses
+import itertools
+
 import pytest
 from layer_table import ENTRIES, STEPS, run
 
@@ -10,16 +13,29 @@ from tfap.graph.calls import Graph
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_layer_in_eager_mode(keras_module, entry, tmp_path):
+    """All steps but the last one, the export."""
+    criterion = "activation_count" if entry.counted == entry.kernels else "magnitude"
+    steps = run(dataclasses.replace(entry, eager=True), keras_module, criterion, tmp_path)
+    assert tuple(itertools.islice(steps, len(STEPS) - 1)) == STEPS[:-1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("criterion", ["magnitude", "activation_count"])
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_layer(keras_module, entry, criterion, tmp_path):
-    if criterion == "activation_count" and not entry.counted:
-        with pytest.raises(
-            ValueError, match=r"nothing to prune in the model(.|\n)*(no activation|cannot count)"
-        ):
-            tfap.prune(entry.model(keras_module), 0.5, criterion)
-    else:
+    if criterion == "magnitude" or entry.counted:
         assert tuple(run(entry, keras_module, criterion, tmp_path)) == STEPS
+
+
+@pytest.mark.parametrize(
+    "entry", [entry for entry in ENTRIES if not entry.counted], ids=lambda entry: entry.name
+)
+def test_a_layer_without_firing(keras_module, entry):
+    with pytest.raises(ValueError, match=r"nothing to prune in the model(.|\n)*(no activation|cannot count)"):
+        tfap.prune(entry.model(keras_module), 0.5, "activation_count")
 
 
 def followed_by_relu(graph, path):
@@ -34,7 +50,11 @@ def followed_by_relu(graph, path):
     return False
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50V2", "DenseNet121"])
+@pytest.mark.one_keras
+@pytest.mark.parametrize(
+    "name",
+    ["MobileNetV2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ResNet50V2", "DenseNet121"))],
+)
 def test_keras_applications(keras_module, name):
     model = getattr(keras_module.applications, name)(weights=None, input_shape=(64, 64, 3), classes=10)
     rows = [row for row in tfap.plan(model, criterion="magnitude", include=["predictions"]) if row.weight]

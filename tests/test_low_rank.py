@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import random_nets
 import tensorflow as tf
+from examples_per_run import examples
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
@@ -13,6 +14,8 @@ import tfap
 from tfap import low_rank
 from tfap.keras_compat import equality
 from tfap.low_rank import regularizer
+
+pytestmark = pytest.mark.one_keras
 
 LAYERS = [
     ("Dense", (24,), dict(units=30)),
@@ -60,6 +63,7 @@ def names_and_ranks(model):
 # -- singular values and ranks -----------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_singular_values_of_a_matrix_with_known_ones(keras_module):
     model = dense(keras_module, [[0, -4, 0], [3, 0, 0]])  # a permutation with signs
     np.testing.assert_allclose(low_rank.singular_values(model)["dense"], [4, 3], rtol=1e-12)
@@ -144,7 +148,7 @@ KERNELS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(10, 1))
 @given(kernel=KERNELS, rank=st.integers(0, 13))
 @pytest.mark.parametrize("name", ["keras", "tf_keras"])
 def test_the_error_of_a_truncated_svd_is_the_tail_of_singular_values(name, kernel, rank):
@@ -302,6 +306,7 @@ def test_ranks_by_layer_and_layers_by_name(keras_module):
         assert apart(model, thin) < 1e-5
 
 
+@pytest.mark.smoke
 def test_shared_layers_have_two_shared_layers(keras_module):
     layers = keras_module.layers
     shared = layers.Dense(16, activation="tanh", name="shared")
@@ -321,6 +326,7 @@ def test_shared_layers_have_two_shared_layers(keras_module):
     assert layer.units == 12 and type(unique["shared"]) is type(shared)
 
 
+@pytest.mark.smoke
 def test_a_functional_residual_net_goes_on_through_every_stage(keras_module, tmp_path):
     model = nets.cnn(keras_module)
     for name in ("conv_b", "dense"):
@@ -359,6 +365,7 @@ def test_a_pruned_factor_is_compacted(keras_module):
     ]
 
 
+@pytest.mark.smoke
 def test_frozen_layers_stay_frozen_and_what_was_meant_for_the_kernel_goes(keras_module):
     layers = keras_module.layers
     special = dict(
@@ -492,6 +499,7 @@ def test_what_is_not_finite_stays_so():
 @pytest.mark.parametrize(
     "precision,jit_compile", [("float32", False), ("float32", True), ("mixed_float16", False)]
 )
+@pytest.mark.smoke
 def test_a_fit_descends_along_the_gradient(keras_module, precision, jit_compile):
     layers = keras_module.layers
     penalty = low_rank.SingularValueRegularizer(1.0)
@@ -512,6 +520,7 @@ def test_a_fit_descends_along_the_gradient(keras_module, precision, jit_compile)
     [("keras", "model.keras"), ("tf_keras", "model.keras"), ("tf_keras", "model.h5")],  # Keras 3 warns of .h5
     indirect=["keras_module"],
 )
+@pytest.mark.smoke
 def test_the_regularizer_is_saved(keras_module, file, tmp_path):
     layer = keras_module.layers.Conv2D(
         4, 3, kernel_regularizer=low_rank.SingularValueRegularizer(0.25, weighted=True)

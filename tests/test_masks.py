@@ -1,6 +1,7 @@
 import nets
 import numpy as np
 import pytest
+from examples_per_run import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ def scored(weights, scores=None, mask=None):
     return Scored(Kernel("layer", KernelSpec(), weights, mask), scores)
 
 
+@settings(max_examples=examples(100, 10))
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40),
     st.integers(0, 40),
@@ -45,7 +47,7 @@ def test_exact_number_globally_even_if_all_scores_are_equal(sparsity):
     assert sum((mask == 0).sum() for mask in made) == round(sparsity * 20000)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50, 10))
 @given(st.data())
 def test_masks_are_monotone_and_exact(data):
     shapes = data.draw(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=3))

@@ -12,6 +12,8 @@ import tfap
 from tfap.activations import batches
 from tfap.activations.batches import _with_progress
 
+pytestmark = pytest.mark.one_keras
+
 SAMPLES, BATCH = 40, 16  # the last batch is smaller
 
 
@@ -78,6 +80,7 @@ def test_what_prune_counts_in_training_at_fixed_weights(keras_module):
         assert_counts(found[layer.name], layer.activation_counts.numpy(), SAMPLES)
 
 
+@pytest.mark.smoke
 def test_nested(keras_module):
     model = nets.nested(keras_module)
     x = inputs(model)
@@ -92,6 +95,7 @@ def test_nested(keras_module):
         assert_counts(counted, (np.asarray(values) > 0).sum(axis=0), SAMPLES)
 
 
+@pytest.mark.smoke
 def test_shared_layers_count_all_their_calls(keras_module):
     layers = keras_module.layers
     fused = layers.Dense(5, activation="relu", name="fused")
@@ -238,6 +242,7 @@ def kinds_of_data(keras, x):
     yield "PyDataset or Sequence", Batches()
 
 
+@pytest.mark.smoke
 def test_kinds_of_data(keras_module):
     model = nets.mlp(keras_module)
     x = inputs(model)
@@ -270,6 +275,7 @@ def test_several_inputs(keras_module):
         tfap.measure_activations(model, {"left": left, "right": right[1:]})
 
 
+@pytest.mark.smoke
 def test_text(keras_module):
     """tf_keras lists the vocabulary among the model's weights, though it is no variable."""
     layers = keras_module.layers
@@ -343,6 +349,7 @@ def test_a_call_of_the_users_on_the_instance_stays(keras_module):
     assert vars(layer)["call"] is own
 
 
+@pytest.mark.smoke
 def test_losses_of_layers_do_not_leak(keras_module):
     layers = keras_module.layers
     model = keras_module.Sequential(

@@ -10,6 +10,8 @@ from model_table import PLAIN_STEPS, STEPS, Plain, Pruned, kernels, outcomes
 
 import tfap
 
+pytestmark = pytest.mark.one_keras
+
 # entry -> kernels that are prunable, of all, and those that can be counted; weights pruned of those wrapped
 EXPECTED = {
     "vision transformer": ("15 of 15, 2 counted", "1,860 of 7,056"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from examples_per_run import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -207,7 +208,7 @@ def chains(draw):
     return generator, layers
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60, 10))
 @given(chains(), st.lists(st.floats(0, 0.95), min_size=1, max_size=4))
 def test_never_more_than_the_target_and_never_back(chain, sparsities):
     generator, layers = chain

@@ -1,7 +1,6 @@
-"""What holds for every net: random ones of both Kerases. TFAP_EXAMPLES=200 tries more of them."""
+"""What holds for every net: random ones of both Kerases."""
 
 import importlib
-import os
 import pathlib
 import tempfile
 
@@ -9,6 +8,7 @@ import nets
 import numpy as np
 import pytest
 import random_nets
+from examples_per_run import examples
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,6 @@ from tfap.graph.calls import channel_axis
 from tfap.layers.find import counting_layers
 from tfap.layers.session import PruningSession
 
-EXAMPLES = int(os.environ.get("TFAP_EXAMPLES", "3"))
 NO_OPERATIONS = sorted(set(random_nets.KINDS) - {"Operation"})  # which only Keras 3 has as layers
 
 
@@ -83,7 +82,7 @@ def check_equal(first, second):
 
 
 @pytest.mark.parametrize("world", ["keras", "tf_keras"])
-@settings(max_examples=EXAMPLES, derandomize=True, print_blob=True)
+@settings(max_examples=examples(2, 1 / 5))
 @given(data=st.data())
 def test_pruning_saving_and_stripping_any_net(world, data):
     keras = importlib.import_module(world)

@@ -8,14 +8,17 @@ import tensorflow as tf
 import tfap
 from tfap.graph.calls import Graph
 
+pytestmark = pytest.mark.one_keras
+
 BUILDERS = [nets.mlp, nets.cnn, nets.nested]
 
 
 def outputs(model, x):
-    return np.asarray(model.predict(x, verbose=0))
+    return np.asarray(model(x, training=False))
 
 
 @pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.smoke
 def test_prune_changes_neither_the_model_nor_its_outputs(keras_module, build):
     model = build(keras_module)
     x, _ = nets.data(model)
@@ -33,7 +36,9 @@ def test_prune_changes_neither_the_model_nor_its_outputs(keras_module, build):
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-@pytest.mark.parametrize("criterion", ["activation_count", "magnitude"])
+@pytest.mark.parametrize(
+    "criterion", [pytest.param("activation_count", marks=pytest.mark.smoke), "magnitude"]
+)
 def test_strip_pruning_gives_a_plain_model_with_the_same_outputs(keras_module, build, criterion):
     wrapped = tfap.prune(build(keras_module), 0.6, criterion)
     nets.fit(wrapped, epochs=4)
@@ -49,6 +54,7 @@ def test_strip_pruning_gives_a_plain_model_with_the_same_outputs(keras_module, b
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.smoke
 def test_names_compile_settings_and_inputs_stay(keras_module):
     layers = keras_module.layers
     left, right = keras_module.Input((4,)), keras_module.Input((3,), name="right")
@@ -118,6 +124,7 @@ def test_a_nested_model_means_all_layers_in_it(keras_module):
     assert [row.path.removeprefix(f"{model.name}/") for row in found] == ["dense", "output"]
 
 
+@pytest.mark.smoke
 def test_what_cannot_be_pruned_is_skipped_with_its_reason(keras_module):
     class Custom(keras_module.layers.Layer):
         def __init__(self, secret):
@@ -221,6 +228,7 @@ def test_min_weights_per_layer(keras_module):
     assert [int(mask.sum()) for mask in nets.masks(wrapped).values()] == [7, 7]
 
 
+@pytest.mark.smoke
 def test_one_layer_and_a_list(keras_module):
     layers = keras_module.layers
     dense = layers.Dense(8, activation="relu", name="dense")
@@ -248,6 +256,7 @@ def test_a_built_layer_brings_its_weights(keras_module):
     np.testing.assert_array_equal(np.asarray(tfap.prune(dense, 0.5)(x)), expected)
 
 
+@pytest.mark.smoke
 def test_layers_of_a_subclassed_model_are_wrapped_by_hand(keras_module):
     model = nets.subclassed(keras_module, tfap.prune(keras_module.layers.Dense(8, activation="relu"), 0.5))
     x, y = np.random.default_rng(0).normal(size=(64, 4)).astype("float32"), np.zeros(64)
@@ -273,6 +282,7 @@ def test_a_subclassed_model_that_hides_training_from_its_layers():
         model.fit(np.ones((8, 4)), np.ones((8, 8)), verbose=0, callbacks=[tfap.UpdatePruningStep()])
 
 
+@pytest.mark.smoke
 def test_a_models_own_class_stays(keras_module):
     class Custom(keras_module.Model):
         def train_step(self, data):
@@ -291,6 +301,7 @@ def test_prune_scope_holds_the_wrappers_names(keras_module):
     assert keras_module.saving.get_registered_object("PruneByActivation") is None
 
 
+@pytest.mark.smoke
 def test_a_layer_shared_by_nested_models_is_one_layer(keras_module):
     layers = keras_module.layers
     shared = layers.Dense(6, activation="relu", name="shared")
@@ -312,6 +323,7 @@ def test_a_layer_shared_by_nested_models_is_one_layer(keras_module):
     )
 
 
+@pytest.mark.smoke
 def test_what_preprocessing_layers_learned_stays(keras_module):
     layers = keras_module.layers
     x = np.random.default_rng(0).normal(3, 2, size=(50, 4)).astype("float32")
@@ -342,7 +354,7 @@ def test_a_layer_from_a_module_of_the_users_called_preprocessing_is_copied(keras
     assert (model.get_weights()[0] == 1).all() and (wrapped.get_weights()[0] != 1).all()
 
 
-@pytest.mark.parametrize("rebuilds", [False, True])
+@pytest.mark.parametrize("rebuilds", [False, pytest.param(True, marks=pytest.mark.smoke)])
 def test_tied_layers_stay_tied(keras_module, caplog, rebuilds):
     """By a layer that holds another of the model; copies of the two would have two tables."""
     saving = keras_module.saving
@@ -403,6 +415,7 @@ def test_an_activation_that_another_layer_holds_is_counted(keras_module):
     assert nets.pruned_weights(wrapped) == 12
 
 
+@pytest.mark.smoke
 def test_a_layer_that_never_trains(keras_module):
     """tf_keras keeps to training=False; in Keras 3 the training of the whole model goes before."""
     layers = keras_module.layers
@@ -421,7 +434,7 @@ def test_a_layer_that_never_trains(keras_module):
         assert row.pruned and nets.pruned_weights(wrapped) == (24 + 30) / 2
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", [pytest.param("LSTM", marks=pytest.mark.smoke), "GRU"])
 def test_recurrent_layers_with_initial_states(keras_module, tmp_path, kind):
     layers = keras_module.layers
     recurrent = getattr(layers, kind)
@@ -450,6 +463,7 @@ def test_a_class_that_keras_cannot_rebuild_is_a_warning(keras_module, caplog):
     assert "Keras cannot rebuild the class Own" in caplog.text
 
 
+@pytest.mark.smoke
 def test_wrappers_inside_a_layer_of_ones_own(keras_module):
     class Block(keras_module.layers.Layer):
         def __init__(self):
@@ -467,6 +481,7 @@ def test_wrappers_inside_a_layer_of_ones_own(keras_module):
     assert nets.fit(nets.compiled(keras_module, model, "mse"), epochs=6).history["sparsity"][-1] == 0.5
 
 
+@pytest.mark.smoke
 def test_strip_a_layer_of_a_subclassed_model(keras_module):
     model = nets.subclassed(keras_module, tfap.prune(keras_module.layers.Dense(8, activation="relu"), 0.5))
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
@@ -500,6 +515,7 @@ def test_register_prunable_layer(keras_module):
             tfap.register_prunable_layer(*arguments)
 
 
+@pytest.mark.smoke
 def test_regularizers_policies_and_frozen_layers_survive(keras_module):
     layers = keras_module.layers
     model = keras_module.Sequential(
@@ -545,6 +561,7 @@ def test_channels_first_layers_count_along_their_axis(keras_module):
     assert int(counter.activations_seen.numpy()) == 48
 
 
+@pytest.mark.smoke
 def test_a_sequential_model_with_a_layer_in_two_places(keras_module):
     layers = keras_module.layers
     twice = layers.Dense(4, activation="relu", name="twice")

@@ -10,6 +10,8 @@ import tfap
 from tfap.reporting.latency import Latency, Ratio
 from tfap.reporting.table import ModelReport, Report
 
+pytestmark = pytest.mark.one_keras
+
 LIKE_ANY_NUMBER = "The zeros are stored and computed like any number: compact() removes whole neurons."
 
 
@@ -137,6 +139,7 @@ def test_a_compacted_model_is_smaller(keras_module):
     assert "compacted: It has 8.0 times fewer weights, 8.4 times fewer FLOPs" in report.verdict
 
 
+@pytest.mark.smoke
 def test_accuracy(keras_module):
     model = nets.mlp(keras_module)
     x, y = nets.data(model, samples=300)
@@ -154,6 +157,7 @@ def test_accuracy(keras_module):
 
 
 @pytest.mark.parametrize("format", ["saved_model", "keras"])
+@pytest.mark.smoke
 def test_a_path_and_the_live_model_agree(keras_module, tmp_path, format):
     model = nets.cnn(keras_module)
     path = tmp_path / ("model.keras" if format == "keras" else "model")
@@ -221,6 +225,7 @@ def test_what_flops_leave_out_is_said(keras_module):
     assert quick(model).notes == ("'model': FLOPs without those of mixer.",)
 
 
+@pytest.mark.smoke
 def test_a_subclassed_model_has_no_flops(keras_module):
     model = nets.subclassed(keras_module, keras_module.layers.Dense(5))
     x = np.ones((4, 3), "float32")

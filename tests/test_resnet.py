@@ -7,6 +7,8 @@ from networks import resnet20
 import tfap
 from tfap.datasets import load
 
+pytestmark = pytest.mark.one_keras
+
 FIRES_AT = {
     "stem_conv": "stem_relu",
     "s1b1_conv1": "s1b1_relu1",
@@ -34,7 +36,7 @@ FIRES_AT = {
 
 @pytest.fixture(scope="module")
 def images():
-    """300 of Fashion-MNIST; where it is not installed and cannot be loaded, digits of the same shape."""
+    """300 images of Fashion-MNIST; where it is not installed and cannot be loaded, digits of the same shape."""
     try:
         data = load("fashion_mnist")
         return data.x_train[:300, ..., None], data.y_train[:300]
@@ -44,8 +46,9 @@ def images():
         return x[:, 2:30, 2:30, None], data.y_train[:300]
 
 
-def test_firing_of_every_convolution(keras_module, images):
-    x, y = images
+@pytest.mark.parametrize("samples", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_firing_of_every_convolution(keras_module, images, samples):
+    x, y = (part[:samples] for part in images)
     model = resnet20(keras_module)
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     plan = tfap.plan(model)
@@ -53,15 +56,22 @@ def test_firing_of_every_convolution(keras_module, images):
 
     wrapped = tfap.prune(model, 0.5, granularity="weight")
     history = wrapped.fit(
-        x, y, batch_size=30, epochs=2, verbose=0, shuffle=False, callbacks=[tfap.UpdatePruningStep()]
+        x,
+        y,
+        batch_size=samples // 10,
+        epochs=2,
+        verbose=0,
+        shuffle=False,
+        callbacks=[tfap.UpdatePruningStep()],
     )
     total = sum(int(np.prod(row.shape)) for row in plan.pruned)
     assert history.history["sparsity"][-1] == round(0.5 * total) / total
-    assert history.history["loss"][1] < history.history["loss"][0]
+    if samples > 100:
+        assert history.history["loss"][1] < history.history["loss"][0]
     pixels = {"stem": 28 * 28, "s1": 28 * 28, "s2": 14 * 14, "s3": 7 * 7}
     for layer in tfap.prunable_layers(wrapped):
         counts, seen = layer.activation_counts.numpy(), int(layer.activations_seen.numpy())
-        assert seen == 2 * 300 * pixels[layer.name.split("b")[0].split("_")[0]]
+        assert seen == 2 * samples * pixels[layer.name.split("b")[0].split("_")[0]]
         assert counts.shape == layer.layer.get_weights()[0].shape[-1:]
         assert 0 < counts.sum() < seen * len(counts)
     first = wrapped.get_layer("s2b1_shortcut_conv").activation_counts.numpy()

@@ -50,6 +50,7 @@ def assert_same_state(first, second):
         np.testing.assert_array_equal(ours.activation_counts.numpy(), theirs.activation_counts.numpy())
 
 
+@pytest.mark.slow
 def test_two_epochs_and_two_in_new_processes_equal_four(keras_module, tmp_path):
     straight = with_dropout(keras_module)
     straight.save(tmp_path / "0.keras")
@@ -85,6 +86,7 @@ def test_an_update_due_at_the_stop_happens_once(keras_module, tmp_path, order):
     assert_same_state(straight, resumed)
 
 
+@pytest.mark.one_keras
 def test_a_checkpoint_is_sparse_whatever_the_order_of_the_callbacks(keras_module, tmp_path):
     checkpoint = keras_module.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))
     nets.fit(with_dropout(keras_module), epochs=4, callbacks=[checkpoint, tfap.UpdatePruningStep()])
@@ -95,10 +97,12 @@ def test_a_checkpoint_is_sparse_whatever_the_order_of_the_callbacks(keras_module
             assert pruned.any() and not layer.layer.get_weights()[0][pruned].any()
 
 
-@pytest.mark.parametrize("suffix", [".weights.h5", ".tf"])
+@pytest.mark.parametrize(
+    "keras_module, suffix",  # Keras 3 writes no TensorFlow checkpoints
+    [("keras", ".weights.h5"), ("tf_keras", ".weights.h5"), ("tf_keras", ".tf")],
+    indirect=["keras_module"],
+)
 def test_weights_only_files(keras_module, tmp_path, suffix):
-    if suffix == ".tf" and keras_module.__name__ == "keras":
-        suffix = ".weights.h5"  # Keras 3 writes no TensorFlow checkpoints
     trained, fresh = with_dropout(keras_module), with_dropout(keras_module)
     fresh.optimizer.build(fresh.trainable_variables)  # Keras 3 loads no optimizer that is not there
     nets.fit(trained, epochs=4)
@@ -140,6 +144,7 @@ def test_masks_take_one_bit_on_disk(keras_module, tmp_path):
     assert sizes == [64 * 128 // 8]
 
 
+@pytest.mark.slow
 def test_kill_and_resume():
     """Two kills here; benchmarks/kill_and_resume.py does twenty."""
     script = ROOT / "benchmarks/kill_and_resume.py"

@@ -13,6 +13,8 @@ from tfap.criteria.lookahead import Neighbours
 from tfap.graph.kernel import Kernel, KernelSpec
 from tfap.training import mask_update
 
+pytestmark = pytest.mark.one_keras
+
 
 def scores_of(model, gradients=None):
     """`{path: scores}` as a mask update would see them."""
@@ -60,6 +62,7 @@ def test_lamp_does_not_see_the_scale_of_a_layer(keras_module):
 # -- Lookahead -------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_lookahead_in_a_chain(keras_module):
     """The output layer is not pruned but counts; the data and the model's output do not."""
     wrapped = tfap.prune(nets.mlp(keras_module, (5, 6, 7, 3)), 0.5, "lookahead")
@@ -137,6 +140,7 @@ X = np.random.default_rng(0).normal(size=(10, 3)).astype("float32")
 Y = np.array([0, 1] * 5, "float32")[:, None]
 
 
+@pytest.mark.smoke
 def test_gradient_by_hand(keras_module):
     """Batches of unequal sizes: 10 samples as 7 and 3. The regularizer is a part of the loss."""
     wrapped = logistic(keras_module, kernel_regularizer=keras_module.regularizers.L2(0.1))
@@ -170,6 +174,7 @@ def test_gradient_is_what_the_loss_changes_by(keras_module):
         assert scores[wrapper.name][at] == pytest.approx(abs(kernel[at] * slope), rel=0.05)
 
 
+@pytest.mark.smoke
 def test_gradients_leave_no_trace(keras_module):
     """Two fits, one of which takes gradients after every step that do not matter."""
     histories, models = [], []

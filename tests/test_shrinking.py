@@ -10,6 +10,8 @@ import pytest
 import tfap
 from tfap.keras_compat import Callback
 
+pytestmark = pytest.mark.one_keras
+
 SAMPLES, BATCH = 64, 16  # 4 steps an epoch
 FIRST_STAGE_ONLY = {"target_sparsity": 0.5, "begin_step": 3, "end_step": 6, "frequency": 3}
 OPTIMIZERS = {
@@ -78,6 +80,7 @@ class Spy(Callback):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.smoke
 def test_losses_equal_those_without_compaction(keras_module, optimizer):
     model = net(keras_module, OPTIMIZERS[optimizer](keras_module))
     schedule = tfap.ConstantSparsity(**FIRST_STAGE_ONLY)
@@ -92,6 +95,7 @@ def test_losses_equal_those_without_compaction(keras_module, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", None])
+@pytest.mark.smoke
 def test_the_learning_rate_of_now_goes_on(keras_module, optimizer):
     """Also where compile() was given a name."""
     rates = []
@@ -228,6 +232,7 @@ def test_initial_epoch(keras_module):
     assert sum(units(fit.model)) < sum(units(model))
 
 
+@pytest.mark.smoke
 def test_stopping_early_ends_all_stages(keras_module):
     stop = keras_module.callbacks.EarlyStopping("loss", min_delta=1e9)  # nothing is an improvement
     fit = shrunk(net(keras_module), 0.5, stages=3, epochs=9, callbacks=[stop])

@@ -15,7 +15,9 @@ def seed():
     tf_keras.utils.set_random_seed(0)
 
 
-@pytest.mark.parametrize("sparsity", [0.1, 0.25, 0.5, 0.75, 0.9375])
+@pytest.mark.parametrize(
+    "sparsity", [0.1, 0.9375, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.25, 0.5, 0.75))]
+)
 def test_local_magnitude_gives_tfmots_own_mask(sparsity):
     model = nets.mlp(tf_keras, (12, 32, 16, 4))
     schedule = tfmot.sparsity.keras.ConstantSparsity(sparsity, 1, end_step=1, frequency=1)
@@ -66,9 +68,20 @@ UNDER_TFMOT = {
 }
 
 
-@pytest.mark.parametrize("mode", UNDER_TFMOT)
+CRITERIA = {
+    "magnitude": "magnitude",
+    "counts": "activation_count",
+    "counts of inputs": tfap.ActivationCount(side="input"),
+}
+
+
 @pytest.mark.parametrize(
-    "criterion", ["magnitude", "activation_count", tfap.ActivationCount(side="input")], ids=str
+    "mode, criterion",
+    [
+        pytest.param(mode, name, marks=[] if mode == "graph" or name == "counts" else pytest.mark.slow)
+        for mode in UNDER_TFMOT
+        for name in CRITERIA
+    ],
 )
 def test_our_wrapper_under_tfmots_callback(mode, criterion):
     if mode == "mixed precision":
@@ -78,7 +91,7 @@ def test_our_wrapper_under_tfmots_callback(mode, criterion):
     finally:
         tf_keras.mixed_precision.set_global_policy("float32")
     schedule = tfap.PolynomialDecay(0.0, 0.75, 2, 12, frequency=2)
-    wrapped = tfap.prune(model, schedule, criterion, scope="local", granularity="weight")
+    wrapped = tfap.prune(model, schedule, CRITERIA[criterion], scope="local", granularity="weight")
     wrapped.layers[0].trainable = mode != "frozen"
     wrapped.compile("sgd", "sparse_categorical_crossentropy", **UNDER_TFMOT[mode])
     with pytest.raises(Exception, match="UpdatePruningStep"):  # TensorFlow's InvalidArgumentError

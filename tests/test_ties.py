@@ -12,6 +12,8 @@ from tfap.graph.coupling import Coupling
 from tfap.graph.liveness import Liveness
 from tfap.training import mask_update
 
+pytestmark = pytest.mark.one_keras
+
 
 def mobilenet(keras):
     return keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=5)
@@ -80,6 +82,7 @@ def dense_net(keras, groups=1):
 # -- which neurons belong together -----------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_groups_of_neurons(keras_module):
     wrapped = tfap.prune(nets.cnn(keras_module), 0.5, "magnitude", granularity="neuron")
     groups = {weight.path: weight.neuron_groups for weight in mask_update.pruned_weights(wrapped)}
@@ -118,7 +121,12 @@ def test_single_weights_are_not_tied(keras_module):
 
 
 @pytest.mark.parametrize(
-    "name, target", [("cnn", "neurons"), ("small_resnet", "weights"), ("mobilenet", "weights")]
+    "name, target",
+    [
+        ("cnn", "neurons"),
+        ("small_resnet", "weights"),
+        pytest.param("mobilenet", "weights", marks=pytest.mark.slow),
+    ],
 )
 def test_compaction_removes_every_pruned_group(keras_module, name, target):
     wrapped = tfap.prune(built(keras_module, name), 0.6, "magnitude", granularity="neuron", target=target)
@@ -136,6 +144,7 @@ def test_after_training(keras_module):
     assert_all_that_was_pruned_goes(wrapped)
 
 
+@pytest.mark.smoke
 def test_grouped_and_transposed_convolutions(keras_module):
     wrapped = tfap.prune(dense_net(keras_module, groups=2), 0.4, "magnitude", granularity="neuron")
     tfap.update_masks(wrapped, 0.4)
@@ -154,7 +163,7 @@ def test_grouped_and_transposed_convolutions(keras_module):
 # -- what the target is a share of -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "resnet20"])
+@pytest.mark.parametrize("name", ["small_resnet", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_flops(keras_module, name):
     model = built(keras_module, name)
     wrapped = tfap.prune(model, 0.6, "magnitude", granularity="neuron", target="flops")
@@ -202,6 +211,7 @@ def test_targets_need_whole_neurons(keras_module, target):
         tfap.prune(model, 0.5, target="bytes")
 
 
+@pytest.mark.smoke
 def test_saved_and_loaded(keras_module, tmp_path):
     wrapped = tfap.prune(nets.cnn(keras_module), 0.5, "magnitude", "local", "neuron", target="flops")
     wrapped.save(tmp_path / "wrapped.keras")

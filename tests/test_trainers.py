@@ -64,12 +64,19 @@ def assert_replicas_equal(found, expected, replicas_here):
 
 
 @pytest.mark.parametrize("how", replicas.MIRRORED)
+@pytest.mark.slow
 def test_two_replicas_equal_one(how, mirrored):
     found = {name.removeprefix(f"{how}: "): mirrored[name] for name in mirrored if name.startswith(how)}
     criterion = replicas.MIRRORED[how].get("criterion", "activation_count")
     assert_replicas_equal(found, on_one_device(importlib.import_module(how.split(",")[0]), criterion), 2)
 
 
+def test_a_strategy_of_one_replica(keras_module):
+    found = replicas.state(replicas.train(keras_module, tf.distribute.MirroredStrategy(["CPU:0"])))
+    assert_replicas_equal(found, on_one_device(keras_module), 1)
+
+
+@pytest.mark.slow
 def test_two_workers_equal_one(tmp_path):
     ports = [free_port(), free_port()]
     files = [tmp_path / f"{index}.npz" for index in range(2)]
@@ -163,7 +170,11 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.one_keras
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.smoke if name in ("Adam", "SGD") else []) for name in OPTIMIZERS],
+)
 def test_zeros_stay_zero_through_every_optimizer(keras_module, name):
     """After every step, before and behind the callback in the list, and after averages have taken over."""
     settings = OPTIMIZERS[name]
