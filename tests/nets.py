@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import tensorflow as tf
 
 import tfap
 from tfap.layers.find import with_paths
@@ -65,6 +66,18 @@ def subclassed(keras, hidden):
             return self.last(self.hidden(inputs, training=training))
 
     return compiled(keras, Net())
+
+
+def channels_first(keras, *arguments, **options):
+    """A Conv2D over channels-first values on any CPU, where TensorFlow has one only with oneDNN."""
+
+    @keras.saving.register_keras_serializable(package=f"{keras.__name__}_nets")
+    class Conv2D(keras.layers.Conv2D):
+        def convolution_op(self, inputs, kernel):
+            last = tf.transpose(inputs, (0, 2, 3, 1))
+            return tf.transpose(tf.nn.conv2d(last, kernel, self.strides, self.padding.upper()), (0, 3, 1, 2))
+
+    return Conv2D(*arguments, data_format="channels_first", **options)
 
 
 def compiled(keras, model, loss="sparse_categorical_crossentropy"):

@@ -6,6 +6,7 @@ import pytest
 import random_nets
 
 import tfap
+from tfap.compaction import compact
 from tfap.graph.liveness import Liveness
 
 pytestmark = pytest.mark.one_keras
@@ -76,6 +77,7 @@ def test_flatten_spreads_a_channel_over_positions(keras_module):
 
 
 def test_flatten_channels_first(keras_module):
+    """Weights and no outputs: TensorFlow runs such a convolution only on CPUs for which it uses oneDNN."""
     layers = keras_module.layers
 
     def build(x):
@@ -90,9 +92,16 @@ def test_flatten_channels_first(keras_module):
     norm = [np.array(value) for value in weights(model, "norm")]
     norm[1][0] = 4.0  # the constant is positive: PReLU leaves it
     model.get_layer("norm").set_weights(norm)
-    smaller = compacted(model)
-    kernel = weights(model, "dense")[0].reshape(2, 4, 3, 5)  # Flatten puts channels last
-    np.testing.assert_array_equal(weights(smaller, "dense")[0], kernel[:, :, 1:].reshape(16, 5))
+    smaller = compact.smaller(model, Liveness(model)).model
+    kernel, bias = weights(model, "dense")
+    kernel = kernel.reshape(2, 4, 3, 5)  # Flatten puts channels last
+    gamma, beta, mean, variance = (value[0] for value in norm)
+    constant = gamma * (3.0 - mean) / np.sqrt(variance + 1e-3) + beta
+    new_kernel, new_bias = weights(smaller, "dense")
+    np.testing.assert_array_equal(new_kernel, kernel[:, :, 1:].reshape(16, 5))
+    np.testing.assert_allclose(new_bias, bias + constant * kernel[:, :, 0].sum((0, 1)), rtol=1e-5)
+    np.testing.assert_array_equal(weights(smaller, "conv")[0], weights(model, "conv")[0][..., 1:])
+    np.testing.assert_array_equal(weights(smaller, "conv")[1], weights(model, "conv")[1][1:])
     np.testing.assert_array_equal(weights(smaller, "prelu")[0], weights(model, "prelu")[0][1:])
     np.testing.assert_array_equal(weights(smaller, "norm")[2], norm[2][1:])
 

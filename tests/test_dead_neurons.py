@@ -137,19 +137,16 @@ def test_a_channel_may_be_dead_at_some_positions_only(keras_module):
     assert dataclasses.astuple(places) == (6, pytest.approx(9 / 12), 0.5, pytest.approx(3 / 12))
 
 
-def test_positions_of_concatenated_channels_first():
-    import keras  # tf_keras has no such convolutions on the CPU
-
-    layers = keras.layers
-    given = keras.Input((2, 5, 6))
+def test_positions_of_concatenated_channels_first(keras_module):
+    layers = keras_module.layers
+    given = keras_module.Input((2, 5, 6))
     branches = [
-        layers.Conv2D(n, 3, data_format="channels_first", name=name)(given)
-        for name, n in (("a", 3), ("b", 2))
+        nets.channels_first(keras_module, n, 3, name=name)(given) for name, n in (("a", 3), ("b", 2))
     ]
     relu = layers.ReLU(name="relu")(layers.Concatenate(axis=1)(branches))
-    model = keras.Model(given, layers.Dense(2)(layers.Flatten()(relu)))
-    x = inputs(nets.compiled(keras, model))
-    values = outputs_of(keras, model, "relu", x).transpose(0, 2, 3, 1)
+    model = keras_module.Model(given, layers.Dense(2)(layers.Flatten()(relu)))
+    x = inputs(nets.compiled(keras_module, model))
+    values = outputs_of(keras_module, model, "relu", x).transpose(0, 2, 3, 1)
     found = tfap.measure_activations(model, x, positions=True)
     for name, part in (("a", slice(3)), ("b", slice(3, 5))):
         counts = (values[..., part] > 0).sum(axis=0)

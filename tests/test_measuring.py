@@ -146,18 +146,16 @@ def test_concatenated_layers_have_their_own_channels(keras_module):
     assert_counts(found["b"], counts[3:], seen)
 
 
-def test_channels_first():
-    import keras  # tf_keras has no such convolutions on the CPU
-
-    layers = keras.layers
+def test_channels_first(keras_module):
+    layers = keras_module.layers
 
     def build(x):
-        x = layers.Conv2D(4, 3, data_format="channels_first", name="conv")(x)
+        x = nets.channels_first(keras_module, 4, 3, name="conv")(x)
         return layers.Dense(2)(layers.Flatten()(layers.ReLU(name="relu")(x)))
 
-    model = functional(keras, (2, 6, 6), build)
+    model = functional(keras_module, (2, 6, 6), build)
     x = inputs(model)
-    values = np.asarray(keras.Model(model.inputs[0], model.get_layer("relu").output)(x))
+    values = np.asarray(keras_module.Model(model.inputs[0], model.get_layer("relu").output)(x))
     counted = tfap.measure_activations(model, x)["conv"]
     assert_counts(counted, (values > 0).sum(axis=(0, 2, 3)), SAMPLES * 16)
 
