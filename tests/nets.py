@@ -106,7 +106,7 @@ def fit(model, epochs=1, callbacks=None, batch_size=16, samples=64, **kwargs):
 
 
 def build_optimizer(model):
-    """Creates the optimizer's variables, so that the first step is traced once and not a second time without them."""
+    """Creates the optimizer's variables: a step that creates variables is traced twice."""
     optimizer = getattr(model, "optimizer", None)
     if getattr(model, "built", False) and hasattr(optimizer, "build"):
         optimizer.build(model.trainable_variables)

@@ -1,5 +1,7 @@
 """Counts are exact: equal to a brute-force NumPy count, in both Kerases, and the same in both."""
 
+import itertools
+
 import nets
 import numpy as np
 import pytest
@@ -140,16 +142,17 @@ def test_no_counters_where_nobody_needs_them(keras_module):
     assert not [layer for layer in model.layers if isinstance(layer, tfap.layers.CountActivations)]
 
 
+WAYS = list(itertools.product(("weight", "neuron"), ("global", "local")))
+
+
 @pytest.mark.parametrize(
     "build, granularity, scope",
     [
-        pytest.param(
-            build, granularity, scope,
-            marks=[] if build is nets.mlp or (granularity, scope) == ("neuron", "global") else pytest.mark.slow,
-        )
-        for build in (nets.mlp, still_cnn) for granularity in ("weight", "neuron") for scope in ("global", "local")
+        *((nets.mlp, *way) for way in WAYS),
+        *(pytest.param(still_cnn, *way, marks=pytest.mark.slow) for way in WAYS[:-1]),
+        (still_cnn, *WAYS[-1]),
     ],
-)  # fmt: skip
+)
 def test_both_kerases_give_the_same_counts_scores_and_masks(both_kerases, build, granularity, scope):
     models = [build(module) for module in both_kerases]
     models[1].set_weights(models[0].get_weights())

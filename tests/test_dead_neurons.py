@@ -140,9 +140,7 @@ def test_a_channel_may_be_dead_at_some_positions_only(keras_module):
 def test_positions_of_concatenated_channels_first(keras_module):
     layers = keras_module.layers
     given = keras_module.Input((2, 5, 6))
-    branches = [
-        nets.channels_first(keras_module, n, 3, name=name)(given) for name, n in (("a", 3), ("b", 2))
-    ]
+    branches = [nets.channels_first(keras_module, n, 3, name=name)(given) for name, n in (("a", 3), ("b", 2))]
     relu = layers.ReLU(name="relu")(layers.Concatenate(axis=1)(branches))
     model = keras_module.Model(given, layers.Dense(2)(layers.Flatten()(relu)))
     x = inputs(nets.compiled(keras_module, model))

@@ -1,4 +1,7 @@
-"""Every example runs, at smoke size; every Python block in README and docs runs too, in `make test` README's."""
+"""Every example runs, at smoke size; every Python block in README and docs runs too.
+
+`make test` runs the quickstart and the README, `make test-all` the others.
+"""
 
 import ast
 import csv

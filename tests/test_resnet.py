@@ -36,7 +36,7 @@ FIRES_AT = {
 
 @pytest.fixture(scope="module")
 def images():
-    """300 images of Fashion-MNIST; where it is not installed and cannot be loaded, digits of the same shape."""
+    """Of Fashion-MNIST; where it is not installed and cannot be loaded, digits of the same shape."""
     try:
         data = load("fashion_mnist")
         return data.x_train[:300, ..., None], data.y_train[:300]
