@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import pytest
+import test_layers
 from layer_table import ENTRIES, STEPS, run
 
 import tfap
@@ -11,9 +12,21 @@ from tfap.graph import layer_types
 from tfap.graph.activation import fires
 from tfap.graph.calls import Graph
 
+COMPOSED = ("SeparableConv2D", "EinsumDense", "LSTM", "Bidirectional(LSTM)", "MultiHeadAttention")
+BY_THEMSELVES = {row[0] for row in test_layers.LAYERS}  # in both Kerases
 
+
+@pytest.mark.one_keras
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(entry, marks=pytest.mark.smoke if entry.name in COMPOSED else [])
+        for entry in ENTRIES
+        if entry.name not in BY_THEMSELVES
+    ],
+    ids=lambda entry: entry.name,
+)
 def test_layer_in_eager_mode(keras_module, entry, tmp_path):
     """All steps but the last one, the export."""
     criterion = "activation_count" if entry.counted == entry.kernels else "magnitude"
@@ -23,11 +36,16 @@ def test_layer_in_eager_mode(keras_module, entry, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-@pytest.mark.parametrize("criterion", ["magnitude", "activation_count"])
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry, criterion",
+    [
+        *((entry, "magnitude") for entry in ENTRIES),
+        *((entry, "activation_count") for entry in ENTRIES if entry.counted),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_layer(keras_module, entry, criterion, tmp_path):
-    if criterion == "magnitude" or entry.counted:
-        assert tuple(run(entry, keras_module, criterion, tmp_path)) == STEPS
+    assert tuple(run(entry, keras_module, criterion, tmp_path)) == STEPS
 
 
 @pytest.mark.parametrize(
