@@ -28,7 +28,7 @@ test-all: $(INSTALLED)
 	TFAP_EXAMPLES=$(EXAMPLES) $(BIN)/python $(PYTEST) -m "slow or hypothesis" --hypothesis-seed=$(SEED)
 
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python $(PYTEST) -m "not slow" -W ignore::DeprecationWarning
+	$(OLDEST)/bin/python $(PYTEST) -W ignore::DeprecationWarning
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -38,7 +38,6 @@ def state(given):
     ]
 
 
-@pytest.mark.one_keras
 @pytest.mark.parametrize("code", CASES)
 def test_it_is_an_error_and_nothing_is_lost(given, code):
     kind, message = CASES[code]
@@ -62,7 +61,6 @@ def text(shape):
     return np.full(shape, "high")
 
 
-@pytest.mark.one_keras
 @pytest.mark.parametrize("scores", [nan, text, lambda shape: None, lambda shape: np.ones(3)])
 def test_scores_that_are_no_numbers_of_the_kernels_shape(given, scores):
     class Broken(tfap.Criterion):

@@ -64,8 +64,7 @@ def raises_at(keras, batch, error, last_epoch=0):
 # -- checkpoints -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ours", ["first", "last"])
-@pytest.mark.smoke
+@pytest.mark.parametrize("ours", ["first", pytest.param("last", marks=pytest.mark.smoke)])
 def test_a_checkpoint_of_any_step_is_sparse(keras_module, tmp_path, ours):
     """Weights after every step and whole models; masks change, and Keras brings averages of weights back."""
     model = nets.mlp(keras_module)
@@ -382,7 +381,7 @@ def fit_once(model, callbacks):
     return nets.fit(model, callbacks=callbacks)
 
 
-@pytest.mark.parametrize("name", ["cycle-001.npz", "cycle-001.json"])
+@pytest.mark.parametrize("name", ["cycle-001.npz", pytest.param("cycle-001.json", marks=pytest.mark.slow)])
 def test_cycles_on_a_full_disk(keras_module, tmp_path, name):
     model = nets.mlp(keras_module)
     cycles(model, tmp_path, cycles=1)
