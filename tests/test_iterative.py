@@ -23,15 +23,19 @@ pytestmark = pytest.mark.one_keras
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def net(keras, dropout=True):
-    """A net with BatchNormalization and random layers: 12 * 16 + 16 * 8 prunable weights."""
+def net(keras, dropout=True, eager=True):
+    """A net with BatchNormalization and random layers: 12 * 16 + 16 * 8 prunable weights.
+
+    In eager mode, as tracing it for every cycle would take longer than its training.
+    """
     layers = keras.layers
     stack = [layers.Input((12,)), layers.Dense(16, "relu", name="a")]
     stack += [layers.Dropout(0.3), layers.Dropout(0.1, seed=5)] if dropout else []
     stack += [layers.Dense(8, name="b"), layers.BatchNormalization(name="norm"), layers.ReLU(name="relu")]
     stack += [layers.Dense(4, "softmax", name="output")]
     model = keras.Sequential(stack)
-    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+    model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=eager)
     return model
 
 
@@ -113,7 +117,8 @@ def test_exactly_the_share_of_what_is_left_goes(keras_module):
 
 
 def test_masks_only_lose_weights_and_local_scope_shares_them_out(keras_module):
-    pruned = tfap.prune_iteratively(net(keras_module), fit, rate=0.5, cycles=2, scope="local")
+    """Traced."""
+    pruned = tfap.prune_iteratively(net(keras_module, eager=False), fit, rate=0.5, cycles=2, scope="local")
     assert [[int(mask.sum()) for mask in pruned.masks(cycle).values()] for cycle in range(3)] == [
         [192, 128],
         [96, 64],
@@ -248,7 +253,7 @@ def test_seeds_decide(keras_module):
     assert other.rows != first.rows
 
 
-@pytest.mark.parametrize("rewind", [1, "reinit"])
+@pytest.mark.parametrize("rewind", [1, pytest.param("reinit", marks=pytest.mark.slow)])
 def test_a_directory_goes_on_to_the_same_bits(keras_module, tmp_path, rewind):
     """From every file that may be the last one there; the model of the second call has other weights."""
     model = net(keras_module)
@@ -299,7 +304,7 @@ def life(directory):
         keras = importlib.import_module(sys.argv[2])
         keras.utils.set_random_seed(1)
         options = {"cycles": 2, "evaluate": tests.loss, "directory": directory}
-        pruned = tfap.prune_iteratively(tests.net(keras), tests.fit, **options)
+        pruned = tfap.prune_iteratively(tests.net(keras, eager=False), tests.fit, **options)
         np.savez(directory + ".npz", *pruned.model.get_weights())
         os._exit(0)
     return pid

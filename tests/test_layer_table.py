@@ -12,7 +12,7 @@ from tfap.graph import layer_types
 from tfap.graph.activation import fires
 from tfap.graph.calls import Graph
 
-COMPOSED = ("SeparableConv2D", "EinsumDense", "LSTM", "Bidirectional(LSTM)", "MultiHeadAttention")
+COMPOSED = ("SeparableConv2D", "EinsumDense", "MultiHeadAttention")
 BY_THEMSELVES = {row[0] for row in test_layers.LAYERS}  # in both Kerases
 
 
