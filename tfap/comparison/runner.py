@@ -154,7 +154,7 @@ def _sparsity_list(sparsities):
     return _unique("sparsities", [float(value) for value in values])
 
 
-def _seed_list(seeds) -> list[int]:
+def _seed_list(seeds):
     if isinstance(seeds, numbers.Integral):
         return list(range(checks.whole("seeds", seeds)))
     values = [checks.whole("A seed", seed, least=0) for seed in seeds]

@@ -8,7 +8,7 @@ import importlib
 import os
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import rich.console
@@ -48,7 +48,7 @@ def check_picklable(**arguments: object) -> None:
             ) from error
 
 
-def results(perform: Callable[[Any], Any], runs: list, workers: int) -> Iterator[Any]:
+def results(perform: Callable[[Any], Any], runs: list, workers: int) -> Generator[Any, None, None]:
     """Yields the result of `perform(run)`, or its `Failure`, for every run as it finishes.
 
     Args:
