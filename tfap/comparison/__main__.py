@@ -60,6 +60,7 @@ def methods() -> dict[str, Any]:
 
 
 def main(_: list[str]) -> None:
+    """Compares the methods and writes rows.csv and the figures."""
     logging.set_verbosity(logging.ERROR)
     epochs = FLAGS.epochs or EPOCHS[FLAGS.dataset]
     experiment = Images(FLAGS.dataset, FLAGS.keras, epochs)

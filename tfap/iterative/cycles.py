@@ -49,7 +49,8 @@ class KeepWeights(Callback):
         self.epochs = 0
         self.weights: Weights | None = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts the epoch, and keeps the weights if it is the requested one."""
         self.epochs += 1
         if self.epochs == self._epoch:
             self.weights = read(self.model)
