@@ -97,7 +97,7 @@ class CompactionReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the report as plain data, ready for JSON."""
+        """Returns the report as plain data: a dict of numbers, strings, tuples, and dicts."""
         return {
             **dataclasses.asdict(self),
             "weights": self.weights,
