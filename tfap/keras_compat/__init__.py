@@ -1,7 +1,6 @@
-"""The two Keras worlds: which one owns an object, and how to read, copy, rebuild and run a model of either.
+"""One set of functions for Keras 3 and tf_keras: to read, copy, rebuild, and run the models of either.
 
-Everything above this floor is written once for Keras 3 (`keras`) and Keras 2 (`tf_keras`). Only this
-folder and `tfap/layers/` name a Keras.
+All other packages are written once for both. Only this package and `tfap/layers/` import a Keras.
 """
 
 from tfap.keras_compat.copying import (

@@ -1,23 +1,23 @@
-"""The two Keras worlds: which one owns an object."""
+"""Keras 3 and tf_keras (Keras 2): which one owns an object."""
 
 import warnings
 
 import keras
 import tensorflow as tf
 
-with warnings.catch_warnings():  # importing tf_keras imports SciPy, which adds a filter of its own
+with warnings.catch_warnings():  # importing tf_keras imports SciPy, which adds a warnings filter
     import tf_keras
 
 
 class Callback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
-    """Base of callbacks that run in the `fit` of either Keras."""
+    """Base class of callbacks that run in the `fit()` of either Keras."""
 
-    # tf_keras otherwise copies every batch's logs to the host before it calls us.
+    # Without it, tf_keras copies the logs of every batch to the host before it calls a callback.
     _supports_tf_logs = True
 
 
 class Regularizer(keras.regularizers.Regularizer, tf_keras.regularizers.Regularizer):
-    """Base of regularizers that layers of either Keras take."""
+    """Base class of regularizers for layers of either Keras."""
 
 
 def is_layer(thing):
@@ -33,12 +33,12 @@ def is_keras3(layer):
 
 
 def is_keras_class(cls):
-    """Whether a class is one of either Keras's own, not a user's."""
+    """Whether a class belongs to one of the two Kerases and not to a user."""
     return cls.__module__.split(".")[0] in ("keras", "tf_keras")
 
 
 def kind_of(layer):
-    """The class name of a Keras's own layer or operation; None for a class of the user's, subclasses too."""
+    """Returns the class name of a layer or operation of Keras; None for a user's class, also a subclass."""
     return type(layer).__name__ if is_keras_class(type(layer)) else None
 
 
@@ -51,25 +51,26 @@ def is_sequential(model):
 
 
 def is_variable(thing):
-    """Of either Keras. keras.Variable is not asked: in older releases those of layers are none."""
+    """Whether a thing is a variable of either Keras."""
+    # Not by keras.Variable: in older releases, the variables of layers are not instances of it.
     return isinstance(thing, tf.Variable) or (hasattr(thing, "assign") and hasattr(thing, "value"))
 
 
 def weights_of(layer):
-    """A layer's or model's weights; tf_keras lists the vocabularies of text layers among them."""
+    """Returns the weights of a layer or model, without the vocabularies that tf_keras lists among them."""
     return [weight for weight in getattr(layer, "weights", ()) if is_variable(weight)]
 
 
 def tensorflow_variable(variable):
-    """The variable that a tf.GradientTape watches."""
+    """Returns the variable that a tf.GradientTape watches."""
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
 def keras_of(layer):
-    """The module, `keras` or `tf_keras`, that owns a layer or model.
+    """Returns the module, `keras` or `tf_keras`, that owns a layer or model.
 
     Raises:
-        ValueError: `layer` is of Keras 3 and its backend is not TensorFlow.
+        ValueError: If Keras 3 owns it and does not run on the TensorFlow backend.
     """
     if isinstance(layer, tf_keras.layers.Layer):
         return tf_keras
@@ -82,13 +83,13 @@ def keras_of(layer):
 
 
 def start_afresh(seed):
-    """Forgets what both Kerases keep of earlier models, such as names and memory, and sets all seeds."""
-    for world in (tf_keras, keras):  # Keras 3 collects garbage too, which takes half a second
-        world.backend.clear_session()
+    """Clears what both Kerases keep of earlier models, such as names and memory, and sets all seeds."""
+    for module in (tf_keras, keras):  # Keras 3 also collects garbage, which takes half a second
+        module.backend.clear_session()
     set_seeds(seed)
 
 
 def set_seeds(seed):
-    """Sets the seeds of both Kerases, TensorFlow, NumPy and Python."""
-    for world in (keras, tf_keras):
-        world.utils.set_random_seed(seed)
+    """Sets the random seeds of both Kerases, TensorFlow, NumPy, and Python."""
+    for module in (keras, tf_keras):
+        module.utils.set_random_seed(seed)

@@ -1,4 +1,4 @@
-"""Names under which files of either Keras know tfap's and the user's own classes."""
+"""Registered names: how saved files refer to the classes of tfap and of users."""
 
 import contextlib
 import re
@@ -8,24 +8,25 @@ import tf_keras
 
 
 def register(cls):
-    """Registers a class that belongs to no Keras (a criterion, a schedule) with both of them."""
-    for world in (keras, tf_keras):
-        world.saving.register_keras_serializable(package="tfap")(cls)
+    """Registers a class that neither Keras owns, such as a criterion or schedule, with both of them."""
+    for module in (keras, tf_keras):
+        module.saving.register_keras_serializable(package="tfap")(cls)
     return cls
 
 
 def registered_name(cls):
-    for world in (keras, tf_keras):
-        name = world.saving.get_registered_name(cls)
+    """Returns the name under which either Keras knows a class, or its own name."""
+    for module in (keras, tf_keras):
+        name = module.saving.get_registered_name(cls)
         if name != cls.__name__:
             return name
     return cls.__name__
 
 
 def registered_class(name):
-    """The class registered under `name` in either Keras, or None. Loads no code."""
-    for world in (keras, tf_keras):
-        found = world.saving.get_registered_object(name)
+    """Returns the class that either Keras knows under a name, or None. Does not load code."""
+    for module in (keras, tf_keras):
+        found = module.saving.get_registered_object(name)
         if found is not None:
             return found
     return None
@@ -33,7 +34,7 @@ def registered_class(name):
 
 @contextlib.contextmanager
 def custom_object_scope(custom_objects):
-    """Both Kerases' custom-object scopes at once."""
+    """Opens the custom-object scopes of both Kerases."""
     with (
         keras.saving.custom_object_scope(custom_objects),
         tf_keras.saving.custom_object_scope(custom_objects),
@@ -42,14 +43,14 @@ def custom_object_scope(custom_objects):
 
 
 def snake_case(name):
-    """`ActivationCount` -> `activation_count`, as Keras names things by their class."""
+    """Converts a class name as Keras does: `ActivationCount` -> `activation_count`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def serialize(thing):
-    """`{"class_name", "config"}` of an object with get_config().
+    """Returns `{"class_name", "config"}` of an object with `get_config()`.
 
-    tfmot's schedules already return that pair from get_config(); others return the config alone.
+    The schedules of tfmot return that pair from `get_config()`. Others return the config only.
     """
     config = thing.get_config()
     if set(config) == {"class_name", "config"}:
@@ -58,14 +59,14 @@ def serialize(thing):
 
 
 def deserialize(saved, built_in):
-    """The object that `serialize` described.
+    """Restores an object from what `serialize` returned.
 
     Args:
-        saved: what `serialize` returned.
-        built_in: dict of the classes that need no registration, by name.
+        saved: Dict with the keys `class_name` and `config`.
+        built_in: Dict of class name to class, for classes that need no registration.
 
     Raises:
-        ValueError: it is no such dict, or its class is neither built in nor registered in this process.
+        ValueError: If a key is missing, or the class is neither built in nor registered in this process.
     """
     if not {"class_name", "config"} <= set(saved):
         raise ValueError(f"A saved criterion or schedule has class_name and config: received {saved!r}.")

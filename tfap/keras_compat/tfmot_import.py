@@ -1,4 +1,4 @@
-"""The import of tensorflow-model-optimization (tfmot), which serves tf_keras alone."""
+"""Imports tensorflow-model-optimization (tfmot), which supports tf_keras only."""
 
 import os
 import warnings
@@ -7,11 +7,11 @@ import tensorflow as tf
 
 
 def _import_tfmot():
-    """Imports tfmot without its side effect on the user's process.
+    """Imports tfmot without its side effects on the user's process.
 
-    On import tfmot sets TF_USE_LEGACY_KERAS, which turns `tf.keras` into Keras 2 for everyone if it
-    has not been looked at yet. So `tf.keras` is resolved first and the variable put back afterwards, as are
-    the filters of warnings, to which a package of tfmot's adds one.
+    On import, tfmot sets TF_USE_LEGACY_KERAS. If `tf.keras` has not been accessed yet, it then means Keras 2 in
+    the whole process. So this accesses `tf.keras` first and restores the variable afterwards. It also restores
+    the warnings filters, to which a dependency of tfmot adds one.
     """
     before = os.environ.get("TF_USE_LEGACY_KERAS")
     _ = tf.keras.__name__

@@ -1,4 +1,4 @@
-"""What a model's training consists of: its steps, and the state that its weights do not hold."""
+"""The training of a model: its steps, and the state that its weights do not include."""
 
 import contextlib
 
@@ -13,7 +13,7 @@ from tfap.keras_compat.owner import is_keras3, is_variable
 
 
 def steps_per_execution(model):
-    """How many steps there are between two calls of `on_train_batch_end`."""
+    """Returns the number of training steps between two calls of `on_train_batch_end`."""
     if is_keras3(model):
         return getattr(model, "steps_per_execution", 1)
     steps = private.tf_keras_steps_per_execution(model)
@@ -21,31 +21,31 @@ def steps_per_execution(model):
 
 
 def optimizer_updates(model):
-    """How often a compiled model's optimizer has been applied, also where it only added up gradients."""
+    """Returns how often the optimizer was applied, including the times when it only accumulated gradients."""
     optimizer = model.optimizer
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # a LossScaleOptimizer counts nothing itself
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # a LossScaleOptimizer does not count
     return int(private.applications(optimizer).numpy())
 
 
 def has_loss_in_replicas(model):
-    """True if only replicas can compute the loss: under a strategy tf_keras keeps metrics of it there."""
+    """Whether only replicas can compute the loss: under a strategy, tf_keras keeps its metrics there."""
     return not is_keras3(model) and not type(model.distribute_strategy).__name__.startswith("_Default")
 
 
 def is_compiled(model):
-    """True once `compile` has been called."""
+    """Whether `compile()` was called."""
     return model.compiled if is_keras3(model) else private.is_tf_keras_model_compiled(model)
 
 
 def untrained_variables(model):
-    """All of a model's variables but its trainable weights, those of its metrics too, each once."""
+    """Returns all variables of a model and of its metrics, except trainable weights, each once."""
     of_metrics = [variable for metric in model.metrics for variable in metric.variables]
     known = {id(variable): variable for variable in [*model.non_trainable_variables, *of_metrics]}
     return [variable for variable in known.values() if is_variable(variable)]
 
 
 class SeedStates:
-    """The states of all of a model's seed generators, in order; none on tf_keras."""
+    """The states of all seed generators of a model, in order. Empty on tf_keras."""
 
     def __init__(self, model):
         layers = all_layers(model) if is_keras3(model) else []
@@ -63,20 +63,21 @@ class SeedStates:
 
 
 def optimizer_slots(model):
-    """`(variable, index of the trainable variable it belongs to, which of its slots)` of the optimizer.
+    """Returns `(variable, index of its trainable variable, number of the slot)` of the optimizer's variables.
 
-    The index is None for what belongs to none, such as the number of steps. The optimizer is built first.
+    The index is None for a variable that does not belong to a trainable one, such as the number of steps. The
+    optimizer is built first.
 
     Raises:
-        TypeError: a legacy optimizer of tf_keras, which cannot tell; or one such as Adafactor, which keeps
-            something else than arrays of its variables' shapes and numbers.
+        TypeError: If the optimizer is a legacy optimizer of tf_keras, or its slots do not have the shapes of
+            the trainable variables, as with Adafactor.
     """
     optimizer, trainable = model.optimizer, model.trainable_variables
     if not hasattr(optimizer, "build"):
         raise TypeError(f"{type(optimizer).__name__} is a legacy optimizer")
     if not optimizer.built if is_keras3(model) else not private.is_tf_keras_optimizer_built(optimizer):
         optimizer.build(trainable)
-    # A copy is built on stand-ins of different shapes, which its slots then give away.
+    # A copy is built on variables of different shapes, so the shape of a slot tells which one it belongs to.
     stand_in = keras.Variable if is_keras3(model) else tf.Variable
     probe = fresh(optimizer)
     probe.build([stand_in(np.zeros(index + 2, "float32")) for index in range(len(trainable))])
@@ -98,7 +99,7 @@ def _variables(optimizer):
 
 @contextlib.contextmanager
 def unchanged(model):
-    """Restores what the layers of a model write in inference too, such as the state of random generators."""
+    """Restores what layers write during inference, such as the state of random generators."""
     before = [(variable, variable.numpy()) for variable in filter(is_variable, model.non_trainable_variables)]
     try:
         yield
