@@ -9,9 +9,9 @@ import tensorflow as tf
 def _import_tfmot():
     """Imports tfmot without its side effects on the user's process.
 
-    On import, tfmot sets TF_USE_LEGACY_KERAS. If `tf.keras` has not been accessed yet, it then means Keras 2 in
-    the whole process. So this accesses `tf.keras` first and restores the variable afterwards. It also restores
-    the warnings filters, to which a dependency of tfmot adds one.
+    On import, tfmot sets TF_USE_LEGACY_KERAS. If `tf.keras` has not been accessed yet, it then means Keras 2
+    in the whole process. So this accesses `tf.keras` first and restores the variable afterwards. It also
+    restores the warnings filters, to which a dependency of tfmot adds one.
     """
     before = os.environ.get("TF_USE_LEGACY_KERAS")
     _ = tf.keras.__name__
