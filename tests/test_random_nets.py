@@ -11,9 +11,11 @@ SEEDS = range(5)
 
 def made(seed, build, shape=(6,)):
     """A `Net` of `build(maker, value)` on one input, and its kernels by layer name."""
-    maker = random_nets.Maker(keras, np.random.default_rng(seed), "Dense")
+    maker = random_nets.Maker(keras, np.random.default_rng(seed), "Pooling")
     value = build(maker, maker.input(shape))
-    net = maker._finish([maker.dense(value, 3, activation="linear", name="output").tensor])
+    output = maker.dense(value, 3, activation="linear", name="output")
+    maker.pinned.update(output.channels)
+    net = maker._finish([output.tensor])
     return net, {
         layer.name: layer.get_weights()[0] for layer in random_nets.all_layers(net.model) if layer.weights
     }
@@ -104,11 +106,12 @@ def test_outputs_and_what_is_not_analyzed_keep_their_channels():
 
 
 def test_sizes_and_distances():
-    model = nets.mlp(keras)
-    assert random_nets.sizes(model) == {"hidden_0": 16, "hidden_1": 8, "output": 4}
+    model = nets.cnn(keras)
+    sizes = {"conv_a": 6, "norm_a": 6, "conv_b": 6, "dense": 10, "output": 5}
+    assert random_nets.sizes(model) == sizes  # a depthwise convolution makes no channels
     other = keras.models.clone_model(model)
     other.set_weights(model.get_weights())
     assert random_nets.apart(model, other) == 0
     kernel, bias = other.layers[-1].get_weights()
-    other.layers[-1].set_weights([kernel, bias + np.array([9, 0, 0, 0])])
+    other.layers[-1].set_weights([kernel, bias + np.array([9, 0, 0, 0, 0])])
     assert random_nets.apart(model, other) > 0.1
