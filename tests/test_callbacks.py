@@ -5,10 +5,11 @@ import tensorflow as tf
 
 import tfap
 
+pytestmark = pytest.mark.one_keras
+
 EVERY_STEP = tfap.PolynomialDecay(0.0, 0.8, 1, 9, frequency=1)
 
 
-@pytest.mark.one_keras
 def test_sparsity_is_in_the_logs(keras_module, capsys):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.75, granularity="weight")
     x, y = nets.data(wrapped)
@@ -18,6 +19,7 @@ def test_sparsity_is_in_the_logs(keras_module, capsys):
     assert "sparsity: 0.75" in capsys.readouterr().out
 
 
+@pytest.mark.smoke
 def test_pruned_weights_are_zero_after_every_step(keras_module):
     class Watch(keras_module.callbacks.Callback):
         seen = 0
@@ -35,6 +37,7 @@ def test_pruned_weights_are_zero_after_every_step(keras_module):
     assert watch.seen > 0
 
 
+@pytest.mark.smoke
 def test_forgetting_it_is_an_error_at_the_first_step(keras_module):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.5)
     before = wrapped.get_weights()
@@ -50,6 +53,7 @@ def test_forgetting_it_is_an_error_at_the_first_step(keras_module):
 
 
 @pytest.mark.parametrize("setting", [{"run_eagerly": True}, {"jit_compile": True}], ids=str)
+@pytest.mark.smoke
 def test_forgetting_it_in_eager_and_compiled_mode(keras_module, setting):
     model = nets.mlp(keras_module)
     model.compile("sgd", model.loss, **setting)
@@ -82,7 +86,7 @@ def test_several_fits_go_on_where_the_last_one_ended(keras_module):
     assert nets.pruned_weights(wrapped) > 0
 
 
-@pytest.mark.parametrize("steps_per_execution", [2, 3, 4])
+@pytest.mark.parametrize("steps_per_execution", [2, pytest.param(3, marks=pytest.mark.smoke), 4])
 def test_steps_per_execution(keras_module, steps_per_execution):
     model = nets.mlp(keras_module)
     model.compile("sgd", model.loss, steps_per_execution=steps_per_execution)
@@ -94,7 +98,6 @@ def test_steps_per_execution(keras_module, steps_per_execution):
     assert nets.pruned_weights(wrapped) == round((1 - 0.5**4) * nets.prunable_weights(wrapped))
 
 
-@pytest.mark.one_keras
 def test_an_update_happens_at_its_step(keras_module):
     class Sparsity(keras_module.callbacks.Callback):
         def __init__(self):
@@ -111,6 +114,7 @@ def test_an_update_happens_at_its_step(keras_module):
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras 3's way to learn the length
+@pytest.mark.smoke
 def test_a_generator_of_unknown_length(keras_module):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.5, granularity="weight")
     x, y = nets.data(wrapped)
@@ -133,6 +137,7 @@ def test_frozen_kernels_are_masked_too(keras_module):
     np.testing.assert_array_equal(wrapped.get_layer("hidden_0").layer.get_weights()[0], before * mask)
 
 
+@pytest.mark.smoke
 def test_the_users_constraint_stays(keras_module):
     layers = keras_module.layers
     dense = layers.Dense(
@@ -147,7 +152,6 @@ def test_the_users_constraint_stays(keras_module):
     assert tfap.strip_pruning(wrapped).layers[0].kernel_constraint.max_value == 0.1
 
 
-@pytest.mark.one_keras
 def test_a_batch_is_a_step_however_often_its_optimizer_runs(keras_module):
     """As in adversarial training, here in eager mode."""
     model = tfap.prune(nets.mlp(keras_module), EVERY_STEP)
@@ -204,7 +208,6 @@ def test_a_training_loop_of_ones_own(keras_module):
         assert (mask == 0).any()
 
 
-@pytest.mark.one_keras
 def test_nan_weights_stop_training_with_the_layers_name_and_the_old_masks(keras_module):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.5, "magnitude")
     tfap.update_masks(wrapped, 0.25)
@@ -217,13 +220,11 @@ def test_nan_weights_stop_training_with_the_layers_name_and_the_old_masks(keras_
         np.testing.assert_array_equal(mask, before[name])
 
 
-@pytest.mark.one_keras
 def test_initial_epoch_does_not_shorten_the_schedule(keras_module):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.75, granularity="weight")
     assert nets.fit(wrapped, epochs=12, initial_epoch=8).history["sparsity"][-1] == 0.75
 
 
-@pytest.mark.one_keras
 def test_a_fit_that_was_stopped_early_is_made_up_for_by_the_next(keras_module):
     wrapped = tfap.prune(nets.mlp(keras_module), 0.75, granularity="weight")
 
@@ -236,12 +237,12 @@ def test_a_fit_that_was_stopped_early_is_made_up_for_by_the_next(keras_module):
     assert nets.fit(wrapped, epochs=3).history["sparsity"][-1] == 0.75
 
 
-@pytest.mark.one_keras
 def test_a_schedule_that_never_comes_is_a_warning(keras_module, caplog):
     nets.fit(tfap.prune(nets.mlp(keras_module), tfap.ConstantSparsity(0.5, 0, frequency=100)))
     assert "Nothing was pruned: the schedule's first update comes after step 4" in caplog.text
 
 
+@pytest.mark.smoke
 def test_a_shared_layer_takes_one_step_in_eager_mode_too(keras_module):
     layers = keras_module.layers
     shared, relu = layers.Dense(3, name="shared"), layers.ReLU(name="relu")
@@ -256,7 +257,12 @@ def test_a_shared_layer_takes_one_step_in_eager_mode_too(keras_module):
 
 
 @pytest.mark.parametrize(
-    "average", [{"use_ema": True}, {"use_ema": True, "ema_overwrite_frequency": 3}], ids=str
+    "average",
+    [
+        {"use_ema": True},
+        pytest.param({"use_ema": True, "ema_overwrite_frequency": 3}, marks=pytest.mark.smoke),
+    ],
+    ids=str,
 )
 def test_a_moving_average_brings_no_pruned_weight_back(keras_module, average):
     model = nets.mlp(keras_module)
@@ -268,6 +274,7 @@ def test_a_moving_average_brings_no_pruned_weight_back(keras_module, average):
     assert nets.pruned_weights(wrapped) > 0
 
 
+@pytest.mark.smoke
 def test_layers_called_for_inference_only_are_left_alone(keras_module):
     """As in transfer learning: the base is called with training=False."""
     layers = keras_module.layers

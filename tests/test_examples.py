@@ -1,6 +1,6 @@
 """Every example runs, at smoke size; every Python block in README and docs runs too.
 
-`make test` runs the quickstart and the README, `make test-all` the others.
+`make test` runs the quickstart, `make test-all` the others and the pages.
 """
 
 import ast
@@ -122,11 +122,8 @@ def test_code_on_the_page_names_what_there_is(page):
             assert hasattr(tfap, node.attr), f"tfap.{node.attr}"
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=[] if page.name == "README.md" else pytest.mark.slow) for page in PAGES],
-    ids=lambda page: page.name,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_on_the_page_runs(page, tmp_path):
     (tmp_path / "page.py").write_text(code_on(page))
     run([tmp_path / "page.py"], tmp_path)

@@ -93,7 +93,7 @@ def plain():
 
 @pytest.mark.parametrize(
     "net",
-    [pytest.param(net, marks=pytest.mark.smoke if net in ("nested", "two_by_two") else []) for net in MODELS],
+    [pytest.param(net, marks=pytest.mark.smoke if net == "two_by_two" else []) for net in MODELS],
 )
 def test_every_file_gives_the_models_outputs_at_any_batch_size(keras_module, tmp_path, net):
     model = MODELS[net](keras_module)

@@ -42,7 +42,7 @@ def net(keras, dropout=True, eager=True):
 def fit(model, callbacks):
     """Shuffles, so that seeds matter."""
     x, y = nets.data(nets.build_optimizer(model))
-    return model.fit(x, y, epochs=2, batch_size=16, verbose=0, callbacks=callbacks)
+    return model.fit(x, y, epochs=2, batch_size=32, verbose=0, callbacks=callbacks)
 
 
 class Fit:
@@ -247,8 +247,15 @@ def test_whole_neurons_and_gradients(keras_module):
 
 def test_seeds_decide(keras_module):
     model = net(keras_module)
-    first, second = (tfap.prune_iteratively(model, fit, cycles=1, evaluate=loss) for _ in range(2))
+    drawn = []
+
+    def drawing(model, callbacks):
+        drawn.append(np.random.random())
+        return fit(model, callbacks)
+
+    first, second = (tfap.prune_iteratively(model, drawing, cycles=1, evaluate=loss) for _ in range(2))
     assert_equal(first, second)
+    assert drawn[:2] == drawn[2:] and drawn[0] != drawn[1]  # every cycle has seeds of its own
     other = tfap.prune_iteratively(model, fit, cycles=1, evaluate=loss, seed=1)
     assert other.rows != first.rows
 
@@ -289,7 +296,11 @@ def test_more_cycles_than_before(keras_module, tmp_path):
     longer = tfap.prune_iteratively(model, fit, cycles=2, directory=tmp_path)
     assert_equal(longer, tfap.prune_iteratively(model, fit, cycles=2))
     shorter = tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path)
-    assert_equal(shorter, tfap.prune_iteratively(model, fit, cycles=1))
+    assert shorter.rows == longer.rows[:2]
+    for path, mask in shorter.masks(1).items():
+        np.testing.assert_array_equal(mask, longer.masks(1)[path])
+    for kernel, mask in zip(shorter.model.get_weights()[:3:2], shorter.masks(1).values()):
+        np.testing.assert_array_equal(kernel != 0, mask)
 
 
 KILLED = """

@@ -10,15 +10,12 @@ from tfap.graph.calls import Graph
 
 pytestmark = pytest.mark.one_keras
 
-BUILDERS = [nets.mlp, nets.cnn, nets.nested]
-
 
 def outputs(model, x):
     return np.asarray(model(x, training=False))
 
 
-@pytest.mark.parametrize("build", BUILDERS)
-@pytest.mark.smoke
+@pytest.mark.parametrize("build", [nets.mlp, pytest.param(nets.cnn, marks=pytest.mark.smoke), nets.nested])
 def test_prune_changes_neither_the_model_nor_its_outputs(keras_module, build):
     model = build(keras_module)
     x, _ = nets.data(model)
@@ -35,9 +32,15 @@ def test_prune_changes_neither_the_model_nor_its_outputs(keras_module, build):
     np.testing.assert_array_equal(outputs(model, x), before)
 
 
-@pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize(
-    "criterion", [pytest.param("activation_count", marks=pytest.mark.smoke), "magnitude"]
+    "build, criterion",
+    [
+        (nets.mlp, "magnitude"),
+        (nets.cnn, "activation_count"),
+        pytest.param(nets.nested, "activation_count", marks=pytest.mark.smoke),
+        pytest.param(nets.mlp, "activation_count", marks=pytest.mark.slow),
+        *(pytest.param(build, "magnitude", marks=pytest.mark.slow) for build in (nets.cnn, nets.nested)),
+    ],
 )
 def test_strip_pruning_gives_a_plain_model_with_the_same_outputs(keras_module, build, criterion):
     wrapped = tfap.prune(build(keras_module), 0.6, criterion)
