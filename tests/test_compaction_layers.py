@@ -92,7 +92,7 @@ def test_flatten_channels_first(keras_module):
     norm = [np.array(value) for value in weights(model, "norm")]
     norm[1][0] = 4.0  # the constant is positive: PReLU leaves it
     model.get_layer("norm").set_weights(norm)
-    smaller = compact.smaller(model, Liveness(model)).model
+    smaller = compact.remove_dead_channels(model, Liveness(model)).model
     kernel, bias = weights(model, "dense")
     kernel = kernel.reshape(2, 4, 3, 5)  # Flatten puts channels last
     gamma, beta, mean, variance = (value[0] for value in norm)

@@ -139,7 +139,7 @@ def test_random_nets(world, part):
             model = wrapped(random_nets.random_net(keras, generator, kind).model)
             mask_at_random(model, generator)
             found.append(removed_exactly(model))
-    assert np.count_nonzero(found) > 0.7 * len(found) and sum(found) > 10 * len(found)
+    assert np.count_nonzero(found) > 0.5 * len(found) and sum(found) > 5 * len(found)
 
 
 def test_windows_of_depthwise_convolutions(keras_module):

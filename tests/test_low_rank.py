@@ -12,8 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 import tfap
 from tfap import low_rank
-from tfap.keras_compat import equality
-from tfap.low_rank import regularizer
+from tfap.keras_compat import equality, private
 
 pytestmark = pytest.mark.one_keras
 
@@ -557,8 +556,8 @@ def test_xla_is_noticed():
     seen = []
 
     def traced():
-        seen.append(regularizer._in_xla())
-        return tf.cond(tf.constant(True), lambda: seen.append(regularizer._in_xla()) or 1, lambda: 2)
+        seen.append(private.is_in_xla())
+        return tf.cond(tf.constant(True), lambda: seen.append(private.is_in_xla()) or 1, lambda: 2)
 
     tf.function(traced, jit_compile=True)()
     assert seen == [True, True]
