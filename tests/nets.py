@@ -70,14 +70,16 @@ def subclassed(keras, hidden):
 
 def channels_first(keras, *arguments, **options):
     """A Conv2D over channels-first values on any CPU, where TensorFlow has one only with oneDNN."""
+    layer = keras.layers.Conv2D(*arguments, data_format="channels_first", **options)
 
-    @keras.saving.register_keras_serializable(package=f"{keras.__name__}_nets")
-    class Conv2D(keras.layers.Conv2D):
-        def convolution_op(self, inputs, kernel):
-            last = tf.transpose(inputs, (0, 2, 3, 1))
-            return tf.transpose(tf.nn.conv2d(last, kernel, self.strides, self.padding.upper()), (0, 3, 1, 2))
+    def convolution(inputs, kernel):
+        channels_last = tf.transpose(inputs, (0, 2, 3, 1))
+        convolved = tf.nn.conv2d(channels_last, kernel, layer.strides, layer.padding.upper())
+        return tf.transpose(convolved, (0, 3, 1, 2))
 
-    return Conv2D(*arguments, data_format="channels_first", **options)
+    # On the instance, as tfap does not know what a subclass computes.
+    object.__setattr__(layer, "convolution_op", convolution)
+    return layer
 
 
 def compiled(keras, model, loss="sparse_categorical_crossentropy"):
