@@ -180,6 +180,7 @@ def test_a_layer_of_the_users_that_autograph_converts():
                 outputs = outputs - 0.5
             return outputs
 
+    tfap.register_prunable_layer(Clipped, [tfap.KernelSpec()])  # its call is not that of Dense
     model = tf_keras.Sequential(
         [tf_keras.layers.Input((4,)), Clipped(6, activation="relu", name="own"), tf_keras.layers.Dense(3)]
     )

@@ -210,7 +210,7 @@ def test_integer_inputs_and_open_sizes(keras_module):
         tfap.report(model)
     x, y = np.ones((2, 5, 4), "float32"), np.array([0, 2])
     report = tfap.report(model, data=(x, y), batch_sizes=(1,), seconds=0)
-    assert report[0].flops is None and "'lstm' depend on sizes" in str(report)
+    assert report[0].flops is None and "'lstm' depend on undefined dimensions" in str(report)
 
 
 def test_what_flops_leave_out_is_said(keras_module):
