@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 import warnings
 
 import keras
@@ -15,9 +17,9 @@ import pytest
 import tensorflow as tf
 
 import tfap
-from tfap.exporting import formats, runtime, tflite
+from tfap.exporting import formats, onnx, runtime, silence, tflite
 from tfap.exporting.export import FORMATS, _Expected
-from tfap.keras_compat import equality
+from tfap.keras_compat import equality, rebuilding
 
 pytestmark = pytest.mark.one_keras
 
@@ -478,3 +480,57 @@ def test_loading_what_is_not_there(tmp_path):
             path.write_text("")
         with pytest.raises(ValueError, match="has an unknown format"):
             formats.load_runtime(path)
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+
+def overlapping(context, inside):
+    """Runs `inside` in a context in two threads, the second of which begins before the first is done."""
+    second_begins = threading.Event()
+
+    def first():
+        with context():
+            inside()
+            second_begins.set()
+            time.sleep(0.1)
+
+    def second():
+        second_begins.wait()
+        with context():
+            inside()
+            time.sleep(0.1)
+
+    threads = [threading.Thread(target=function) for function in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_overlapping_exports_leave_nothing_behind(monkeypatch, capfd):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    before = global_state()
+    overlapping(silence.quiet, lambda: os.environ.update(TF_CPP_MIN_LOG_LEVEL="3"))
+    assert global_state() == before and logging.root.manager.disable == 0
+    print("heard")
+    assert capfd.readouterr().out == "heard\n"
+
+
+def test_an_export_leaves_the_variables_of_other_threads(monkeypatch):
+    monkeypatch.setenv("OF_ANOTHER_THREAD", "before")
+    with silence.quiet():
+        os.environ["OF_ANOTHER_THREAD"] = "after"
+    assert os.environ["OF_ANOTHER_THREAD"] == "after"
+
+
+def test_functions_do_not_stay_eager(monkeypatch):
+    overlapping(onnx._inlined_functions, lambda: None)
+    assert not tf.config.functions_run_eagerly()
+
+
+def test_the_optimizer_is_not_lost_to_another_thread():
+    """Both threads hide that a model is compiled while they rebuild it."""
+    model = nets.mlp(keras)
+    overlapping(lambda: rebuilding._hidden_compile(model), lambda: None)
+    assert model.compiled

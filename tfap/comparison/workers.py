@@ -38,9 +38,10 @@ def cores() -> int:
 
 def check_picklable(**arguments: object) -> None:
     """Raises TypeError if one of the arguments cannot be sent to another process."""
+    cloudpickle = _import("cloudpickle")
     for name, argument in arguments.items():
         try:
-            _import("cloudpickle").dumps(argument)
+            cloudpickle.dumps(argument)
         except Exception as error:  # the user's objects may raise anything
             raise TypeError(
                 f"{name} cannot be sent to other processes ({error}). Create what it uses inside it, or pass "
@@ -98,12 +99,12 @@ def _in_processes(perform, runs, workers):
 def _in_pool(perform, runs, workers):
     pool = _pool(perform, workers)
     try:
-        with warnings.catch_warnings():
-            # The pool replaces workers whose memory has grown, as intended.
-            warnings.filterwarnings("ignore", "A worker stopped while some jobs")
-            futures = {pool.submit(_perform, run): run for run in runs}
-            for future in concurrent.futures.as_completed(futures):
-                yield _result(future, futures[future])
+        # The pool replaces workers whose memory has grown, as intended. The filter stays, because
+        # catch_warnings() would restore filters that another thread, as in tfap.export, has set for a while.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs")
+        futures = {pool.submit(_perform, run): run for run in runs}
+        for future in concurrent.futures.as_completed(futures):
+            yield _result(future, futures[future])
     finally:
         pool.shutdown(kill_workers=True)
 

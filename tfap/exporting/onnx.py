@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import threading
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +12,7 @@ from tfap.exporting import runtime
 from tfap.keras_compat.types import Model
 
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"}  # others have NumPy's names
+_eager_lock = threading.Lock()  # two threads at once would restore each other's setting
 
 
 def write(model: Model, path: pathlib.Path, quantize: str | None) -> None:
@@ -37,12 +39,13 @@ def write(model: Model, path: pathlib.Path, quantize: str | None) -> None:
 @contextlib.contextmanager
 def _inlined_functions():
     """Inlines compiled functions, such as Keras's grouped convolutions, which tf2onnx cannot convert."""
-    saved = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(saved)
+    with _eager_lock:
+        saved = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(True)
+        try:
+            yield
+        finally:
+            tf.config.run_functions_eagerly(saved)
 
 
 def _write_erfc(graph, node, name, arguments):

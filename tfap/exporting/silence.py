@@ -9,28 +9,45 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-_lock = threading.Lock()  # two threads at once would restore each other's null device
+# One thread at a time, and snapshots are taken inside: of a process that another thread has silenced, they
+# would bring that state back for good.
+_lock = threading.RLock()
+_LOG_LEVEL_OF_CPP = "TF_CPP_MIN_LOG_LEVEL"  # set by the import of tf2onnx
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppresses printed output, logs and warnings, including those of C++ code.
 
-    On exit, it also restores the environment variables and the log level of the process. The output of other
-    threads is suppressed as well.
+    On exit, it also restores the log levels of the process, which exporters change. The output of other threads
+    is suppressed as well. Threads that call this at the same time wait for each other.
     """
-    environment, log_level = dict(os.environ), logging.root.manager.disable
-    with _lock, _null_descriptors(), warnings.catch_warnings():
+    with _lock, _same_log_level_of_cpp(), _no_logs(), _null_descriptors(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                yield
-        finally:
-            logging.disable(log_level)
-            for name in set(os.environ) - set(environment):
-                del os.environ[name]
-            os.environ.update(environment)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+
+
+@contextlib.contextmanager
+def _same_log_level_of_cpp():
+    before = os.environ.get(_LOG_LEVEL_OF_CPP)
+    try:
+        yield
+    finally:  # other variables are left alone: another thread may have set them
+        if before is None:
+            os.environ.pop(_LOG_LEVEL_OF_CPP, None)
+        else:
+            os.environ[_LOG_LEVEL_OF_CPP] = before
+
+
+@contextlib.contextmanager
+def _no_logs():
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

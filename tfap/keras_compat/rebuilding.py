@@ -1,6 +1,7 @@
 """A new model of the same graph with other layers."""
 
 import contextlib
+import threading
 
 import keras
 import tf_keras
@@ -10,6 +11,8 @@ from tfap.keras_compat import private
 from tfap.keras_compat.copying import Replacement, fresh
 from tfap.keras_compat.graphs import calls, is_graph_model
 from tfap.keras_compat.owner import is_keras3, is_sequential, keras_of
+
+_hidden_compile_lock = threading.RLock()  # two threads at once would restore each other's setting
 
 
 def rebuild(model, replace, input_shapes=None):
@@ -153,11 +156,12 @@ def _keras3_inputs(model, shapes):
 @contextlib.contextmanager
 def _hidden_compile(model):
     """Keras 3's clone_model compiles by itself and fails on losses that are not registered."""
-    compiled, model.compiled = model.compiled, False
-    try:
-        yield
-    finally:
-        model.compiled = compiled
+    with _hidden_compile_lock:
+        compiled, model.compiled = model.compiled, False
+        try:
+            yield
+        finally:
+            model.compiled = compiled
 
 
 def _compile_like(target, source):
