@@ -15,6 +15,7 @@ import pytest
 import tfap
 from tfap.activations.dead_neurons import DeadNeurons
 from tfap.iterative import IterativePruning, Row
+from tfap.iterative.results import check_metric_names
 from tfap.iterative.run import alive_weights
 from tfap.iterative.state import read
 
@@ -433,3 +434,13 @@ def test_table_file_and_figure(tmp_path):
             result.masks(2)
     untested = IterativePruning([Row(0, 0.0, 320, {}, {"loss": 1.5}, None, 10.0, 0.0, 0.5)], [], None)
     assert "loss" in str(untested) and untested.plot()
+
+
+def test_a_metric_named_like_another_column():
+    """It would be overwritten in to_dict() and to_csv()."""
+    for name in ("sparsity", "training_loss", "fit_seconds"):
+        with pytest.raises(ValueError, match=f"evaluate names a metric like another column: {name}"):
+            check_metric_names({name: 0.5}, {"loss": 1.0}, None)
+    check_metric_names({"accuracy": 0.5, "dead_rate": 0.1}, {"loss": 1.0}, None)
+    with pytest.raises(ValueError, match="like another column: dead_rate"):
+        check_metric_names({"accuracy": 0.5, "dead_rate": 0.1}, {}, DeadNeurons(1, 0, 0, 0))

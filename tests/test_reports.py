@@ -294,3 +294,18 @@ def test_bad_settings(keras_module):
         quick(model, data=nets.data(model), metric="accuracy")
     with pytest.raises(ValueError, match="A metric needs data"):
         quick(model, metric=len)
+
+
+@pytest.mark.parametrize("name", ["weights", "bytes", "flops", "format", "model", "batch_2_ms"])
+def test_a_metric_named_like_another_column(name, tmp_path):
+    """It would overwrite that column in to_dict() and to_csv()."""
+
+    def metric(y, outputs):
+        raise AssertionError("the name is checked first")
+
+    metric.__name__ = name
+    message = f"The metric is named '{name}', like another column.*Expected.*rename the function"
+    with pytest.raises(ValueError, match=message):
+        tfap.report(tmp_path / "not looked at", data=([], []), metric=metric, batch_sizes=(2,))
+    with pytest.raises(ValueError, match=message):
+        Report([ModelReport("dense", "keras", latency={2: latencies()[1]})], metric=name)

@@ -10,7 +10,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.activations.dead_neurons import DeadNeurons, dead_neuron_report
 from tfap.activations.measure import measure_activations
-from tfap.iterative.results import Row
+from tfap.iterative.results import Row, check_metric_names
 from tfap.iterative.state import PackedMasks, Weights, read, write
 from tfap.keras_compat import Callback
 from tfap.keras_compat.types import Data, Model
@@ -130,12 +130,14 @@ class Trainer:
         stripped = strip_pruning(model)
         begin = time.perf_counter()
         metrics, dead = self._metrics(stripped), self._dead_neurons(stripped)
+        training = _last_logs(history)
+        check_metric_names(metrics, training, dead)
         row = Row(
             cycle,
             1 - masks.alive / masks.total,
             masks.alive,
             metrics,
-            _last_logs(history),
+            training,
             dead,
             fit_seconds,
             evaluate_seconds=time.perf_counter() - begin,

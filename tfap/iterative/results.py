@@ -26,6 +26,18 @@ _SECONDS = ("fit_seconds", "evaluate_seconds", "other_seconds")
 _TYPES = {"cycle": int, "sparsity": float, "alive": int, "metrics": dict, "training": dict}
 
 
+def check_metric_names(metrics, training, dead):
+    """Raises ValueError if a metric of `evaluate` has the name of another column of the CSV file."""
+    others = [*BEFORE_METRICS, *(f"training_{name}" for name in training), *SECONDS]
+    others += [f"dead_{name}" for name in DEAD] if dead else []
+    taken = [name for name in metrics if name in others]
+    if taken:
+        raise ValueError(
+            f"evaluate names a metric like another column: {', '.join(taken)}. Expected names that are not one "
+            f"of {', '.join(others)}: rename it."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """The results of one cycle. Rows are equal if they differ only in their seconds.

@@ -17,7 +17,7 @@ from tfap.graph import flops
 from tfap.keras_compat.inputs import listed, random_arrays
 from tfap.keras_compat.types import Data, Model
 from tfap.reporting import latency
-from tfap.reporting.table import ModelReport, Report
+from tfap.reporting.table import ModelReport, Report, check_metric_name
 from tfap.utils.accuracy import accuracy, check_labels
 
 _CHUNK = 256  # samples per batch when a model is scored
@@ -158,6 +158,7 @@ def _check_settings(batch_sizes, seconds, metric, data):
         raise TypeError(f"metric must be a function of (y, outputs): received {metric!r}.")
     if metric is not None and data is None:
         raise ValueError("A metric needs data: pass data=(x, y).")
+    check_metric_name(_name_of(metric), batch_sizes)
 
 
 # -- models ---------------------------------------------------------------------------------------

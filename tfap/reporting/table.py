@@ -77,14 +77,36 @@ def _flat(name, latency):
     }
 
 
+def check_metric_name(name: str, batch_sizes: Iterable[int]) -> None:
+    """Checks that a score has a column of its own in `Report.to_dict` and `Report.to_csv`.
+
+    Args:
+        name: String. Name of the score.
+        batch_sizes: Batch sizes whose latency is reported.
+
+    Raises:
+        ValueError: If another figure has the name.
+    """
+    latencies = {batch_size: Latency(0.0, 0.0, 0.0, 0) for batch_size in batch_sizes}
+    taken = ["model", *ModelReport("", "", latency=latencies).to_dict()]
+    if name in taken:
+        raise ValueError(
+            f"The metric is named '{name}', like another column of the report. Expected a name that is not one "
+            f"of {', '.join(taken)}: rename the function."
+        )
+
+
 class Report(collections.abc.Sequence[ModelReport]):
     """Holds the `ModelReport`s of several models. Prints as a table with the verdict.
 
     Args:
         rows: Iterable of `ModelReport`s.
         baseline: String. Name of the model to compare the others with. None for no comparison.
-        metric: String. Name of the score.
+        metric: String. Name of the score, which no other figure has.
         notes: Iterable of strings. Sentences on what the figures leave out.
+
+    Raises:
+        ValueError: If `metric` is the name of another figure.
 
     Attributes:
         baseline: The argument.
@@ -100,6 +122,7 @@ class Report(collections.abc.Sequence[ModelReport]):
         notes: Iterable[str] = (),
     ) -> None:
         self._rows = tuple(rows)
+        check_metric_name(metric, {batch_size for row in self._rows for batch_size in row.latency})
         self.baseline = baseline
         self.metric = metric
         self.notes = tuple(notes)
