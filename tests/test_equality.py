@@ -124,3 +124,28 @@ def test_the_state_of_random_generators_is_as_before():
     before = sampling.generator.state.numpy()
     tfap.prune(model, 0.5)
     np.testing.assert_array_equal(sampling.generator.state.numpy(), before)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The Conv2D op currently only supports the NHWC tensor format on the CPU. The op was given: NCHW",
+        "Conv2DCustomBackpropInputOp only supports NHWC.",
+    ],
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_a_cpu_that_cannot_convolve_channels_first(keras_module, words, given):
+    class Convolution(keras_module.layers.Layer):
+        def call(self, x):
+            if not isinstance(x, tf.Tensor) or not tf.executing_eagerly():
+                return x
+            raise tf.errors.UnimplementedError(None, None, words)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    layers = keras_module.layers
+    model = keras_module.Sequential([layers.Input((3, 8, 8)), Convolution(), layers.Flatten()])
+    arrays = [np.ones((2, 3, 8, 8), "float32")] if given else None
+    with pytest.raises(ValueError, match=r"cannot run.*channels_first.*TF_ENABLE_ONEDNN_OPTS=1.*GPU"):
+        equality.difference(model, model, arrays)

@@ -1,6 +1,7 @@
 """Equivalence checks: how far the outputs of two models are apart, and what float rounding explains."""
 
 import dataclasses
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -104,6 +105,8 @@ def comparison_inputs(model, samples=SAMPLES):
                 outputs = outputs_of(model, arrays)
                 _check_comparable_values(model, outputs)
                 return arrays, outputs
+            except _ChannelsFirstError:
+                raise
             except Exception as error:  # the model is the user's code
                 failure = failure or error
     raise ValueError(
@@ -122,10 +125,29 @@ def _check_comparable_values(model, outputs):
 def outputs_of(model, arrays):
     """The outputs of a model in inference mode, as float64 arrays."""
     chunks = [
-        tf.nest.flatten(model(packed_inputs(model, [part[start:stop] for part in arrays]), training=False))
+        tf.nest.flatten(_called(model, [part[start:stop] for part in arrays]))
         for start, stop in _chunks(len(arrays[0]))
     ]
     return [np.concatenate([np.asarray(part, np.float64) for part in parts]) for parts in zip(*chunks)]
+
+
+class _ChannelsFirstError(ValueError):
+    """Raised if the device cannot run convolutions of data_format="channels_first"."""
+
+
+def _called(model, arrays):
+    try:
+        return model(packed_inputs(model, arrays), training=False)
+    except Exception as error:
+        if not re.search(
+            r"only supports (the )?NHWC", str(error)
+        ):  # TensorFlow's words for a CPU without oneDNN
+            raise
+        raise _ChannelsFirstError(
+            f"The outputs of the model '{model.name}' cannot be computed for a comparison: this CPU cannot run "
+            "convolutions with data_format='channels_first'. Set the environment variable "
+            "TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported, or run on a GPU."
+        ) from error
 
 
 def _chunks(count, size=1024):
