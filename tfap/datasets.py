@@ -59,6 +59,7 @@ def load(name: str, seed: int = 0) -> Dataset:
     Raises:
         ValueError: If the name is unknown.
         FileNotFoundError: If there is no local copy and the download fails.
+        ImportError: If scikit-learn is needed and not installed. The message has the pip command.
     """
     loaders = {
         "digits": lambda: _digits(seed),
@@ -78,8 +79,11 @@ def keras_cache() -> pathlib.Path:
 
 
 def _digits(seed):
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError("scikit-learn is not installed: pip install 'tfap[examples]'") from error
 
     digits = load_digits()
     images = (digits.images / 16).astype("float32")
