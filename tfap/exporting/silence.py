@@ -19,8 +19,8 @@ _LOG_LEVEL_OF_CPP = "TF_CPP_MIN_LOG_LEVEL"  # set by the import of tf2onnx
 def quiet() -> Iterator[None]:
     """Suppresses printed output, logs and warnings, including those of C++ code.
 
-    On exit, it also restores the log levels of the process, which exporters change. The output of other threads
-    is suppressed as well. Threads that call this at the same time wait for each other.
+    On exit, it also restores the log levels of the process, which exporters change. The output of other
+    threads is suppressed as well. Threads that call this at the same time wait for each other.
     """
     with _lock, _same_log_level_of_cpp(), _no_logs(), _null_descriptors(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -33,8 +33,8 @@ def check_metric_names(metrics, training, dead):
     taken = [name for name in metrics if name in others]
     if taken:
         raise ValueError(
-            f"evaluate names a metric like another column: {', '.join(taken)}. Expected names that are not one "
-            f"of {', '.join(others)}: rename it."
+            f"evaluate names a metric like another column: {', '.join(taken)}. Expected names that are not "
+            f"among {', '.join(others)}: rename it."
         )
 
 

@@ -144,9 +144,9 @@ def _called(model, arrays):
         ):  # TensorFlow's words for a CPU without oneDNN
             raise
         raise _ChannelsFirstError(
-            f"The outputs of the model '{model.name}' cannot be computed for a comparison: this CPU cannot run "
-            "convolutions with data_format='channels_first'. Set the environment variable "
-            "TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported, or run on a GPU."
+            f"The outputs of the model '{model.name}' cannot be compared: this CPU cannot run convolutions "
+            "with data_format='channels_first'. Set the environment variable TF_ENABLE_ONEDNN_OPTS=1 before "
+            "TensorFlow is imported, or run on a GPU."
         ) from error
 
 
