@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -17,6 +18,7 @@ import pytest
 import tensorflow as tf
 
 import tfap
+from tfap import keras_compat
 from tfap.exporting import formats, onnx, runtime, silence, tflite
 from tfap.exporting.export import FORMATS, _Expected
 from tfap.keras_compat import equality, rebuilding
@@ -321,7 +323,7 @@ def test_an_earlier_export_is_replaced(tmp_path, format):
 
 @every_format
 def test_a_failure_leaves_what_was_there(plain, tmp_path, format, monkeypatch):
-    def half(model, path, quantize):
+    def half(model, path, quantize, batch_size):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
@@ -351,10 +353,10 @@ def contents(folder):
 def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
     write = FORMATS[format].write
 
-    def wrong(model, path, quantize):
+    def wrong(model, path, quantize, batch_size):
         weights = model.get_weights()
         model.set_weights([weight + 0.01 for weight in weights])
-        write(model, path, quantize)
+        write(model, path, quantize, batch_size)
         model.set_weights(weights)
 
     monkeypatch.setitem(FORMATS, format, dataclasses.replace(FORMATS[format], write=wrong))
@@ -534,3 +536,197 @@ def test_the_optimizer_is_not_lost_to_another_thread():
     model = nets.mlp(keras)
     overlapping(lambda: rebuilding._hidden_compile(model), lambda: None)
     assert model.compiled
+
+
+# -- quantized inputs and outputs ------------------------------------------------------------------
+
+
+def integer_file(model, path, dtype):
+    """Writes a model to a TFLite file whose inputs and outputs are integers."""
+    generator = np.random.default_rng(0)
+    samples = generator.normal(size=(64, *model.inputs[0].shape[1:])).astype("float32")
+    with silence.quiet(), tempfile.TemporaryDirectory() as folder:
+        keras_compat.write_saved_model(model, folder)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([sample[None]] for sample in samples)
+        ops = tf.lite.OpsSet
+        wide = ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [wide if dtype == "int16" else ops.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(dtype)
+        path.write_bytes(converter.convert())
+    return samples
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_a_quantized_file_takes_and_returns_real_values(keras_module, tmp_path, dtype):
+    model = nets.mlp(keras_module, (6, 16, 4))
+    x = integer_file(model, tmp_path / "model.tflite", dtype)
+    loaded = formats.load_runtime(tmp_path / "model.tflite")
+    (entry,) = loaded.inputs
+    assert entry.dtype == np.float32 and entry.quantization.dtype == np.dtype(dtype)
+    (outputs,) = loaded(x)
+    assert outputs.dtype == np.float32
+    expected = np.asarray(model(x))
+    np.testing.assert_allclose(outputs, expected, atol=0.03)
+    y = expected.argmax(-1)
+    report = tfap.report({"live": model, "file": tmp_path / "model.tflite"}, data=(x, y), batch_sizes=())
+    assert report["live"].score == 1 and report["file"].score > 0.85  # a quarter by chance
+    integers = entry.quantization.quantize(x)
+    for given in (integers, integers.astype("int64")):
+        with pytest.raises(ValueError, match=r"is quantized: received integers.*expected real.*astype"):
+            loaded(given)
+        with pytest.raises(ValueError, match="'file' cannot take data: .*is quantized: received integers"):
+            tfap.report({"file": tmp_path / "model.tflite"}, data=(given, y), batch_sizes=())
+    assert tfap.report(tmp_path / "model.tflite", batch_sizes=(1,), seconds=0)[0].latency[1].median > 0
+    np.testing.assert_array_equal(loaded(entry.quantization.dequantize(integers))[0], outputs)
+
+
+def test_integers_that_are_not_quantized(keras_module, tmp_path):
+    """An image scaled to [0, 1] is black to a model of integers: that is an error, not a bad accuracy."""
+    layers = keras_module.layers
+    stack = [layers.Input((4,), dtype="uint8"), layers.Rescaling(1 / 255), layers.Dense(3)]
+    model = keras_module.Sequential(stack)
+    x, y = np.random.default_rng(0).integers(0, 256, (8, 4)), np.zeros(8, int)
+    for file in (model, tfap.export(model, tmp_path / "folder")):
+        loaded = formats.load_runtime(file)
+        for good in (x, x.astype("uint8"), x.astype("float32")):
+            np.testing.assert_array_equal(loaded(good)[0], loaded(x)[0])
+        for bad in (x / 255, x - 1, x + 300, np.full((8, 4), np.nan)):
+            with pytest.raises(ValueError, match=r"takes uint8: received .* cannot hold"):
+                loaded(bad)
+            with pytest.raises(ValueError, match="cannot take data: .*takes uint8"):
+                tfap.report(file, data=(bad, y), batch_sizes=())
+
+
+# -- fixed batches ---------------------------------------------------------------------------------
+
+
+def recurrent(keras, kind, batch_size):
+    layers, shape = keras.layers, (4, 5, 5, 1) if kind == "ConvLSTM2D" else (4, 3)
+    layer = {
+        "LSTM": lambda: layers.LSTM(3, name="recurrent"),
+        "Bidirectional": lambda: layers.Bidirectional(layers.GRU(2, name="recurrent")),
+        "ConvLSTM2D": lambda: layers.ConvLSTM2D(2, 3, name="recurrent"),
+    }[kind]()
+    stack = [keras.Input(batch_shape=(batch_size, *shape)), layer, layers.Flatten(), layers.Dense(2)]
+    return keras.Sequential(stack)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "Bidirectional", "ConvLSTM2D"])
+def test_recurrent_layers_of_a_fixed_batch(keras_module, tmp_path, kind):
+    size = 2 if kind == "Bidirectional" else 1
+    model = recurrent(keras_module, kind, size)
+    loaded = formats.load_runtime(tfap.export(model, tmp_path / "model.tflite", format="tflite"))
+    assert loaded.inputs[0].shape[0] == loaded.batch_size == size
+    x = np.random.default_rng(0).normal(size=(6, *model.inputs[0].shape[1:])).astype("float32")
+    expected = np.concatenate([model(x[at : at + size]) for at in range(0, 6, size)])
+    for _ in range(2):  # LiteRT's LSTM would begin with the state that it had
+        np.testing.assert_allclose(loaded(x)[0], expected, rtol=1e-4, atol=1e-5)
+    if size == 1:
+        return
+    with pytest.raises(ValueError, match="received 5 samples; expected a multiple of .* batch size, 2"):
+        loaded(x[:5])
+    with pytest.raises(ValueError, match="received 0 samples; expected a multiple"):
+        loaded(x[:0])
+    np.testing.assert_allclose(loaded.padded(x[:5])[0], expected[:5], rtol=1e-4, atol=1e-5)
+    y = expected.argmax(-1)
+    report = tfap.report(tmp_path / "model.tflite", data=(x[:5], y[:5]), batch_sizes=(4,), seconds=0)
+    assert report[0].score == 1 and report[0].latency[4].median > 0
+    with pytest.raises(ValueError, match=r"fixed size, 2: received batch_sizes=\(1, 64\), expected mult"):
+        tfap.report(tmp_path / "model.tflite", data=(x, y))
+
+
+def test_the_error_of_recurrent_layers_names_the_ways_out(keras_module, tmp_path):
+    model = recurrent(keras_module, "LSTM", None)
+    message = (
+        r"cannot be converted to format='tflite' \(for the recurrent layers .*recurrent.*unroll=True, or "
+    )
+    with pytest.raises(
+        ValueError, match=message + r"a fixed batch with keras.Input\(batch_shape=\(1, ...\)\)"
+    ):
+        tfap.export(model, tmp_path / "model.tflite", format="tflite")
+    assert not contents(tmp_path)
+
+
+@every_format
+def test_a_batch_size_that_is_not_needed_is_open(keras_module, tmp_path, format):
+    """Sequential models without an Input have that of the first batch they were called on."""
+    model = keras_module.Sequential([keras_module.layers.Dense(2)])
+    model(np.ones((5, 3), "float32"))
+    assert model.inputs[0].shape[0] == 5
+    loaded = formats.load_runtime(tfap.export(model, tmp_path / FILES[format], format=format))
+    assert loaded.inputs[0].shape == (None, 3) and loaded(np.ones((4, 3)))[0].shape == (4, 2)
+
+
+@pytest.mark.parametrize("format", ["saved_model", "tflite", "onnx"])
+def test_a_layer_that_needs_the_batch_size(keras_module, tmp_path, format):
+    class Numbered(keras_module.layers.Layer):
+        def call(self, x):
+            return x + np.arange(int(x.shape[0]), dtype="float32")[:, None]
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    model = keras_module.Sequential([keras_module.Input(batch_shape=(3, 2)), Numbered()])
+    live = formats.load_runtime(model)
+    loaded = formats.load_runtime(tfap.export(model, tmp_path / FILES[format], format=format))
+    for run in (live, loaded):
+        assert run.batch_size == 3 and run(np.zeros((6, 2)))[0][:, 0].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+# -- precision -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+def test_half_precision_to_float32(keras_module, tmp_path, policy):
+    layers = keras_module.layers
+    inputs = keras_module.Input((4, 3))
+    x = layers.TimeDistributed(layers.Dense(5, dtype=policy), dtype=policy, name="each")(inputs)
+    x = layers.Dense(4, activation="relu", dtype=policy, name="dense")(x)
+    model = keras_module.Model(inputs, layers.Dense(2, dtype="float32", name="output")(x))
+    with pytest.raises(ValueError, match="in float16 or bfloat16, pass dtype='float32'"):
+        tfap.export(model, tmp_path / "model.tflite", format="tflite", verify=False)
+    path = tfap.export(model, tmp_path / "model.tflite", format="tflite", dtype="float32")
+    x = np.random.default_rng(0).normal(size=(5, 4, 3)).astype("float32")
+    np.testing.assert_allclose(formats.load_runtime(path)(x)[0], model(x), atol=0.05)
+    assert model.get_layer("dense").compute_dtype in policy  # the model is as it was
+
+
+def test_float32_weights_are_the_same(keras_module, tmp_path):
+    layers = keras_module.layers
+    half = {"dtype": "mixed_float16"}
+    stack = [layers.Input((3, 2)), layers.Bidirectional(layers.GRU(2, **half), **half)]
+    stack += [layers.BatchNormalization(), keras_module.Sequential([layers.Dense(2, dtype="float16")])]
+    model = keras_module.Sequential(stack)
+    path = tfap.export(model, tmp_path / "model.keras", format="keras", dtype="float32")
+    loaded = keras_compat.load_model(path)
+    assert {layer.compute_dtype for layer in keras_compat.all_layers(loaded)} == {"float32"}
+    for new, old in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        assert new.dtype == np.float32
+        np.testing.assert_array_equal(new, old)
+
+
+def test_what_cannot_be_rebuilt_in_float32(keras_module, tmp_path):
+    class Odd(keras_module.layers.Layer):
+        def __init__(self, size):
+            super().__init__(name="odd", dtype="float16")
+
+        def call(self, x):
+            return 2 * x
+
+    for layer, message in [
+        (Odd(3), "Layers of 'model' cannot be rebuilt in float32: 'odd'"),
+        (None, "expected a built Sequential or Functional model"),
+    ]:
+        model = (
+            keras_module.Sequential([keras_module.layers.Input((2,)), layer], name="model") if layer else None
+        )
+        if model is None:
+            model = nets.subclassed(keras_module, keras_module.layers.Dense(4))
+            model(np.ones((3, 6), "float32"))
+        with pytest.raises(ValueError, match=message):
+            tfap.export(model, tmp_path / "model", dtype="float32")
+    with pytest.raises(ValueError, match="Unknown dtype='float16'. Known: None, 'float32'"):
+        tfap.export(nets.mlp(keras_module), tmp_path / "model", dtype="float16")
+    assert not contents(tmp_path)

@@ -283,6 +283,45 @@ def test_one_output_needs_a_metric(keras_module):
     assert np.isfinite(quick(model, data=data, metric=lambda y, z: np.mean(y - z[:, 0]))[0].score)
 
 
+def two_headed(keras_module):
+    layers, inputs = keras_module.layers, keras_module.Input((3,))
+    heads = [layers.Dense(2, activation="softmax", name="kind"), layers.Dense(1, name="size")]
+    model = keras_module.Model(inputs, [head(inputs) for head in heads])
+    generator = np.random.default_rng(0)
+    kind, size = generator.integers(0, 2, 40), generator.normal(size=(40, 1)).astype("float32")
+    return model, generator.normal(size=(40, 3)).astype("float32"), [kind, size]
+
+
+def test_several_outputs(keras_module, tmp_path):
+    """The compiled loss is the score, or a metric of all outputs."""
+    model, x, y = two_headed(keras_module)
+    message = "'model' has 2 outputs and is not a compiled Keras model.*pass a metric"
+    with pytest.raises(ValueError, match=message):
+        quick(model, data=(x, y))
+    model.compile("sgd", ["sparse_categorical_crossentropy", "mse"], metrics=[["accuracy"], []])
+    before = model.get_weights()
+    kind, size = model.predict(x, verbose=0)
+    expected = -np.log(kind[np.arange(40), y[0]]).mean() + ((size - y[1]) ** 2).mean()
+    report = tfap.report({"a": model, "b": model}, "a", (x, y), batch_sizes=(1,), seconds=0)
+    assert report.to_dict()["b"]["loss"] == report["a"].score == pytest.approx(expected, rel=1e-4)
+    assert "loss" in str(report) and "accuracy" not in str(report)
+    for now, then in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(now, then)
+    batches = tf.data.Dataset.from_tensor_slices((x, tuple(y))).batch(7)
+    assert quick(model, data=batches)[0].score == pytest.approx(expected, rel=1e-4)
+
+    def error_of_sizes(y, outputs):
+        return np.mean((y[1] - outputs[1]) ** 2)
+
+    path = tfap.export(model, tmp_path / "model.keras", format="keras")
+    score = quick({"live": model, "file": path}, data=(x, y), metric=error_of_sizes)
+    assert score["file"].score == score["live"].score == pytest.approx(((size - y[1]) ** 2).mean(), rel=1e-4)
+    with pytest.raises(ValueError, match="'file' has 2 outputs and is not a compiled Keras model"):
+        quick({"live": model, "file": path}, data=(x, y))
+    with pytest.raises(ValueError, match=r"\[40\] samples and 39, 39 labels"):
+        quick(model, data=(x, {"kind": y[0][1:], "size": y[1][1:]}))
+
+
 def test_bad_settings(keras_module):
     model = nets.mlp(keras_module)
     for sizes in ((1, 0), 64, (1.5,)):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import tempfile
 from typing import Literal
 
@@ -30,14 +31,16 @@ def export(
     format: Literal["saved_model", "keras", "tflite", "onnx"] = "saved_model",
     *,
     quantize: Literal["dynamic_range"] | None = None,
+    dtype: Literal["float32"] | None = None,
     data: Arrays | None = None,
     verify: bool = True,
 ) -> pathlib.Path:
     """Exports a model to a file for deployment.
 
-    The file does not depend on tfap, and accepts any batch size. Before it appears at `path`, tfap runs it in
-    its runtime and compares its outputs with those of the model. If anything fails, `path` is unchanged.
-    Nothing is printed.
+    The file does not depend on tfap, and accepts any batch size. If the model can only be converted for a
+    fixed batch size, the file has that of its inputs, such as `keras.Input(batch_shape=(1, 28))`. Before the
+    file appears at `path`, tfap runs it in its runtime and compares its outputs with those of the model. If
+    anything fails, `path` is unchanged. Nothing is printed.
 
     Floats must agree within 1e-6 plus 1e-4 times the largest value of the output. In models with float16 or
     bfloat16 layers the factor is 2e-2 or 1e-1. Integers and booleans must be equal. For a quantized file,
@@ -53,6 +56,8 @@ def export(
             outputs in the model's order. "onnx" is for ONNX Runtime.
         quantize: "dynamic_range" stores the weights of large layers as int8, which changes the outputs by
             more than float tolerance. Only for "tflite". None for no quantization.
+        dtype: "float32" exports a copy of the model in which all layers compute in float32, with the same
+            weights, because LiteRT does not run layers in float16 or bfloat16. None keeps the precision.
         data: Samples to compare outputs on: an array, or a list or dict with an array per input. None for
             random samples: standard normal floats, and integers 0 and 1.
         verify: Boolean. Whether to run the file. False does not need its runtime.
@@ -62,7 +67,7 @@ def export(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If the format or `quantize` is unknown, if the path has the wrong suffix or holds
+        ValueError: If the format, `quantize` or `dtype` is unknown, if the path has the wrong suffix or holds
             something else, if the model is unbuilt, has pruning wrappers or cannot be converted, or if `data`
             does not fit the model.
         ImportError: If a required package is not installed. The message has the pip command.
@@ -80,7 +85,7 @@ def export(
     [(5, 2)]
     """
     path = pathlib.Path(path)
-    _check(model, path, format, quantize)
+    _check(model, path, format, quantize, dtype)
     if verify:
         FORMATS[format].require()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,26 +93,84 @@ def export(
         tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder,
         quiet(),
     ):
+        if dtype is not None:
+            model = _in_precision(model, dtype, data, verify)
         expected = _Expected(model, data) if verify else None
         exported = pathlib.Path(folder, path.name)
-        try:
-            FORMATS[format].write(model, exported, quantize)
-        except (ImportError, OSError):  # a missing package, a full disk: not a fault of the model
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"The model '{model.name}' cannot be converted to format='{format}': {error}"
-            ) from error
+        _write(model, exported, format, quantize)
         if expected is not None:
             expected.compare(exported, exactly=quantize is None)
         _move(exported, path)
     return path
 
 
-def _check(model, path, format, quantize):
+def _write(model, path, format, quantize):
+    """Writes the file for any batch size or, if that fails, for the fixed one of the model's inputs."""
+    fixed = keras_compat.fixed_batch_size(model)
+    batch_sizes = list(dict.fromkeys([None, fixed]))
+    if format == "tflite" and fixed is not None and _rolled(model):
+        batch_sizes = [fixed]  # for any other, the conversion takes as long and always fails
+    for batch_size in batch_sizes:
+        try:
+            return FORMATS[format].write(model, path, quantize, batch_size)
+        except (ImportError, OSError):  # a missing package, a full disk: not a fault of the model
+            raise
+        except Exception as error:
+            failure = error
+        if path.is_dir():
+            shutil.rmtree(path)
+    advice = _advice(model) if format == "tflite" else ""
+    raise ValueError(
+        f"The model '{model.name}' cannot be converted to format='{format}'{advice}: {failure}"
+    ) from failure
+
+
+def _rolled(model):
+    """Returns the names of recurrent layers that are not unrolled."""
+    layers = keras_compat.all_layers(model)
+    return [layer.name for layer in layers if getattr(layer, "unroll", True) is False]
+
+
+def _advice(model):
+    """Returns what makes a model convertible to TFLite, if it is known."""
+    advice = []
+    if rolled := _rolled(model):
+        advice.append(
+            f"for the recurrent layers {_names(rolled)}, pass unroll=True, or a fixed batch with "
+            "keras.Input(batch_shape=(1, ...))"
+        )
+    if half := [layer.name for layer in keras_compat.half_layers(model)]:
+        advice.append(f"for the layers {_names(half)} in float16 or bfloat16, pass dtype='float32'")
+    return f" ({'; '.join(advice)})" if advice else ""
+
+
+def _names(names):
+    return ", ".join(map(repr, names[:3])) + (" ..." if len(names) > 3 else "")
+
+
+def _in_precision(model, dtype, data, verify):
+    """Returns a copy of the model in another precision, whose outputs differ only by rounding."""
+    copy = keras_compat.with_policy(model, dtype)
+    if verify:
+        given, new = _Expected(model, data), _Expected(copy, data)
+        for index, (output, expected) in enumerate(zip(new.outputs, given.outputs)):
+            tolerance = _tolerance(model, expected)
+            difference = equality.largest_difference(output, expected)
+            if not difference <= tolerance:
+                raise RuntimeError(
+                    f"Output {index} of the copy of '{model.name}' in {dtype} differs from the model's by "
+                    f"{difference:.3g}; allowed is {tolerance:.3g}. If the outputs are random or depend on "
+                    "earlier calls, pass verify=False."
+                )
+    return copy
+
+
+def _check(model, path, format, quantize, dtype):
     if format not in FORMATS:
         raise ValueError(f"Unknown format '{format}'. Known: {', '.join(FORMATS)}.")
     _check_quantization(format, quantize)
+    if dtype not in (None, "float32"):
+        raise ValueError(f"Unknown dtype={dtype!r}. Known: None, 'float32'.")
     if not keras_compat.is_model(model):
         raise TypeError(
             f"tfap.export takes a Keras model: received an object of type {type(model).__name__}."
@@ -175,7 +238,7 @@ class _Expected:
             else listed(data, [entry.name for entry in model_runtime.inputs])
         )
         with _on_cpu():
-            self.outputs = model_runtime(*self.data)
+            self.outputs = model_runtime.padded(*self.data)
 
     def compare(self, path, exactly):
         """Raises a RuntimeError if the outputs differ. Without `exactly`, values only have to be finite."""
@@ -196,7 +259,7 @@ class _Expected:
     def _outputs_of(self, path):
         try:
             with keras_compat.custom_object_scope(_custom_classes(self.model)), _on_cpu():
-                return load_runtime(path)(*self.data)
+                return load_runtime(path).padded(*self.data)
         except Exception as error:
             raise RuntimeError(
                 f"The exported file of '{self.model.name}' does not run, so it was deleted: {error}\n"

@@ -22,7 +22,8 @@ class Format:
     """Describes a file format.
 
     Attributes:
-        write: Function of `(model, path, quantize)` that writes the file.
+        write: Function of `(model, path, quantize, batch_size)` that writes the file. A `batch_size` of None
+            is any.
         load: Function of `(path, threads)` that returns a `Runtime`.
         weights: Function of the path that returns the list of arrays in the file, or None if it cannot read
             them.
@@ -32,7 +33,7 @@ class Format:
         extra: String. Extra of tfap that installs the modules.
     """
 
-    write: Callable[[Model, pathlib.Path, str | None], None]
+    write: Callable[[Model, pathlib.Path, str | None, int | None], None]
     load: Callable[[pathlib.Path, int | None], Runtime]
     weights: Callable[[pathlib.Path], Sequence[np.ndarray] | None]
     suffix: str = ""
@@ -63,7 +64,9 @@ def load_runtime(model: Model | str | os.PathLike[str], threads: int | None = No
 
     Returns:
         A `tfap.exporting.runtime.Runtime`: a function of one NumPy array per input, of any batch size, that
-        returns the list of outputs. Its attribute `inputs` has their names, shapes and dtypes.
+        returns the list of outputs. Its attribute `inputs` has their names, shapes and dtypes. A file of a
+        fixed batch size takes multiples of it. A `.tflite` file with quantized inputs or outputs takes and
+        returns real values, and `inputs` has its scales.
 
     Raises:
         TypeError: If `model` is neither a Keras model nor a path.
@@ -118,8 +121,8 @@ def _format_of(path):
     )
 
 
-def _write_saved_model(model, path, quantize):
-    keras_compat.write_saved_model(model, path)
+def _write_saved_model(model, path, quantize, batch_size):
+    keras_compat.write_saved_model(model, path, batch_size)
 
 
 def _load_saved_model(path, threads):
@@ -136,7 +139,7 @@ def _saved_model_weights(path):
     return None if variables is None else [variable.numpy() for variable in variables]
 
 
-def _write_keras(model, path, quantize):
+def _write_keras(model, path, quantize, batch_size):
     model.save(path)
 
 

@@ -15,20 +15,22 @@ _DTYPES = {"float": "float32", "double": "float64", "string": "object"}  # other
 _eager_lock = threading.Lock()  # two threads at once would restore each other's setting
 
 
-def write(model: Model, path: pathlib.Path, quantize: str | None) -> None:
+def write(model: Model, path: pathlib.Path, quantize: str | None, batch_size: int | None) -> None:
     """Writes a model to an ONNX file.
 
     Args:
         model: A built model of either Keras.
         path: Path of the file.
         quantize: None. ONNX files are not quantized.
+        batch_size: Integer. Batch size of the inputs. None for any.
 
     Raises:
         ImportError: If onnx or tf2onnx is not installed. The message has the pip command.
     """
     # Not with Keras 3's "onnx" exporter, because it leaves NumPy and tf2onnx patched.
     onnx, tf2onnx = (runtime.imported(module, "onnx") for module in ("onnx", "tf2onnx.convert"))
-    function, signature = keras_compat.inference(model), [keras_compat.call_signature(model)]
+    function = keras_compat.inference(model, batch_size)
+    signature = [keras_compat.call_signature(model, batch_size)]
     with contextlib.suppress(Exception), _inlined_functions():  # if this fails, tf2onnx traces with calls
         function.get_concrete_function()
     content, _ = tf2onnx.from_function(function, signature, custom_op_handlers={"Erfc": (_write_erfc, [])})

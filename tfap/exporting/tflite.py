@@ -11,17 +11,18 @@ from tfap.exporting import runtime
 from tfap.keras_compat.types import Model
 
 
-def write(model: Model, path: pathlib.Path, quantize: str | None) -> None:
+def write(model: Model, path: pathlib.Path, quantize: str | None, batch_size: int | None) -> None:
     """Writes a model to a LiteRT file.
 
     Args:
         model: A built model of either Keras.
         path: Path of the file.
         quantize: "dynamic_range" stores the weights of large layers as int8. None for no quantization.
+        batch_size: Integer. Batch size of the inputs. None for any.
     """
     # Like Keras 3's "litert" exporter, which also allows TensorFlow ops, but LiteRT cannot run those.
     with tempfile.TemporaryDirectory() as folder:
-        keras_compat.write_saved_model(model, folder)
+        keras_compat.write_saved_model(model, folder, batch_size)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         if quantize == "dynamic_range":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -61,6 +62,9 @@ def _output_order(names):
 def load(path: pathlib.Path, threads: int | None) -> runtime.Runtime:
     """Loads a LiteRT file in the LiteRT interpreter.
 
+    Quantized inputs and outputs are those of int8, uint8 or int16 with a scale. The runtime takes and returns
+    real values for them.
+
     Args:
         path: Path of the file.
         threads: Integer. Threads per operation. None for the default of LiteRT.
@@ -75,6 +79,7 @@ def load(path: pathlib.Path, threads: int | None) -> runtime.Runtime:
         str(path), num_threads=threads
     )
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    input_quantizations, output_quantizations = map(_quantizations, (inputs, outputs))
     names = _input_names(interpreter)
     allocated_shapes: list[tuple[int, ...] | None] = [None] * len(inputs)
 
@@ -85,20 +90,39 @@ def load(path: pathlib.Path, threads: int | None) -> runtime.Runtime:
             for detail, shape in zip(inputs, shapes):
                 interpreter.resize_tensor_input(detail["index"], shape)
             interpreter.allocate_tensors()
-        for detail, array in zip(inputs, arrays):
-            interpreter.set_tensor(detail["index"], array)
+        for detail, array, quantization in zip(inputs, arrays, input_quantizations):
+            interpreter.set_tensor(
+                detail["index"], array if quantization is None else quantization.quantize(array)
+            )
+        interpreter.reset_all_variables()  # a fused LSTM begins with the state that the last call left
         interpreter.invoke()
-        return [interpreter.get_tensor(detail["index"]) for detail in outputs]
+        arrays = [interpreter.get_tensor(detail["index"]) for detail in outputs]
+        return [
+            array if quantization is None else quantization.dequantize(array)
+            for array, quantization in zip(arrays, output_quantizations)
+        ]
 
     entries = [
         runtime.Input(
             names.get(detail["index"], detail["name"]),
             tuple(None if size < 0 else int(size) for size in detail["shape_signature"]),
-            np.dtype(detail["dtype"]),
+            np.dtype(detail["dtype"] if quantization is None else "float32"),
+            quantization,
         )
-        for detail in inputs
+        for detail, quantization in zip(inputs, input_quantizations)
     ]
     return runtime.Runtime("tflite", entries, run)
+
+
+def _quantizations(details):
+    """Returns the `Quantization` of each tensor, or None if its integers are not quantized real values."""
+    found = []
+    for detail in details:
+        scale, zero_point = detail["quantization"]
+        dtype = np.dtype(detail["dtype"])
+        quantized = bool(scale) and dtype in (np.int8, np.uint8, np.int16)
+        found.append(runtime.Quantization(float(scale), int(zero_point), dtype) if quantized else None)
+    return found
 
 
 def _input_names(interpreter):

@@ -39,6 +39,7 @@ from tfap.keras_compat.owner import (
     tensorflow_variable,
     weights_of,
 )
+from tfap.keras_compat.precision import half_layers, with_policy
 from tfap.keras_compat.rebuilding import rebuild
 from tfap.keras_compat.registry import (
     custom_object_scope,
@@ -49,6 +50,7 @@ from tfap.keras_compat.registry import (
 )
 from tfap.keras_compat.running import (
     call_signature,
+    fixed_batch_size,
     inference,
     input_arrays,
     inputs_of,
@@ -85,7 +87,9 @@ __all__ = [
     "copied",
     "copy_of",
     "custom_object_scope",
+    "fixed_batch_size",
     "from_config",
+    "half_layers",
     "has_loss_in_replicas",
     "inference",
     "input_arrays",
@@ -122,5 +126,6 @@ __all__ = [
     "untrained_variables",
     "weights_of",
     "why_shared",
+    "with_policy",
     "write_saved_model",
 ]

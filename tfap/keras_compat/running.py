@@ -17,8 +17,12 @@ from tfap.keras_compat.inputs import listed
 from tfap.keras_compat.owner import is_keras3, keras_of
 
 
-def call_signature(model):
-    """The structure that a model is called on, with a `tf.TensorSpec` of any batch size for every input.
+def call_signature(model, batch_size=None):
+    """The structure that a model is called on, with a `tf.TensorSpec` for every input.
+
+    Args:
+        model: A built model of either Keras.
+        batch_size: Integer. Batch size of the specs; None for any.
 
     Raises:
         ValueError: the model has not been built, or takes more than one argument.
@@ -29,7 +33,18 @@ def call_signature(model):
             f"The inputs of the model '{model.name}' are not known. Expected a model that is built and is "
             f"called on one argument (which may hold several inputs): call it on data first."
         )
-    return tf.nest.map_structure(_spec_of, structure)
+    return tf.nest.map_structure(lambda tensor: _spec_of(tensor, batch_size), structure)
+
+
+def fixed_batch_size(model):
+    """The batch size that the inputs of a Sequential or Functional model are defined with, or None.
+
+    A Sequential model without an Input has that of the first batch it was called on, so a model of a fixed
+    batch size may run with any.
+    """
+    structure = _input_structure(model) if is_graph_model(model) else None
+    sizes = {tensor.shape[0] for tensor in tf.nest.flatten(structure) if tensor is not None} - {None}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def inputs_of(model):
@@ -56,10 +71,10 @@ def input_arrays(model, data):
     return arrays
 
 
-def _spec_of(tensor):
+def _spec_of(tensor, batch_size):
     layer = private.producer_of(tensor) or tensor  # the input layer, whose name the user knows
     name = layer.name and re.sub(r"[^\w.-]", "_", layer.name)  # as SavedModels name their inputs
-    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name)
+    return tf.TensorSpec((batch_size, *tensor.shape[1:]), tensor.dtype, name)
 
 
 def _input_structure(model):
@@ -75,10 +90,11 @@ def _input_structure(model):
     return arguments[0] if len(arguments) == 1 and not keywords else None
 
 
-def inference(model):
-    """The model's outputs as a `tf.function` of `call_signature(model)`."""
+def inference(model, batch_size=None):
+    """The model's outputs as a `tf.function` of `call_signature(model, batch_size)`."""
     autograph = not is_keras3(model)  # as each Keras does for its own exports
-    return tf.function(_in_inference(model), input_signature=[call_signature(model)], autograph=autograph)
+    signature = [call_signature(model, batch_size)]
+    return tf.function(_in_inference(model), input_signature=signature, autograph=autograph)
 
 
 def _in_inference(model):
@@ -90,10 +106,11 @@ def _in_inference(model):
     return functools.partial(model.__call__, **({"training": False} if takes_training else {}))
 
 
-def write_saved_model(model, path):
+def write_saved_model(model, path, batch_size=None):
+    """Writes a SavedModel with the endpoint `serve`, a function of `call_signature(model, batch_size)`."""
     archive = keras_of(model).export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serve", _in_inference(model), [call_signature(model)])
+    archive.add_endpoint("serve", _in_inference(model), [call_signature(model, batch_size)])
     archive.write_out(str(path))
 
 

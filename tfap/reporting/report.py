@@ -41,9 +41,11 @@ def report(
             for one row each.
         baseline: The model to compare the others with: a model, a path, or a name in `model`.
         data: Test samples `(x, y)` as arrays, or a batched `tf.data.Dataset` of such pairs. `x` is a list or
-            a dict if the model has several inputs. `y` has integer or one-hot labels.
-        metric: Function of `(y, outputs)`, which are NumPy arrays, that returns a number. None for the
-            accuracy: the fraction of samples whose largest output is at the label.
+            a dict if the model has several inputs. `y` has integer or one-hot labels. For several outputs, it
+            is a list or a dict of arrays, as for `fit`.
+        metric: Function of `(y, outputs)`, which are NumPy arrays, that returns a number. `outputs` is a list
+            for several outputs. None for the accuracy: the fraction of samples whose largest output is at the
+            label. For several outputs, None is the loss that the models are compiled with, named "loss".
         batch_sizes: Tuple of integers >= 1. Samples per timed call. `()` for no latency.
         seconds: Float >= 0. Time budget per batch size, for all models together. The minimum of 20 rounds
             takes precedence.
@@ -86,9 +88,13 @@ def report(
     if samples is not None:
         for measured in models:
             samples.check(measured)
+            _check_fixed_batch_size(measured, batch_sizes)
+        if metric is None:
+            samples.choose_metric(models)
     latencies = {size: _latencies(models, samples, size, baseline_name, seconds) for size in batch_sizes}
     rows = [_row(measured, samples, latencies) for measured in models]
-    return Report(rows, baseline_name, _name_of(metric), _notes(models))
+    metric_name = "loss" if samples and samples.use_loss else _name_of(metric)
+    return Report(rows, baseline_name, metric_name, _notes(models))
 
 
 def _row(model, samples, latencies):
@@ -161,6 +167,15 @@ def _check_settings(batch_sizes, seconds, metric, data):
     check_metric_name(_name_of(metric), batch_sizes)
 
 
+def _check_fixed_batch_size(model, batch_sizes):
+    fixed = model.runtime.batch_size
+    if fixed is not None and any(size % fixed for size in batch_sizes):
+        raise ValueError(
+            f"'{model.name}' takes batches of a fixed size, {fixed}: received batch_sizes={batch_sizes!r}, "
+            f"expected multiples of it, such as batch_sizes=({fixed},)."
+        )
+
+
 # -- models ---------------------------------------------------------------------------------------
 
 
@@ -216,7 +231,18 @@ def _read(data, input_names):
         data = _concatenated(data)
     if not isinstance(data, list | tuple) or len(data) != 2:
         raise TypeError(f"data must be (x, y) or a tf.data.Dataset of such pairs: received {type(data)}.")
-    return [np.asarray(array) for array in listed(data[0], input_names)], np.asarray(data[1])
+    inputs = [np.asarray(array) for array in listed(data[0], input_names)]
+    return inputs, _labels(data[1], samples=len(inputs[0]))
+
+
+def _labels(y, samples):
+    """Returns labels as an array, or as a dict or list of one array per output."""
+    if isinstance(y, dict):
+        return {name: np.asarray(array) for name, array in y.items()}
+    parts = [np.asarray(part) for part in y] if isinstance(y, list | tuple) else []
+    if len(parts) != samples and parts and all(part.ndim and len(part) == samples for part in parts):
+        return parts
+    return np.asarray(y)
 
 
 def _concatenated(dataset):
@@ -237,6 +263,11 @@ class _Samples:
 
     def __init__(self, inputs, labels=None, metric=None):
         self._inputs, self._labels, self._metric = inputs, labels, metric or accuracy
+        self.use_loss = False
+
+    @property
+    def are_random(self):
+        return self._labels is None
 
     def batch(self, model, size):
         """Returns the inputs of the first `size` samples, starting over if there are fewer."""
@@ -248,32 +279,69 @@ class _Samples:
         received = [array.shape for array in self._inputs]
         if len(expected) != len(received) or not all(map(_fits, received, expected)):
             raise ValueError(f"'{model.name}' expects inputs of shapes {expected}: received {received}.")
-        if self._labels is None:
+        if self.are_random:
             return
+        for array, entry in zip(self._inputs, model.runtime.inputs):
+            try:
+                entry.converted(array)
+            except ValueError as error:
+                raise ValueError(f"'{model.name}' cannot take data: {error}") from error
         sizes = [len(array) for array in self._inputs]
-        if sizes[0] == 0 or set(sizes) != {len(self._labels)}:
+        labels = [len(array) for array in tf.nest.flatten(self._labels)]
+        if sizes[0] == 0 or set(sizes) != set(labels):
             raise ValueError(
                 "data must have as many labels as samples, and at least one: received "
-                f"{sizes} samples and {len(self._labels)} labels."
+                f"{sizes} samples and {', '.join(map(str, labels))} labels."
             )
-        if self._metric is accuracy:
-            check_labels(model.name, self._labels[:1], self._outputs(model, np.arange(1)))
+
+    def choose_metric(self, models):
+        """Chooses the accuracy, or for models with several outputs the loss that they are compiled with.
+
+        Raises:
+            ValueError: If the metric is not defined for a model.
+        """
+        if self.are_random:
+            return
+        outputs = {model: self._outputs(model, np.arange(1)) for model in models}
+        self.use_loss = any(isinstance(given, list) for given in outputs.values())
+        for model, given in outputs.items():
+            if not self.use_loss:
+                check_labels(model.name, self._labels[:1], given)
+            elif model.keras_model is None or not keras_compat.is_compiled(model.keras_model):
+                number = len(given) if isinstance(given, list) else 1
+                raise ValueError(
+                    f"'{model.name}' has {number} outputs and is not a compiled Keras model, so its loss is "
+                    "not known: pass a metric of (y, list of outputs)."
+                )
+            else:
+                self._loss(model, np.arange(1))  # an error here comes before the measurements
 
     def score(self, model):
         """Returns the metric over all samples, or None if there are no labels."""
-        if self._labels is None:
+        if self.are_random:
             return None
-        rows = np.arange(len(self._labels))
+        rows = np.arange(len(self._inputs[0]))
+        if self.use_loss:
+            return self._loss(model, rows)
         chunks = [self._outputs(model, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
         outputs = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *chunks)
         return float(self._metric(self._labels, outputs))
 
+    def _loss(self, model, rows):
+        """Returns the loss that a model is compiled with."""
+        x = keras_compat.packed_inputs(model.keras_model, self._rows(model, rows))
+        y = tf.nest.map_structure(lambda array: array[rows], self._labels)
+        return float(model.keras_model.evaluate(x, y, verbose=0, return_dict=True)["loss"])
+
     def _rows(self, model, rows):
         """Returns the inputs at some indices, in the dtypes of a model."""
-        return [array[rows].astype(entry.dtype) for array, entry in zip(self._inputs, model.runtime.inputs)]
+        pairs = [(array[rows], entry) for array, entry in zip(self._inputs, model.runtime.inputs)]
+        if self.are_random:  # made for the dtypes of the first model
+            return [array.astype(entry.dtype) for array, entry in pairs]
+        return [entry.converted(array) for array, entry in pairs]
 
     def _outputs(self, model, rows):
-        outputs = model.runtime(*self._rows(model, rows))
+        outputs = model.runtime.padded(*self._rows(model, rows))
         return outputs[0] if len(outputs) == 1 else outputs
 
 

@@ -91,8 +91,8 @@ def check_metric_name(name: str, batch_sizes: Iterable[int]) -> None:
     taken = ["model", *ModelReport("", "", latency=latencies).to_dict()]
     if name in taken:
         raise ValueError(
-            f"The metric is named '{name}', like another column of the report. Expected a name that is not one "
-            f"of {', '.join(taken)}: rename the function."
+            f"The metric is named '{name}', like another column of the report. Expected a name that is not "
+            f"among {', '.join(taken)}: rename the function."
         )
 
 
