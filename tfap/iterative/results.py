@@ -26,10 +26,10 @@ _SECONDS = ("fit_seconds", "evaluate_seconds", "other_seconds")
 _TYPES = {"cycle": int, "sparsity": float, "alive": int, "metrics": dict, "training": dict}
 
 
-def check_metric_names(metrics, training, dead):
+def check_metric_names(metrics: Iterable[str], training: Iterable[str], dead: DeadNeurons | None) -> None:
     """Raises ValueError if a metric of `evaluate` has the name of another column of the CSV file."""
-    others = [*BEFORE_METRICS, *(f"training_{name}" for name in training), *SECONDS]
-    others += [f"dead_{name}" for name in DEAD] if dead else []
+    others = [*_BEFORE_METRICS, *(f"training_{name}" for name in training), *_SECONDS]
+    others += [f"dead_{name}" for name in _DEAD_RATES] if dead else []
     taken = [name for name in metrics if name in others]
     if taken:
         raise ValueError(
