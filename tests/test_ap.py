@@ -289,7 +289,7 @@ def test_a_saved_ap_comes_back():
     [
         (dict(share=1.5), "share must be a number in"),
         (dict(which="largest"), "which must be one of"),
-        (dict(sign=-1), "sign must be one of"),
+        (dict(sign="both"), "sign must be one of"),
         (dict(seed=-1), "seed must be an integer"),
         (dict(base="ap"), "must not be another AP"),
     ],

@@ -192,7 +192,7 @@ def test_both_kerases_remember_the_same(both_kerases):
     "arguments,message",
     [
         ({"decay": 1.1}, r"decay must be in \[0, 1\]: received 1.1"),
-        ({"statistic": "mean"}, 'statistic must be "count" or "sum": received \'mean\''),
+        ({"statistic": "mean"}, r"statistic must be one of \('count', 'sum'\): received 'mean'"),
     ],
 )
 def test_bad_variants(arguments, message):

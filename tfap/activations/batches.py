@@ -37,8 +37,8 @@ class Batches:
         steps: Integer >= 1. Maximum number of batches. None for all batches.
 
     Raises:
-        TypeError: If the data has another type.
-        ValueError: If the data is known to be empty, is infinite and `steps` is None, or has another number
+        TypeError: If an argument has the wrong type.
+        ValueError: If a number is out of its range, the data is known to be empty, is infinite and `steps` is None, or has another number
             of arrays than the model has inputs.
 
     Example:
@@ -50,9 +50,9 @@ class Batches:
     """
 
     def __init__(self, model: Model, data: Data, batch_size: int = 32, steps: int | None = None) -> None:
-        checks.whole("batch_size", batch_size)
+        checks.integer("batch_size", batch_size)
         if steps is not None:
-            checks.whole("steps", steps)
+            checks.integer("steps", steps)
         self._model, self._data, self._batch_size, self._steps = model, data, batch_size, steps
         _, count = self._read()
         if count == np.inf and steps is None:

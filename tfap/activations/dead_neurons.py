@@ -166,7 +166,7 @@ class DeadNeuronMonitor(Callback):
             fit that starts at epoch 0 replaces earlier reports.
 
     Raises:
-        TypeError: At the start of `fit`, if `data` has an unsupported type.
+        TypeError: If an argument has the wrong type; for `data`, at the start of `fit`.
         ValueError: If an argument is out of its range, or `data` is an iterator. At the start of `fit`, or
             after the first epoch of an unbuilt model, if `tfap.measure_activations` does not support the
             model or the data, or if the model has no neurons to count.
@@ -196,8 +196,8 @@ class DeadNeuronMonitor(Callback):
         every: int = 1,
     ) -> None:
         super().__init__()
-        checks.whole("every", every)
-        checks.whole("batch_size", batch_size)
+        checks.integer("every", every)
+        checks.integer("batch_size", batch_size)
         if not can_repeat(data):
             raise ValueError(
                 f"data must be re-iterable, but a {type(data).__name__} is used up after one epoch: pass "

@@ -103,8 +103,8 @@ def fit_and_compact(
     >>> fit.model.layers[0].units
     8
     """
-    last_epoch = checks.whole("epochs", fit_arguments.pop("epochs", 1))
-    first_epoch = checks.whole("initial_epoch", fit_arguments.pop("initial_epoch", 0), least=0)
+    last_epoch = checks.integer("epochs", fit_arguments.pop("epochs", 1))
+    first_epoch = checks.integer("initial_epoch", fit_arguments.pop("initial_epoch", 0), least=0)
     callbacks = _callbacks(fit_arguments.pop("callbacks", None))
     epochs = last_epoch - first_epoch
     stages = min(_DEFAULT_STAGES, epochs) if stages is None else stages

@@ -87,7 +87,7 @@ def compare(
     sparsity_list, seed_list = _sparsity_list(sparsities), _seed_list(seeds)
     methods_by_name = pruning_methods.named(methods, sparsity_list, pruning_schedule)
     experiment = Experiment(build_model, fit, evaluate, methods_by_name)
-    workers = worker_processes.cores() if workers is None else checks.whole("workers", workers)
+    workers = worker_processes.cores() if workers is None else checks.integer("workers", workers)
     task = _Task(experiment, Store(directory))
     rows = {run: task.stored_row(run) for run in _runs(methods_by_name, sparsity_list, seed_list)}
     missing = [run for run, row in rows.items() if row is None]
@@ -156,8 +156,8 @@ def _sparsity_list(sparsities):
 
 def _seed_list(seeds):
     if isinstance(seeds, numbers.Integral):
-        return list(range(checks.whole("seeds", seeds)))
-    values = [checks.whole("A seed", seed, least=0) for seed in seeds]
+        return list(range(checks.integer("seeds", seeds)))
+    values = [checks.integer("A seed", seed, least=0) for seed in seeds]
     if not values:
         raise ValueError("There are no seeds: pass at least one.")
     return _unique("seeds", values)

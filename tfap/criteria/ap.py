@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -140,9 +139,8 @@ class AP(Criterion):
 
 
 def _check(share, seed, **chosen):
-    if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+    if not 0 <= checks.number("share", share) <= 1:
         raise ValueError(f"share must be a number in [0, 1]: received {share!r}.")
-    checks.whole("seed", seed, least=0)
+    checks.integer("seed", seed, least=0)
     for name, value in chosen.items():
-        if value not in _CHOICES[name]:
-            raise ValueError(f"{name} must be one of {_CHOICES[name]}: received {value!r}.")
+        checks.choice(name, value, _CHOICES[name])

@@ -48,12 +48,8 @@ class ActivationCount(Criterion):
         decay: float = 1.0,
         metric: str | None = None,
     ):
-        for name, value, choices in (
-            ("side", side, ("output", "input")),
-            ("statistic", statistic, ("count", "sum")),
-        ):
-            if value not in choices:
-                raise ValueError(f'{name} must be "{choices[0]}" or "{choices[1]}": received {value!r}.')
+        checks.choice("side", side, ("output", "input"))
+        checks.choice("statistic", statistic, ("count", "sum"))
         if not isinstance(weighted, bool | np.bool_):
             raise TypeError(f"weighted must be True or False: received {weighted!r}.")
         if not 0 <= checks.number("decay", decay) <= 1:

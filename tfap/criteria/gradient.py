@@ -109,7 +109,7 @@ class MeanGradients:
 def check_data(data, steps):
     """Raises TypeError or ValueError unless gradients can be taken on the data at every mask update."""
     if steps is not None:
-        checks.whole("gradient_steps", steps)
+        checks.integer("gradient_steps", steps)
     if not hasattr(data, "__iter__") or hasattr(data, "__array__") or isinstance(data, str | dict):
         raise TypeError(
             "gradient_data must be a tuple of arrays (x, y), or batches of them, such as a tf.data.Dataset: "

@@ -29,8 +29,8 @@ class KernelSpec:
             input side do not prune the weight.
 
     Raises:
-        TypeError: If `name` is not a string, or the axes are not tuples of integers.
-        ValueError: If `gates` is not an integer of at least 1.
+        TypeError: If an argument has the wrong type.
+        ValueError: If `gates` is less than 1.
 
     Example:
 
@@ -49,7 +49,7 @@ class KernelSpec:
 
     def __post_init__(self) -> None:
         checks.text("name", self.name)
-        checks.whole("gates", self.gates)
+        checks.integer("gates", self.gates)
         for name in ("neuron_axes", "input_axes"):
             axes = getattr(self, name)
             listed = isinstance(axes, tuple | list)

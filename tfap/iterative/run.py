@@ -260,11 +260,12 @@ def _check(model, fit, evaluate, data, rate, cycles, rewind, scope, seed):
             raise TypeError(f"{name} must be a function: received {function!r}.")
     if data is not None and not can_repeat(data):
         raise ValueError("data is a one-shot iterator, but every cycle reads it: pass arrays or a Dataset.")
-    if not isinstance(rate, numbers.Real) or not 0 < rate < 1:
+    if not 0 < checks.number("rate", rate) < 1:
         raise ValueError(f"rate must be in (0, 1): received {rate!r}.")
-    checks.whole("cycles", cycles)
-    checks.whole("seed", seed, least=0)
-    if rewind is not None and rewind not in ("init", "reinit"):
-        checks.whole('rewind must be "init", "reinit", None or an epoch; an epoch', rewind)
-    if scope not in ("global", "local"):
-        raise ValueError(f'scope must be "global" or "local": received {scope!r}.')
+    checks.integer("cycles", cycles)
+    checks.integer("seed", seed, least=0)
+    if isinstance(rewind, str) and rewind not in ("init", "reinit"):
+        raise ValueError(f'rewind must be "init", "reinit", None or an epoch: received {rewind!r}.')
+    if rewind is not None and not isinstance(rewind, str):
+        checks.integer('rewind must be "init", "reinit", None or an epoch; an epoch', rewind)
+    checks.choice("scope", scope, ("global", "local"))

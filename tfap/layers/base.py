@@ -153,16 +153,12 @@ class CountActivationsBase(CountingWrapper):
     """Counts at an activation layer for the layers before it."""
 
     def _configure(self, threshold, sample_every, data_format, statistic):
-        for name, value, choices in (
-            ("statistic", statistic, tuple(STATISTICS)),
-            ("data_format", data_format, (None, "channels_first", "channels_last")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {choices}: received {value!r}.")
+        checks.choice("statistic", statistic, tuple(STATISTICS))
+        checks.choice("data_format", data_format, (None, "channels_first", "channels_last"))
         self.session = PruningSession()
         self.threshold = checks.number("threshold", threshold)
         self.statistic = statistic
-        self.sample_every = checks.whole("sample_every", sample_every)
+        self.sample_every = checks.integer("sample_every", sample_every)
         self.data_format = data_format
 
     def _build_state(self, input_shape):

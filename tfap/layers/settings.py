@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import numbers
 
 from tfap import criteria, schedules
 from tfap.keras_compat.registry import serialize
 from tfap.masks.patterns import PATTERNS
+from tfap.utils import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,11 @@ class PruningSettings:
         self._set("criterion", criteria.get(self.criterion))
         if self.granularity is None:
             self._set("granularity", self.criterion.granularity)
-        _check_choice("scope", self.scope, ("global", "local", "layerwise"))
-        _check_choice("granularity", self.granularity, tuple(PATTERNS))
-        _check_whole("min_weights_per_layer", self.min_weights_per_layer, 0)
-        _check_whole("sample_every", self.sample_every, 1)
-        _check_choice("target", self.target, ("weights", "neurons", "flops"))
+        checks.choice("scope", self.scope, ("global", "local", "layerwise"))
+        checks.choice("granularity", self.granularity, tuple(PATTERNS))
+        checks.integer("min_weights_per_layer", self.min_weights_per_layer, least=0)
+        checks.integer("sample_every", self.sample_every)
+        checks.choice("target", self.target, ("weights", "neurons", "flops"))
         if not isinstance(self.remove_disconnected, bool):
             raise TypeError(
                 f"remove_disconnected must be True or False: received {self.remove_disconnected!r}."
@@ -102,15 +102,3 @@ class PruningSettings:
 def _plain(value):
     """Converts NumPy numbers to Python's, as they come back from a file."""
     return value.item() if hasattr(value, "item") else repr(value)
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}: received {value!r}.")
-
-
-def _check_whole(name, value, least):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number: received {value!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}: received {value}.")

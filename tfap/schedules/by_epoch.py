@@ -59,7 +59,7 @@ class AccuracyIntervals(PruningSchedule):
     ) -> None:
         if not 0 < checks.number("final_sparsity", final_sparsity) < 1:
             raise ValueError(f"final_sparsity must be in (0, 1): received {final_sparsity}.")
-        checks.whole("prunes", prunes)
+        checks.integer("prunes", prunes)
         if not 0 <= checks.number("decay", decay) <= 1:
             raise ValueError(f"decay must be in [0, 1]: received {decay}.")
         self.final_sparsity = float(final_sparsity)

@@ -22,7 +22,7 @@ class IterativeSparsity(PruningSchedule):
         begin_step: Integer >= 1. Training step of the first update, counted from 1. Defaults to `frequency`.
 
     Raises:
-        TypeError: If `rate` is not a number.
+        TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of its range.
 
     Example:
@@ -43,7 +43,7 @@ class IterativeSparsity(PruningSchedule):
         if not 0 < checks.number("rate", rate) < 1:
             raise ValueError(f"rate must be in (0, 1): received {rate}.")
         for name in ("updates", "frequency", "begin_step"):
-            checks.whole(name, getattr(self, name))
+            checks.integer(name, getattr(self, name))
 
     @property
     def end_step(self) -> int:

@@ -32,8 +32,9 @@ class UpdatePruningStep(Callback):
             given. None reads all.
 
     Raises:
-        TypeError: If gradients are needed and the data is not iterable, or is a one-shot iterator.
-        ValueError: If, at the beginning of the fit, the model has no pruning wrappers, there are two of these
+        TypeError: If an argument has the wrong type, or gradients are needed and the data is not iterable, or
+            is a one-shot iterator.
+        ValueError: If a number is less than 1, or, at the beginning of the fit, the model has no pruning wrappers, there are two of these
             callbacks, the length of the fit is needed and unknown, a subclassed model has
             `remove_disconnected=True`, or gradients are needed without data or without a compiled loss.
 
@@ -57,9 +58,9 @@ class UpdatePruningStep(Callback):
     ):
         super().__init__()
         if total_steps is not None:
-            checks.whole("total_steps", total_steps)
+            checks.integer("total_steps", total_steps)
         if gradient_steps is not None:
-            checks.whole("gradient_steps", gradient_steps)
+            checks.integer("gradient_steps", gradient_steps)
         self._total_steps = total_steps
         self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
 

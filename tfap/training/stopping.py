@@ -20,6 +20,7 @@ class StopWhenPruned(Callback):
             precision and recall by name.
 
     Raises:
+        TypeError: If an argument has the wrong type.
         ValueError: If the mode is unknown, "auto" does not know the metric, the metric is not logged, or a
             schedule does not tell its last step.
 
@@ -37,8 +38,7 @@ class StopWhenPruned(Callback):
 
     def __init__(self, metric: str = "accuracy", value: float = 0.98, mode: str = "auto"):
         super().__init__()
-        if mode not in ("auto", "max", "min"):
-            raise ValueError(f'mode must be "auto", "max" or "min": received {mode!r}.')
+        checks.choice("mode", mode, ("auto", "max", "min"))
         self.metric = checks.text("metric", metric)
         self.value = checks.number("value", value)
         self.mode = _direction(metric) if mode == "auto" else mode

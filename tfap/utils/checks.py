@@ -1,4 +1,4 @@
-"""Shared argument checks."""
+"""Shared argument checks: a wrong type raises TypeError, a wrong value ValueError."""
 
 import math
 import numbers
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def integer(name: str, value: Any, least: int = 1) -> int:
     """Checks that an argument is an integer.
 
     Args:
@@ -19,11 +19,38 @@ def whole(name: str, value: Any, least: int = 1) -> int:
         The value as an `int`.
 
     Raises:
-        ValueError: If the value is not an integer, or is less than `least`.
+        TypeError: If the value is not an integer.
+        ValueError: If the value is less than `least`.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < least:
-        raise ValueError(f"{name} must be an integer >= {least}: received {value!r}.")
+    wrong_type = not isinstance(value, numbers.Integral) or isinstance(value, bool)
+    if wrong_type or int(value) < least:
+        raise (TypeError if wrong_type else ValueError)(
+            f"{name} must be an integer >= {least}: received {value!r}."
+        )
     return int(value)
+
+
+def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """Checks that an argument is one of a few values.
+
+    Args:
+        name: String. Name of the argument, for the message.
+        value: The argument.
+        choices: Tuple of the valid values.
+
+    Returns:
+        The value.
+
+    Raises:
+        TypeError: If no valid value has the type of the value.
+        ValueError: If the value is another one of a valid type.
+    """
+    wrong_type = not isinstance(value, tuple(type(valid) for valid in choices))
+    if wrong_type or value not in choices:
+        raise (TypeError if wrong_type else ValueError)(
+            f"{name} must be one of {choices}: received {value!r}."
+        )
+    return value
 
 
 def number(name: str, value: Any) -> float:
