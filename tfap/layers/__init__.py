@@ -28,6 +28,8 @@ class PruneByActivation(metaclass=abc.ABCMeta):
         *settings: `pruning_schedule`, `criterion`, `scope`, `granularity`, `min_weights_per_layer`,
             `sample_every`, `target` and `remove_disconnected`, by position or name, as in `tfap.prune`.
         **kwargs: Arguments of a Keras layer. The default name is that of the wrapped layer.
+            `group`, a string, is the same for wrappers that are ranked together with `scope="global"`.
+            Without it, those with equal settings are.
 
     Attributes:
         layer: The wrapped layer.

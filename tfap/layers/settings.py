@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import re
+
+import numpy as np
 
 from tfap import criteria, schedules
 from tfap.keras_compat.registry import serialize
@@ -11,9 +14,13 @@ from tfap.utils import checks
 
 @dataclasses.dataclass(frozen=True)
 class PruningSettings:
-    """Checks and holds the settings of a wrapper. Wrappers with equal settings (`key`) are ranked together.
+    """Checks and holds the settings of a wrapper. Wrappers with the same `key` are updated together.
 
     Attributes are the arguments of `tfap.prune` of the same names; `granularity` is never None.
+
+    Attributes:
+        group: String. The same for all wrappers of one call of `tfap.prune`, and for no others. None for a
+            layer that was wrapped alone, and in files of tfap 0.1.0.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -28,6 +35,7 @@ class PruningSettings:
     sample_every: int = 1
     target: str = "weights"
     remove_disconnected: bool = False
+    group: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         self._set("pruning_schedule", schedules.get(self.pruning_schedule))
@@ -43,6 +51,7 @@ class PruningSettings:
             raise TypeError(
                 f"remove_disconnected must be True or False: received {self.remove_disconnected!r}."
             )
+        checks.text("group", self.group, none=True)
         if self.target not in self.pattern.targets:
             raise ValueError(
                 f"target='{self.target}' counts whole neurons: it needs granularity='neuron', received "
@@ -63,7 +72,8 @@ class PruningSettings:
     @classmethod
     def among(cls, arguments):
         """Makes the settings from the arguments of a function, a dict by name."""
-        return cls(**{field.name: arguments[field.name] for field in dataclasses.fields(cls)})
+        names = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
+        return cls(**{name: arguments[name] for name in names})
 
     @classmethod
     def split(cls, positional, named):
@@ -76,7 +86,7 @@ class PruningSettings:
         object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def get_config(self):
-        return {
+        config = {
             "pruning_schedule": schedules.serialize(self.pruning_schedule),
             "criterion": serialize(self.criterion),
             "scope": self.scope,
@@ -86,19 +96,26 @@ class PruningSettings:
             "target": self.target,
             "remove_disconnected": self.remove_disconnected,
         }
+        return config if self.group is None else {**config, "group": self.group}
 
     @property
     def key(self):
-        """Equal for equal settings, also after saving and loading."""
+        """The group or, without one, a text that is equal for equal settings, also in a loaded model."""
+        if self.group is not None:
+            return self.group
         # A custom criterion or schedule may have settings that its get_config does not return.
-        own = [
-            sorted(vars(thing).items())
-            for thing in (self.criterion, self.pruning_schedule)
-            if hasattr(thing, "__dict__")
-        ]
-        return json.dumps([self.get_config(), own], sort_keys=True, default=_plain)
+        own = [getattr(thing, "__dict__", {}) for thing in (self.criterion, self.pruning_schedule)]
+        return json.dumps(_plain([self.get_config(), own]), sort_keys=True)
 
 
 def _plain(value):
-    """Converts NumPy numbers to Python's, as they come back from a file."""
-    return value.item() if hasattr(value, "item") else repr(value)
+    """Converts a value to what JSON can hold, equal for values that are equal in two processes."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    return re.sub(r" at 0x\w+", "", repr(value))

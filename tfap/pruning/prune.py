@@ -1,7 +1,9 @@
 """Wraps the layers of a model for pruning, and strips the wrappers."""
 
 import contextlib
+import dataclasses
 import math
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,13 +80,14 @@ def prune(
         - [Ganguli and Chong, 2024](https://doi.org/10.3390/a17010048)
     """
     settings = PruningSettings.among(locals())
+    together = dataclasses.replace(settings, group=uuid.uuid4().hex)
     if keras_compat.is_model(to_prune):
         _check_prunable_model(to_prune)
-        return _prune_model(to_prune, settings, make_plan(to_prune, settings, include, skip))
+        return _prune_model(to_prune, together, make_plan(to_prune, settings, include, skip))
     if include or skip:
         raise ValueError("include and skip choose among the layers of a model: pass a model to tfap.prune.")
     if isinstance(to_prune, list | tuple):
-        return _prune_list(to_prune, settings)
+        return _prune_list(to_prune, together)
     if keras_compat.is_layer(to_prune):
         return _prune_layer(to_prune, settings)
     raise TypeError(

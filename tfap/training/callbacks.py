@@ -218,10 +218,13 @@ class UpdatePruningStep(Callback):
         if not due:
             return
         self.before_update()
-        for group, sparsity, step in due:
-            group.prune(sparsity, step, self._gradients)
-        # After all groups: what one group prunes may disconnect weights of another.
-        disconnected.remove(self.model, [weight.wrapper for weight in weights])
+        updates = [(group, group.decide(sparsity, self._gradients), step) for group, sparsity, step in due]
+        wrappers = [weight.wrapper for weight in weights]
+        with disconnected.undone_on_error(wrappers):
+            for group, update, step in updates:
+                group.write(update, step)
+            # After all groups: what one group prunes may disconnect weights of another.
+            disconnected.remove(self.model, wrappers)
         self.after_update()
 
     def _current_step(self):

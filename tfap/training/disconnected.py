@@ -6,14 +6,16 @@ pruned, and a constant is folded into the biases of the layers that read it. Onl
 and the BatchNormalization of a neuron that does not matter are unchanged.
 """
 
+import contextlib
+import dataclasses
+
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph.calls import Graph
 from tfap.graph.layer_types import kernel_specs
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat.types import Model
-from tfap.layers.find import prunable_layers
+from tfap.layers.find import find_wrappers, prunable_layers
 
 
 def remove(model, wrappers=None):
@@ -23,14 +25,15 @@ def remove(model, wrappers=None):
     kept; `unremovable_neurons` lists their neurons. A second call prunes nothing.
 
     Args:
-        model: A wrapped Sequential or Functional model of either Keras.
+        model: A wrapped model of either Keras. Of a subclassed model, the Sequential and Functional models
+            that it holds.
         wrappers: A list of its pruning wrappers that are pruned at all. None means all.
 
     Returns:
         The number of weights that were pruned, an int.
 
     Raises:
-        ValueError: If the model is subclassed.
+        ValueError: If a wrapper of a subclassed model asks for it and is in no such model.
 
     Example:
 
@@ -51,25 +54,45 @@ def remove(model, wrappers=None):
     if not any(_asks(wrapper) for wrapper in wrappers):
         return 0
     check(model, wrappers)
-    pruned = _by_path(model, wrappers)
-    found = _liveness(model, pruned)
-    lost = sum(_remove(found, path, wrapper) for path, wrapper in pruned.items() if found.may_change(path))
-    # What constants do to a shared layer shows only after its weights for them are pruned.
-    shared = any(len(found.graph.calls_of[path]) > 1 for path in found.linear_maps)
-    return lost + (remove(model, wrappers) if lost and shared else 0)
+    return sum(_remove_in(part, members) for part, members in _by_part(model, wrappers).items())
+
+
+@contextlib.contextmanager
+def undone_on_error(wrappers):
+    """Restores the state of wrappers and their layers if the block raises, so that `remove` changes nothing."""
+    asked = any(_asks(wrapper) for wrapper in wrappers)
+    distinct = {id(wrapper): wrapper for wrapper in wrappers}.values() if asked else ()
+    before = [(variable, variable.numpy()) for wrapper in distinct for variable in wrapper.variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in before:
+            variable.assign(value)
+        raise
+
+
+def _remove_in(part, members):
+    """Prunes the disconnected weights of a part of the model; returns how many."""
+    found = _liveness(part, members)
+    changing = [one for one in members if found.may_change(one.path_in_part)]
+    lost = sum(_remove(found, one.path_in_part, one.wrapper) for one in changing)
+    # What constants do to a layer with several calls shows only after its weights for them are pruned.
+    repeated = any(len(found.graph.calls_of[path]) > 1 for path in found.linear_maps)
+    return lost + (_remove_in(part, members) if lost and repeated else 0)
 
 
 def unremovable_neurons(model: Model) -> list:
     """Lists the constant neurons of pruned layers that `remove_disconnected` cannot remove.
 
     Args:
-        model: A wrapped Sequential or Functional model of either Keras.
+        model: A wrapped model of either Keras. Of a subclassed model, the Sequential and Functional models
+            that it holds.
 
     Returns:
         A list of objects with the `path` of a layer, how many of its neurons or `channels`, and the `reason`.
 
     Raises:
-        ValueError: If the model is subclassed.
+        ValueError: If a wrapper of a subclassed model asks for it and is in no such model.
 
     Example:
 
@@ -82,36 +105,48 @@ def unremovable_neurons(model: Model) -> list:
     """
     wrappers = prunable_layers(model)
     check(model, wrappers)
-    pruned = _by_path(model, wrappers)
-    return [one for one in _liveness(model, pruned).kept() if one.path in pruned]
+    return [
+        dataclasses.replace(kept, path=part.prefix + kept.path)
+        for part, members in _by_part(model, wrappers).items()
+        for kept in _liveness(part, members).kept()
+        if kept.path in {one.path_in_part for one in members}
+    ]
 
 
 def check(model, wrappers):
-    """Raises ValueError if a wrapper asks for `remove_disconnected` in a model whose graph is unknown."""
-    if any(_asks(wrapper) for wrapper in wrappers) and not keras_compat.is_graph_model(model):
-        raise ValueError(
-            f"remove_disconnected=True needs a Sequential or Functional model: '{model.name}' is subclassed, "
-            "so the order of its layers is unknown."
-        )
+    """Raises ValueError if a wrapper asks for `remove_disconnected` and no graph is known to have it."""
+    asking = {id(wrapper) for wrapper in wrappers if _asks(wrapper)}
+    if not asking or keras_compat.is_graph_model(model):
+        return
+    for one in find_wrappers(model):
+        if id(one.wrapper) in asking and one.part is None:
+            raise ValueError(
+                f"remove_disconnected=True needs a Sequential or Functional model: '{model.name}' is "
+                f"subclassed, and '{one.path}' is in no such model, so the order of the layers is unknown."
+            )
 
 
 def _asks(wrapper):
     return wrapper.settings.remove_disconnected
 
 
-def _by_path(model, wrappers):
-    """Returns `{path: wrapper}` of those that are layers of the graph, not parts of other layers."""
-    layers = Graph(model)
-    return {layers.path_of(wrapper): wrapper for wrapper in wrappers if layers.path_of(wrapper)}
+def _by_part(model, wrappers):
+    """Returns `{Part: FoundWrappers}` of those of the wrappers that are in the graph of a part."""
+    wanted, members = {id(wrapper) for wrapper in wrappers}, {}
+    for one in find_wrappers(model):
+        if id(one.wrapper) in wanted and one.part is not None:
+            members.setdefault(one.part, []).append(one)
+    return members
 
 
-def _liveness(model, pruned):
+def _liveness(part, members):
     masks = {
-        path: {spec.name: mask.numpy() for spec, _, mask in wrapper.kernel_and_mask()}
-        for path, wrapper in pruned.items()
+        one.path_in_part: {spec.name: mask.numpy() for spec, _, mask in one.wrapper.kernel_and_mask()}
+        for one in members
     }
-    asking = {path for path, wrapper in pruned.items() if _asks(wrapper)}
-    return Liveness(model, masks=masks, may_change=asking)
+    # The output of another part may depend on a neuron that is disconnected in this one.
+    asking = {one.path_in_part for one in members if _asks(one.wrapper) and not one.is_shared}
+    return Liveness(part.model, masks=masks, may_change=asking)
 
 
 def _remove(found, path, wrapper):

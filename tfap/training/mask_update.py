@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import itertools
 import math
 from typing import Any
 
@@ -14,7 +13,7 @@ from tfap.graph import flops
 from tfap.graph.coupling import Coupling
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.keras_compat.types import Model
-from tfap.layers.find import with_paths
+from tfap.layers.find import FoundWrapper, find_wrappers
 from tfap.masks.weights import score
 from tfap.training import disconnected
 from tfap.utils import checks
@@ -27,17 +26,16 @@ class PrunedWeight:
     """A prunable weight in a model.
 
     Attributes:
-        path: The path of its layer.
-        wrapper: Its pruning wrapper.
+        found: The `FoundWrapper` of its layer.
         spec: Its `tfap.KernelSpec`.
         variable: Its variable.
         mask: The variable of its mask.
         neuron_groups: As in its `tfap.Kernel`, and so are `input_groups`, `cost` and `neuron_cost`.
-        neighbours: All kernels of the model; None if no criterion needs them.
+        neighbours: All kernels of its part of the model; None if its criterion does not need them, or if no
+            graph has the layer.
     """
 
-    path: str
-    wrapper: Any
+    found: FoundWrapper
     spec: Any
     variable: Any
     mask: Any
@@ -45,6 +43,16 @@ class PrunedWeight:
     input_groups: np.ndarray | None = None
     cost: float = 1
     neighbours: Neighbours | None = None
+
+    @property
+    def path(self) -> str:
+        """The path of its layer."""
+        return self.found.path
+
+    @property
+    def wrapper(self) -> Any:
+        """Its pruning wrapper."""
+        return self.found.wrapper
 
     @property
     def size(self) -> int:
@@ -123,60 +131,128 @@ class PrunedWeight:
 def pruned_weights(model):
     """Lists the `PrunedWeight`s of a model, in graph order."""
     weights = [
-        PrunedWeight(path, wrapper, *parts)
-        for path, wrapper in with_paths(model)
-        for parts in wrapper.kernel_and_mask()
+        PrunedWeight(found, *parts)
+        for found in find_wrappers(model)
+        for parts in found.wrapper.kernel_and_mask()
     ]
-    if any(weight.wrapper.criterion.needs & OF_NEIGHBOURS for weight in weights):
-        found = Neighbours(model)
-        weights = [dataclasses.replace(weight, neighbours=found) for weight in weights]
-    if not any(weight.wrapper.settings.pattern.couples_neurons for weight in weights):
-        return weights
-    ties, costs = Coupling(model), _costs(model, weights)
-    tied = [
-        dataclasses.replace(
-            weight,
-            neuron_groups=ties.of_neurons(weight.path, weight.spec, weight.neurons),
-            input_groups=ties.of_inputs(weight.path, weight.spec, weight.mask.shape),
-        )
+    coupled, numbers = {}, 0  # neuron groups are numbered consecutively over the parts
+    for part in dict.fromkeys(weight.found.part for weight in weights):
+        for weight in _coupled(part, [weight for weight in weights if weight.found.part is part], numbers):
+            coupled[weight.path, weight.spec.name] = weight
+            for groups_of in (weight.neuron_groups, weight.input_groups):
+                numbers = max(numbers, 0 if groups_of is None else int(groups_of.max(initial=-1)) + 1)
+    weights = [coupled[weight.path, weight.spec.name] for weight in weights]
+    costs = _costs(model, weights)
+    return [
+        dataclasses.replace(weight, cost=costs[weight.wrapper.settings.target](weight))
+        if weight.wrapper.settings.pattern.couples_neurons
+        else weight
         for weight in weights
     ]
+
+
+def _coupled(part, weights, first_number):
+    """Fills in what the graph of a part tells of its `PrunedWeight`s; `part` is None if there is none."""
+    if part is None:
+        return weights
+    if any(weight.wrapper.criterion.needs & OF_NEIGHBOURS for weight in weights):
+        neighbours = Neighbours(part.model)
+        weights = [dataclasses.replace(weight, neighbours=neighbours) for weight in weights]
+    if not any(weight.wrapper.settings.pattern.couples_neurons for weight in weights):
+        return weights
+    coupling = Coupling(part.model)
+
+    def numbered(numbers):
+        return None if numbers is None else numbers + first_number
+
     return [
-        dataclasses.replace(weight, cost=costs[weight.wrapper.settings.target](weight)) for weight in tied
+        dataclasses.replace(
+            weight,
+            neuron_groups=numbered(coupling.of_neurons(path, weight.spec, weight.neurons)),
+            input_groups=numbered(coupling.of_inputs(path, weight.spec, weight.mask.shape)),
+        )
+        for weight in weights
+        for path in (weight.found.path_in_part,)
     ]
 
 
 def _costs(model, weights):
     """Returns a function per target for the cost of one weight in its unit."""
-    operations = {}
-    if any(weight.wrapper.settings.target == "flops" for weight in weights):
-        operations = flops.layer_flops(model)
+    by_flops = [weight for weight in weights if weight.wrapper.settings.target == "flops"]
+    parts = dict.fromkeys(weight.found.part for weight in by_flops)
+    operations = {
+        (part, path): number
+        for part in parts
+        for path, number in flops.layer_flops(part.model if part else model).items()
+    }
+    for weight in by_flops:
+        if (weight.found.part, weight.found.path_in_part) not in operations:
+            raise ValueError(
+                f"target='flops' needs the FLOPs of '{weight.path}', which tfap cannot count: pass "
+                "multiply_adds to tfap.register_prunable_layer, or choose another target."
+            )
     sizes = collections.Counter()
     for weight in weights:
         sizes[weight.path] += weight.size
+
+    def flops_of_one(weight):
+        its_layer = operations[weight.found.part, weight.found.path_in_part]
+        return weight.fan_in_scale * its_layer / sizes[weight.path]
+
     return {
         "weights": lambda weight: weight.fan_in_scale,
         "neurons": lambda weight: 0,
-        "flops": lambda weight: weight.fan_in_scale * operations[weight.path] / sizes[weight.path],
+        "flops": flops_of_one,
     }
 
 
 def groups(weights):
-    """Splits `PrunedWeight`s into groups of equal settings, which a global scope ranks together."""
+    """Splits `PrunedWeight`s by their wrappers' `PruningSettings.key`: a global scope ranks each group together."""
+    by_key = {}
+    for weight in weights:
+        by_key.setdefault(weight.wrapper.settings.key, []).append(weight)
+    return list(by_key.values())
 
-    def key(weight):
-        return weight.wrapper.settings.key
 
-    return [list(group) for _, group in itertools.groupby(sorted(weights, key=key), key)]
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskUpdate:
+    """The masks that have been decided for one group of `PrunedWeight`s.
+
+    Attributes:
+        weights: The `PrunedWeight`s of the group.
+        kernels: Their `Kernel`s at the time of the decision.
+        masks: Their new masks.
+    """
+
+    weights: list[PrunedWeight]
+    kernels: list[Kernel]
+    masks: list[np.ndarray]
+
+    def write(self):
+        """Writes the masks to the model and counts the update."""
+        changed = False
+        for weight, kernel, mask in zip(self.weights, self.kernels, self.masks, strict=True):
+            if not np.array_equal(mask, kernel.mask):
+                weight.write(mask, kernel.weights)
+                changed = True
+        for wrapper in {id(weight.wrapper): weight.wrapper for weight in self.weights}.values():
+            wrapper.updates_made.assign(wrapper.updates_made.numpy() + 1)
+            if wrapper.remembers:
+                wrapper.forget(wrapper.criterion.decay)
+            if changed:
+                wrapper.note_weights()
 
 
-def update_group(weights, sparsity, gradients=None):
-    """Prunes one group of `PrunedWeight`s to a sparsity. If it raises, the masks are unchanged.
+def decide_update(weights, sparsity, gradients=None):
+    """Decides the masks of one group of `PrunedWeight`s without changing anything.
 
     Args:
         weights: The `PrunedWeight`s of one group.
         sparsity: A float. The fraction that is pruned afterwards.
         gradients: `MeanGradients` for a criterion that needs them, else None.
+
+    Returns:
+        A `MaskUpdate`.
     """
     settings = weights[0].wrapper.settings
     scored = [score(settings.criterion, kernel) for kernel in gathered(weights, gradients)]
@@ -186,38 +262,28 @@ def update_group(weights, sparsity, gradients=None):
         masks = settings.criterion.new_masks(items, sparsity, settings.pattern)
         for at, mask in zip(together, masks, strict=True):
             made[at] = mask
-    made = settings.pattern.complete([item.kernel for item in scored], made)
-    changed = False
-    for weight, item, mask in zip(weights, scored, made):
-        if not np.array_equal(mask, item.kernel.mask):
-            weight.write(mask, item.kernel.weights)
-            changed = True
-    for wrapper in {id(weight.wrapper): weight.wrapper for weight in weights}.values():
-        wrapper.updates_made.assign(wrapper.updates_made.numpy() + 1)
-        if wrapper.remembers:
-            wrapper.forget(settings.criterion.decay)
-        if changed:
-            wrapper.note_weights()
+    kernels = [item.kernel for item in scored]
+    return MaskUpdate(weights, kernels, list(settings.pattern.complete(kernels, made)))
 
 
 def gathered(weights, gradients=None):
-    """Reads the `Kernel`s of a group with all that its criterion needs; arguments as in `update_group`."""
+    """Reads the `Kernel`s of a group with all that its criterion needs; arguments as in `decide_update`."""
     kernels, criterion = [weight.gather() for weight in weights], weights[0].wrapper.criterion
     if criterion.needs & OF_NEIGHBOURS:
-        kernels = _with(weights[0].neighbours.norms(), kernels)
+        norms = {found: found.norms() for found in {weight.neighbours for weight in weights} - {None}}
+        kernels = [
+            dataclasses.replace(
+                kernel,
+                **norms.get(weight.neighbours, {}).get((weight.found.path_in_part, weight.spec.name), {}),
+            )
+            for weight, kernel in zip(weights, kernels)
+        ]
     if "gradients" in criterion.needs:
         if gradients is None:
             raise ValueError(MISSING.format(criterion=criterion))
         found = gradients.of([weight.variable for weight in weights])
         kernels = [dataclasses.replace(kernel, gradients=its) for kernel, its in zip(kernels, found)]
     return kernels
-
-
-def _with(fields, kernels):
-    """Fills in fields of the `Kernel`s by path and weight; others are unchanged."""
-    return [
-        dataclasses.replace(kernel, **fields.get((kernel.path, kernel.spec.name), {})) for kernel in kernels
-    ]
 
 
 def _their_turn(settings, together, weights):
@@ -247,7 +313,7 @@ def update_masks(
 ) -> None:
     """Updates the masks of a wrapped model once, for custom training loops and tests.
 
-    If it raises, the masks are unchanged.
+    If it raises, the model is unchanged.
 
     Args:
         model: A model with pruning wrappers, of either Keras.
@@ -280,9 +346,11 @@ def update_masks(
     wrappers = [weight.wrapper for weight in weights]
     disconnected.check(model, wrappers)
     gradients = gradients_for(model, wrappers, gradient_data, gradient_steps)
-    for group in groups(weights):
-        update_group(group, sparsity, gradients)
-    disconnected.remove(model, wrappers)
+    updates = [decide_update(group, sparsity, gradients) for group in groups(weights)]
+    with disconnected.undone_on_error(wrappers):
+        for update in updates:
+            update.write()
+        disconnected.remove(model, wrappers)
 
 
 def gradients_for(model, wrappers, data, steps):

@@ -8,7 +8,7 @@ _OF_TRAINING = ("accuracy", "acc", "loss")  # logged after the first batch, if e
 
 
 def group_of(weights, schedule, step):
-    """Makes the group of some `PrunedWeight`s with equal settings after some training steps."""
+    """Makes the group of some `PrunedWeight`s with the same schedule after some training steps."""
     return (EpochGroup if schedules.by_epochs(schedule) else StepGroup)(weights, schedule, step)
 
 
@@ -31,7 +31,7 @@ class Group:
         """Raises ValueError if the schedule needs a metric that is not logged."""
 
     def due_at_step(self, step):
-        """Returns the sparsity to prune to at a step, or None; the same again until `prune` is called."""
+        """Returns the sparsity to prune to at a step, or None; the same again until `write` is called."""
 
     def due_at_epoch_end(self, logs):
         """Returns the sparsity to prune to at the end of an epoch, or None."""
@@ -39,10 +39,14 @@ class Group:
     def missing(self):
         """Returns the warning for a fit that ends before the last update, or None."""
 
-    def prune(self, sparsity, step, gradients):
-        """Updates the masks after some training steps; `gradients` as in `mask_update.update_group`."""
+    def decide(self, sparsity, gradients):
+        """Returns the `MaskUpdate` to a sparsity; `gradients` as in `mask_update.decide_update`."""
+        return mask_update.decide_update(self._weights, sparsity, gradients)
+
+    def write(self, update, step):
+        """Writes a `MaskUpdate` after some training steps."""
         self.has_pruned = True
-        mask_update.update_group(self._weights, sparsity, gradients)
+        update.write()
         for weight in self._weights:
             weight.wrapper.last_update_step.assign(step)
 
@@ -61,8 +65,8 @@ class StepGroup(Group):
             self._wait(step)
         return sparsity
 
-    def prune(self, sparsity, step, gradients):
-        super().prune(sparsity, step, gradients)
+    def write(self, update, step):
+        super().write(update, step)
         self._wait(step)
 
     def _wait(self, step):
