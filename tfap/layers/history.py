@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfap.graph.counts import ActivationCounts
+from tfap.utils import checks
 
 
 class CountMemory:
@@ -45,7 +46,8 @@ class CountMemory:
         """Multiplies the counts of the last epoch by its metric, if the criterion has one.
 
         Raises:
-            ValueError: If the metric is not in the logs.
+            TypeError: If the metric is not a number.
+            ValueError: If the metric is not in the logs, or not finite.
         """
         metric = self.criterion.metric
         if metric is None:
@@ -55,7 +57,7 @@ class CountMemory:
                 f"{self.criterion} weighs epochs by the metric '{metric}', and fit logs "
                 f"{', '.join(sorted(logs)) or 'none'}."
             )
-        self._epoch_weight.assign(logs[metric])
+        self._epoch_weight.assign(checks.number(f"The metric '{metric}'", logs[metric]))
         self._settle()
 
     def forget(self, decay):
