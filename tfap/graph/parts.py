@@ -5,7 +5,6 @@ from typing import Any
 
 from tfap import keras_compat
 from tfap.graph.calls import Graph
-from tfap.keras_compat import private
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,9 +51,7 @@ def parts_of(model: Any) -> list[Part]:
         known = keras_compat.is_graph_model(held) and keras_compat.is_built(held)
         if known and id(held) not in nested and id(held) not in graphs:
             graph = Graph(held)
-            inside = [inner for inner, _ in graph.entries]
-            nested |= {id(inner) for inner in inside}
-            nested |= {id(inner) for each in (held, *inside) for inner in _functional(each)}
+            nested |= {id(inner) for inner, _ in graph.entries}
             graphs[id(held)] = held, graph
     parts: list[Part] = []
     for held, graph in graphs.values():
@@ -64,9 +61,3 @@ def parts_of(model: Any) -> list[Part]:
                 prefix = f"{prefix[:-1]}'/"
             parts.append(Part(held, graph, prefix))
     return parts
-
-
-def _functional(model):
-    """The Functional model that Keras 3 keeps in a Sequential model, if it is another object."""
-    functional = private.functional_of(model)
-    return [functional] if functional is not model else []

@@ -18,6 +18,7 @@ from tfap.keras_compat import Replacement, equality
 from tfap.keras_compat.types import Layer, Model
 from tfap.layers.find import is_pruning_wrapper, prunable_layers
 from tfap.layers.settings import PruningSettings
+from tfap.pruning import strip
 from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan
 from tfap.schedules import PruningSchedule
 
@@ -142,16 +143,17 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
     The result contains nothing of tfap: it saves, loads, and exports where tfap is not installed.
 
     Args:
-        model: A wrapped Sequential or Functional model of either Keras, or a wrapped layer of a subclassed
-            model. Unchanged.
+        model: A wrapped Sequential or Functional model of either Keras, or a layer that is wrapped or holds
+            wrapped layers. Unchanged.
 
     Returns:
         A new model of the same Keras, with the same graph and layer names, compiled alike if `model` was. For
-        a wrapped layer, a layer without the wrapper.
+        a layer, a layer without the wrappers.
 
     Raises:
-        TypeError: If `model` is neither a model nor a wrapped layer.
-        ValueError: If the model is subclassed or unbuilt, or a layer cannot be rebuilt from its config.
+        TypeError: If `model` is neither a model nor such a layer.
+        ValueError: If the model is subclassed or unbuilt, or a layer that is wrapped or holds wrapped layers
+            cannot be rebuilt from its config.
         RuntimeError: If the outputs of the new model differ.
 
     Example:
@@ -162,16 +164,23 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
     >>> len(tfap.prunable_layers(stripped))
     0
     """
-    if is_pruning_wrapper(model):
-        layer = _copied_from(model, keras_compat.built_copy_of)
-        if model.built:
-            layer.set_weights(model.masked_weights())
-        return layer
-    _check_graph_model(model, "Strip its layers one by one: net.dense = tfap.strip_pruning(net.dense)")
+    if keras_compat.is_any_wrapper(model) or not keras_compat.is_model(model) and strip.wrappers_inside(model):
+        return strip.built_layer(model)
+    _check_graph_model(
+        model,
+        "Strip the models and layers that it holds, and build a new one from them: generator = "
+        "tfap.strip_pruning(gan.generator)",
+    )
     weight_tying = keras_compat.tied_layers(layer for _, layer in Graph(model).layers())
     stripped = keras_compat.rebuild(
-        model, lambda layer: Replacement(layer) if id(layer) in weight_tying else _stripped(layer)
+        model, lambda layer: Replacement(layer) if id(layer) in weight_tying else strip.stripped(layer)
     )
+    left = strip.wrappers_inside(stripped)
+    if left:
+        raise ValueError(
+            f"The layers {', '.join(repr(wrapper.name) for wrapper in left)} cannot be stripped: another layer "
+            "holds them too, as for weight tying, so they cannot be rebuilt."
+        )
     if all(_is_zeroed(wrapper) for wrapper in prunable_layers(model)):
         equality.check_identical(model, stripped)
     return stripped
@@ -278,22 +287,6 @@ def _counted(replacement, settings, data_format):
     return Replacement(counter, replacement.weights, holder=replacement.layer)
 
 
-def _stripped(layer):
-    if is_pruning_wrapper(layer):
-        return Replacement(_copied_from(layer, keras_compat.copy_of), layer.masked_weights())
-    return keras_compat.copied(layer.layer if keras_compat.is_any_wrapper(layer) else layer)
-
-
-def _copied_from(wrapper, copy):
-    """A copy of the layer in a wrapper, by one of the functions of `keras_compat`."""
-    layer = copy(wrapper.layer)
-    if layer is None:
-        raise ValueError(
-            f"The layer '{wrapper.name}' cannot be rebuilt from its config: give its class a get_config()."
-        )
-    return layer
-
-
 def _prune_layer(layer, settings):
     reason = _why_not_prunable_alone(layer, settings)
     if reason:
@@ -337,7 +330,11 @@ def _check_prunable_model(model):
         "Wrap its layers one by one where they are made: self.dense = "
         "tfap.prune(keras.layers.Dense(64, activation='relu'), pruning_schedule)",
     )
-    wrapped_paths = [path for path, layer in Graph(model).layers() if keras_compat.is_any_wrapper(layer)]
+    wrapped_paths = [
+        path
+        for path, layer in Graph(model).layers()
+        if keras_compat.is_any_wrapper(layer) or strip.wrappers_inside(layer)
+    ]
     if wrapped_paths:
         raise ValueError(
             f"The model '{model.name}' is already wrapped for pruning (layers {', '.join(wrapped_paths)}): "
