@@ -324,6 +324,8 @@ def why_not_prunable(layer: Any) -> str | None:
         return f"{type(layer).__name__} layers have no kernel that tfap knows"
     for spec in specs:
         kernel = spec.find(layer)
+        if layer.built and kernel is None:
+            return f"it has no weight {spec.name}"
         if layer.built and not keras_compat.is_variable(kernel):
             return f"its {spec.name} is not a variable but computed from other weights, as with LoRA"
         if kernel is not None and "float" not in str(kernel.dtype):

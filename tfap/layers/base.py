@@ -31,6 +31,11 @@ SEVERAL_INPUTS = (
     "or call tfap.prune on the whole model."
 )
 
+KERNEL_MISSING = (
+    "The layer '{name}' has no {weight} after build(), which must make it: give its class a build(), or call "
+    "the layer on data before you wrap it."
+)
+
 
 class ZeroPruned:
     """Keeps pruned weights at zero: a constraint, which optimizers apply after every step."""
@@ -255,6 +260,8 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         self.updates_made = self._add_state("updates_made", (), "int64")
         for spec in self.specs:
             kernel = spec.find(self.layer)
+            if kernel is None:
+                raise ValueError(KERNEL_MISSING.format(name=self.layer.name, weight=spec.name))
             mask = self._add_state(f"{spec.name.replace('.', '_')}_mask", kernel.shape, "uint8", "ones")
             self._masks[spec.name] = mask
             self._constrain(kernel, mask)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
@@ -28,6 +29,9 @@ class LayerPlan:
         firing: Where tfap counts the activations of the layer, or None if the criterion does not count them.
         pruned: Boolean. Whether `tfap.prune` prunes the weight.
         reason: String. Why the weight is not pruned. Empty if there is nothing to say.
+        trainable: Boolean. Whether the weight trains. For a layer without prunable weights, whether any of
+            its weights does.
+        has_kernel: Boolean. False for a layer that has only elementwise weights, such as BatchNormalization.
     """
 
     path: str
@@ -36,6 +40,8 @@ class LayerPlan:
     firing: Firing | None
     pruned: bool
     reason: str = ""
+    trainable: bool = True
+    has_kernel: bool = True
 
     @property
     def fires_at(self) -> str:
@@ -45,6 +51,8 @@ class LayerPlan:
 
 class PruningPlan(collections.abc.Sequence):
     """A sequence of `LayerPlan` rows in graph order. Prints as a table.
+
+    The table leaves out layers without a kernel, such as BatchNormalization.
 
     Args:
         rows: Iterable of `LayerPlan`.
@@ -65,11 +73,15 @@ class PruningPlan(collections.abc.Sequence):
         return [row for row in self._rows if row.pruned]
 
     def __str__(self) -> str:
-        table = tables.table_of(("layer", "weight", "shape", "fires at", "decision", "reason"))
+        columns = ("layer", "weight", "shape", "fires at", "trainable", "decision", "reason")
+        table = tables.table_of(columns)
         for row in self._rows:
+            if not row.has_kernel:
+                continue
             shape = "x".join(map(str, row.shape)) if row.shape else ""
             decision = "prune" if row.pruned else "skip"
-            table.add_row(row.path, row.weight or "", shape, row.fires_at, decision, row.reason)
+            trainable = "yes" if row.trainable else "no"
+            table.add_row(row.path, row.weight or "", shape, row.fires_at, trainable, decision, row.reason)
         return tables.as_text(table)
 
     __repr__ = __str__
@@ -84,18 +96,33 @@ def make_plan(
     skipped = _SelectedLayers("skip", skip, graph, model)
     output_paths = graph.output_paths()
     weight_tying = keras_compat.tied_layers(layer for _, layer in graph.layers())
+    trained = {id(weight) for weight in model.trainable_weights}
     rows: list[LayerPlan] = []
     for path, layer in graph.layers():
         if keras_compat.is_layer(layer) and layer.weights:
             is_output = path in output_paths and layer not in included
             why_shared = weight_tying.get(id(layer)) or keras_compat.why_shared(layer)
-            rows += _layer_rows(graph, path, settings, is_output, layer in skipped, why_shared)
+            for row in _layer_rows(graph, path, settings, is_output, layer in skipped, why_shared):
+                weights = layer.weights if row.weight is None else [_found(layer, row.weight)]
+                trains = any(id(weight) in trained for weight in weights)
+                rows.append(dataclasses.replace(row, trainable=trains, has_kernel=_has_kernel(layer, row)))
     return PruningPlan(rows)
+
+
+def _found(layer, name):
+    return next(spec.find(layer) for spec in layer_types.kernel_specs(layer) if spec.name == name)
+
+
+def _has_kernel(layer, row):
+    if row.weight is not None:
+        return True
+    elementwise = layer_types.of(layer).elementwise_weights
+    return not elementwise and any(len(weight.shape) > 1 for weight in keras_compat.weights_of(layer))
 
 
 def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
     layer = graph.calls_of[path][0].layer
-    reason = layer_types.why_not_prunable(layer)
+    reason = layer_types.why_not_prunable(layer) or (None if why_shared else why_not_built(layer))
     if why_shared:
         why_shared = f"{why_shared}, so it is shared with the given model"
     if reason:
@@ -115,6 +142,24 @@ def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
     elif why_shared:
         reason = why_shared
     return [_weight_row(path, layer, spec, firing, side, reason) for spec in specs]
+
+
+def why_not_built(layer):
+    """Returns why a copy of a layer has no kernel before it is called, as a wrapper needs. None if it has."""
+    if keras_compat.is_keras_class(type(layer)) or not layer.built:
+        return None
+    copy, config = keras_compat.copy_of(layer), layer.get_build_config()
+    if copy is None or config is None:
+        return None
+    try:
+        if not copy.built:
+            with warnings.catch_warnings():  # Keras 3 warns of a missing build(), which the reason tells
+                warnings.simplefilter("ignore")
+                copy.build_from_config(config)
+    except Exception as error:  # build is the user's code
+        return f"it cannot be built on its input shape: {error}"
+    missing = [spec.name for spec in layer_types.kernel_specs(layer) if spec.find(copy) is None]
+    return f"its {missing[0]} is not made by build(): give its class a build() that makes it" if missing else None
 
 
 def _weight_row(path, layer, spec, firing, side, reason):

@@ -19,7 +19,7 @@ from tfap.keras_compat.types import Layer, Model
 from tfap.layers.find import is_pruning_wrapper, prunable_layers
 from tfap.layers.settings import PruningSettings
 from tfap.pruning import strip
-from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan
+from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan, why_not_built
 from tfap.schedules import PruningSchedule
 
 
@@ -119,7 +119,8 @@ def plan(
 
     Returns:
         A `PruningPlan`: a sequence of rows in graph order, at least one for every layer with weights. A row
-        has `path`, `weight`, `shape`, `fires_at`, `pruned`, and `reason`. The plan prints as a table.
+        has `path`, `weight`, `shape`, `fires_at`, `trainable`, `pruned`, and `reason`. The plan prints as a
+        table, which leaves out layers without a kernel, such as BatchNormalization.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -229,6 +230,7 @@ def _prune_model(model, settings, plan):
             f"min_weights_per_layer={settings.min_weights_per_layer} leaves nothing to prune in the model "
             f"'{model.name}': its largest layer has {largest} weights."
         )
+    _warn_of_frozen([row.path for row in plan.pruned if not row.trainable])
     graph = Graph(model)
     pruned_paths = {row.path for row in plan.pruned}
     data_formats = {
@@ -254,6 +256,18 @@ def _prune_model(model, settings, plan):
     for wrapper in prunable_layers(pruned):  # links each wrapper to the layer that counts for it
         wrapper.note_weights()
     return pruned
+
+
+def _warn_of_frozen(names):
+    names = list(dict.fromkeys(names))
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        logging.warning(
+            "Frozen layers are pruned (%s%s): they cannot train to make up for it. Name them in skip, or set "
+            "trainable=True.",
+            ", ".join(names[:5]),
+            more,
+        )
 
 
 def _weight_tying(graph):
@@ -291,6 +305,11 @@ def _prune_layer(layer, settings):
     reason = _why_not_prunable_alone(layer, settings)
     if reason:
         raise ValueError(f"The layer '{layer.name}' cannot be pruned: {reason}.")
+    _warn_of_frozen([layer.name] if not layer.trainable else [])
+    return _wrapped_alone(layer, settings)
+
+
+def _wrapped_alone(layer, settings):
     return layers.PruneByActivation(keras_compat.built_copy_of(layer), **vars(settings))
 
 
@@ -305,8 +324,10 @@ def _prune_list(given_layers, settings):
     if all(reasons):
         listed = "; ".join(f"'{layer.name}': {reason}" for layer, reason in zip(given_layers, reasons))
         raise ValueError(f"None of the {len(given_layers)} layers can be pruned: {listed}.")
+    pruned = [layer for layer, reason in zip(given_layers, reasons) if not reason]
+    _warn_of_frozen([layer.name for layer in pruned if not layer.trainable])
     return [
-        layer if reason else _prune_layer(layer, settings) for layer, reason in zip(given_layers, reasons)
+        layer if reason else _wrapped_alone(layer, settings) for layer, reason in zip(given_layers, reasons)
     ]
 
 
@@ -321,7 +342,7 @@ def _why_not_prunable_alone(layer, settings):
         reason = "it has no activation of its own, which the criterion needs to count"
     if reason is None and keras_compat.copy_of(layer) is None:
         reason = "it cannot be rebuilt from its config: give its class a get_config()"
-    return reason
+    return reason or why_not_built(layer)
 
 
 def _check_prunable_model(model):
