@@ -3,6 +3,7 @@
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfap
 from tfap.graph.parts import parts_of
@@ -190,3 +191,29 @@ def test_a_part_inside_a_layer(keras_module):
     for each in (wrapped[0], model):
         tfap.update_masks(each, 0.5)
     assert_equal(masks_of(model), masks_of(wrapped[0]))
+
+
+@pytest.mark.parametrize("first", ["critic", "generator"])
+def test_a_step_is_a_batch_however_often_a_part_trains(keras_module, first):
+    """A critic that trains three times a batch, and a generator that trains in every second batch."""
+    names, total = sorted(["critic", "generator"], key=first.__ne__), 40
+    parts = {name: tfap.prune(residual(keras_module, name), 0.5, "magnitude") for name in names}
+    model, x = trainer(keras_module, **parts), np.ones((2, 6), "float32")
+    steps = {name: tf.function(lambda x, part=part: part(x, training=True)) for name, part in parts.items()}
+    callback, sparsities = tfap.UpdatePruningStep(total_steps=total), []
+    callback.set_model(model)
+    callback.on_train_begin()
+    for batch in range(total):
+        for name, times in (("critic", 3), ("generator", 1 - batch % 2)):
+            for _ in range(times):
+                steps[name](x)
+        callback.on_train_batch_end(batch)
+        sparsities.append(nets.pruned_weights(parts["critic"]) / nets.prunable_weights(parts["critic"]))
+    callback.on_epoch_end(0, {})
+    callback.on_train_end()
+    # Cubic decay between 10% and 70% of the steps, as for one call per batch.
+    assert sparsities[1] == 0 < sparsities[10] < sparsities[20] < 0.5
+    for part in parts.values():
+        assert nets.pruned_weights(part) == nets.prunable_weights(part) / 2
+    counted = [int(wrapper.pruning_step.numpy()) for wrapper in tfap.prunable_layers(parts["critic"])]
+    assert max(counted) <= total + 2  # the two that the first batch counted too many

@@ -23,8 +23,9 @@ class UpdatePruningStep(Callback):
     see it. In several fits in a row, steps and masks continue.
 
     Args:
-        total_steps: Integer. Training steps of the fit. Needed only if the schedule is a float and `fit` does
-            not know its length, as with a generator without `steps_per_epoch`.
+        total_steps: Integer. Training steps of the fit: batches, however often a layer trains in each. Needed
+            only if the schedule is a float and `fit` does not know its length, as with a generator without
+            `steps_per_epoch`.
         gradient_data: Data for a criterion such as `tfap.Gradient`, which computes gradients at every mask
             update: a tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or a re-iterable of such batches,
             such as a list or a `tf.data.Dataset`. None for other criteria.
@@ -161,8 +162,7 @@ class UpdatePruningStep(Callback):
             if not wrapper.trained:
                 logging.warning("'%s' is not pruned: it is called with training=False.", wrapper.name)
         self._note_first_weights()  # those of a subclassed model have just been made
-        self._clock = self._weights[0].wrapper
-        self._step = self._current_step()
+        self._step = max(self._steps_counted())
         before = self._step - passed
         self._groups = [
             group_of(
@@ -201,7 +201,6 @@ class UpdatePruningStep(Callback):
         self._prune(due, trained)
 
     def _update(self):
-        # `self._step` overshoots if the last execution is short; the model's own count does not.
         self._step = self._current_step()
         due = [(group, group.due_at_step(self._step), self._step) for group in self._groups]
         self._prune(due, self._weights)
@@ -228,7 +227,21 @@ class UpdatePruningStep(Callback):
         self.after_update()
 
     def _current_step(self):
-        return int(self._clock.pruning_step.numpy())
+        """Returns the steps so far, and sets layers back that have counted more steps than batches.
+
+        A layer counts every run of its graph, so the discriminator of a custom loop counts two steps in a
+        batch that trains it twice. `self._step` counts batches, and overshoots if the last execution of
+        several steps was short.
+        """
+        counted = self._steps_counted()
+        step = min(self._step, max(counted))
+        if max(counted) > step:
+            for wrapper in {id(weight.wrapper): weight.wrapper for weight in self._weights}.values():
+                wrapper.pruning_step.assign(min(step, int(wrapper.pruning_step.numpy())))
+        return step
+
+    def _steps_counted(self):
+        return [int(weight.wrapper.pruning_step.numpy()) for weight in self._weights]
 
     def _repair_train_function(self):
         if any(wrapper.session.callback_missed for wrapper in self._wrappers):
