@@ -113,8 +113,14 @@ CASES = {
             "nothing to prune in the model(.|\n)*named in skip",
         ),
         "tfap.prune(model, 0.5, block_size=(1, 1))": (TypeError, "unexpected keyword argument 'block_size'"),
-        "tfap.prune(model, 0.5, min_weights_per_layer=-1)": (ValueError, "must be an integer >= 0: received -1"),
-        "tfap.prune(model, 0.5, min_weights_per_layer=0.5)": (TypeError, "must be an integer >= 0: received 0.5"),
+        "tfap.prune(model, 0.5, min_weights_per_layer=-1)": (
+            ValueError,
+            "must be an integer >= 0: received -1",
+        ),
+        "tfap.prune(model, 0.5, min_weights_per_layer=0.5)": (
+            TypeError,
+            "must be an integer >= 0: received 0.5",
+        ),
         "tfap.prune(model, 0.5, min_weights_per_layer=1000)": (
             ValueError,
             "min_weights_per_layer=1000 leaves nothing to prune .* largest layer has 192 weights",

@@ -217,3 +217,18 @@ def test_a_step_is_a_batch_however_often_a_part_trains(keras_module, first):
         assert nets.pruned_weights(part) == nets.prunable_weights(part) / 2
     counted = [int(wrapper.pruning_step.numpy()) for wrapper in tfap.prunable_layers(parts["critic"])]
     assert max(counted) <= total + 2  # the two that the first batch counted too many
+
+
+def test_the_monitor_measures_the_only_part(keras_module):
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    part = residual(keras_module)
+    model = nets.compiled(keras_module, trainer(keras_module, net=part), "mse")
+    monitor = tfap.DeadNeuronMonitor(x)
+    model.fit(x, x, verbose=0, callbacks=[monitor])
+    expected = tfap.dead_neuron_report(tfap.measure_activations(part, x))
+    assert monitor.reports[0] == expected and list(expected.layers) == ["a", "b", "c"]
+    two = nets.compiled(
+        keras_module, trainer(keras_module, net=part, other=residual(keras_module, "x")), "mse"
+    )
+    with pytest.raises(ValueError, match=r"holds several models \(net, x\): call tfap.measure_activations"):
+        two.fit(x, x, verbose=0, callbacks=[tfap.DeadNeuronMonitor(x)])

@@ -38,8 +38,8 @@ class Batches:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a number is out of its range, the data is known to be empty, is infinite and `steps` is None, or has another number
-            of arrays than the model has inputs.
+        ValueError: If a number is out of its range, or the data is known to be empty, is infinite and `steps`
+            is None, or has another number of arrays than the model has inputs.
 
     Example:
 

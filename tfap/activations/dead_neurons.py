@@ -12,6 +12,7 @@ from tfap import keras_compat
 from tfap.activations.batches import Batches, can_repeat
 from tfap.activations.measure import ActivationMeter
 from tfap.graph.counts import ActivationCounts
+from tfap.graph.parts import parts_of
 from tfap.keras_compat import Callback
 from tfap.keras_compat.types import Data
 from tfap.utils import checks, tables
@@ -147,8 +148,9 @@ class DeadNeuronMonitor(Callback):
     `tfap.dead_neuron_report` defines the rates.
 
     The monitor counts on `data`, with the weights at the end of the epoch, in inference mode. It changes
-    neither training nor the counts of pruning wrappers. Place it after `tfap.UpdatePruningStep()` to measure
-    after a prune at the end of the epoch.
+    neither training nor the counts of pruning wrappers. In a subclassed model that holds one Sequential or
+    Functional model, it measures that one; `data` are then its inputs. Place the monitor after
+    `tfap.UpdatePruningStep()` to measure after a prune at the end of the epoch.
 
     Args:
         data: Data to count on, as in `tfap.measure_activations`. It must be re-iterable, so a generator is
@@ -235,13 +237,25 @@ class DeadNeuronMonitor(Callback):
             self._writer.close()
 
     def _prepare(self):
-        self._meter = ActivationMeter(self.model, "tfap.DeadNeuronMonitor", positions=self._positions)
+        model = self._measured_model()
+        self._meter = ActivationMeter(model, "tfap.DeadNeuronMonitor", positions=self._positions)
         if not self._meter.paths:
             raise ValueError(
-                f"The model '{self.model.name}' has no neurons to count: expected a layer with an "
+                f"The model '{model.name}' has no neurons to count: expected a layer with an "
                 "activation, such as Dense(8, 'relu'), before the output layer."
             )
-        self._batches = Batches(self.model, **self._data_arguments)
+        self._batches = Batches(model, **self._data_arguments)
+
+    def _measured_model(self):
+        """Returns the model or, in a subclassed one, the only model that it trains."""
+        parts = [] if keras_compat.is_graph_model(self.model) else parts_of(self.model)
+        if len(parts) > 1:
+            raise ValueError(
+                f"The model '{self.model.name}' is subclassed and holds several models "
+                f"({', '.join(part.prefix[:-1] for part in parts)}): call tfap.measure_activations on one of "
+                "them, with data that it reads."
+            )
+        return parts[0].model if parts else self.model
 
     def _measure(self, epoch):
         if self._meter is None:  # the model was built by its first batch

@@ -59,18 +59,18 @@ def find_wrappers(model: Model) -> list[FoundWrapper]:
         raise TypeError(f"Expected a Keras model: received an object of type {type(model).__name__}.")
     holders: dict[int, list[Part]] = {}  # by wrapper
     wrappers = {}
-    for part in parts_of(model):
-        for _, layer in part.graph.layers():
+    for holder in parts_of(model):
+        for _, layer in holder.graph.layers():
             if is_pruning_wrapper(layer):
                 wrappers[id(layer)] = layer
-                holders.setdefault(id(layer), []).append(part)
+                holders.setdefault(id(layer), []).append(holder)
     for layer in keras_compat.all_layers(model):  # also those in no graph
         if is_pruning_wrapper(layer):
             wrappers.setdefault(id(layer), layer)
     found: dict[str, FoundWrapper] = {}
     for key, wrapper in wrappers.items():
         parts = sorted(holders.get(key, ()), key=lambda part: len(part.graph.calls), reverse=True)
-        part = parts[0] if parts else None
+        part: Part | None = parts[0] if parts else None
         own_path = part.graph.path_of(wrapper) if part else wrapper.name
         path = part.prefix + own_path if part else own_path
         while path in found:
@@ -90,7 +90,7 @@ def counting_layers(model):
 
 
 def _link_counters(wrapper, parts):
-    """Links a wrapper whose activation is another layer to the counts of that layer, in the first such part."""
+    """Links a wrapper whose activation is another layer to its counts, in the first part that has it."""
     if wrapper.criterion.counts != "output" or wrapper.counts_here:
         return
     for part in parts:

@@ -158,8 +158,10 @@ def why_not_built(layer):
                 copy.build_from_config(config)
     except Exception as error:  # build is the user's code
         return f"it cannot be built on its input shape: {error}"
-    missing = [spec.name for spec in layer_types.kernel_specs(layer) if spec.find(copy) is None]
-    return f"its {missing[0]} is not made by build(): give its class a build() that makes it" if missing else None
+    for spec in layer_types.kernel_specs(layer):
+        if spec.find(copy) is None:
+            return f"its {spec.name} is not made by build(): give its class a build() that makes it"
+    return None
 
 
 def _weight_row(path, layer, spec, firing, side, reason):

@@ -16,7 +16,7 @@ from tfap.graph.activation import fires
 from tfap.graph.calls import Graph
 from tfap.keras_compat import Replacement, equality
 from tfap.keras_compat.types import Layer, Model
-from tfap.layers.find import is_pruning_wrapper, prunable_layers
+from tfap.layers.find import prunable_layers
 from tfap.layers.settings import PruningSettings
 from tfap.pruning import strip
 from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan, why_not_built
@@ -165,7 +165,8 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
     >>> len(tfap.prunable_layers(stripped))
     0
     """
-    if keras_compat.is_any_wrapper(model) or not keras_compat.is_model(model) and strip.wrappers_inside(model):
+    holds_wrappers = not keras_compat.is_model(model) and strip.wrappers_inside(model)
+    if keras_compat.is_any_wrapper(model) or holds_wrappers:
         return strip.built_layer(model)
     _check_graph_model(
         model,
@@ -176,11 +177,11 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
     stripped = keras_compat.rebuild(
         model, lambda layer: Replacement(layer) if id(layer) in weight_tying else strip.stripped(layer)
     )
-    left = strip.wrappers_inside(stripped)
+    left = [repr(wrapper.name) for wrapper in strip.wrappers_inside(stripped)]
     if left:
         raise ValueError(
-            f"The layers {', '.join(repr(wrapper.name) for wrapper in left)} cannot be stripped: another layer "
-            "holds them too, as for weight tying, so they cannot be rebuilt."
+            f"The layers {', '.join(left)} cannot be stripped: another layer holds them too, as for weight "
+            "tying, so they cannot be rebuilt."
         )
     if all(_is_zeroed(wrapper) for wrapper in prunable_layers(model)):
         equality.check_identical(model, stripped)

@@ -58,11 +58,12 @@ def wrappers_inside(layer):
 
 
 def _without(layer, wrappers):
-    """Rebuilds a layer from its config, in which the configs of the inner layers replace those of wrappers."""
+    """Rebuilds a layer from its config, with the configs of layers in place of those of their wrappers."""
     config = layer.get_config()
     plain = {key: _plain(value) for key, value in config.items()}
+    changes = {key: value for key, value in plain.items() if value != config[key]}
     try:
-        copy = keras_compat.from_config(layer, {key: plain[key] for key in plain if plain[key] != config[key]})
+        copy = keras_compat.from_config(layer, changes)
     except Exception as error:  # get_config and from_config are the user's code
         raise ValueError(_refusal(layer, wrappers)) from error
     if wrappers_inside(copy):

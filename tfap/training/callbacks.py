@@ -35,9 +35,10 @@ class UpdatePruningStep(Callback):
     Raises:
         TypeError: If an argument has the wrong type, or gradients are needed and the data is not iterable, or
             is a one-shot iterator.
-        ValueError: If a number is less than 1, or, at the beginning of the fit, the model has no pruning wrappers, there are two of these
-            callbacks, the length of the fit is needed and unknown, a subclassed model has
-            `remove_disconnected=True`, or gradients are needed without data or without a compiled loss.
+        ValueError: If a number is less than 1. At the beginning of the fit, if the model has no pruning
+            wrappers, there are two of these callbacks, the length of the fit is needed and unknown, a wrapper
+            with `remove_disconnected=True` is in no Sequential or Functional model, or gradients are needed
+            without data or without a compiled loss.
 
     Example:
 

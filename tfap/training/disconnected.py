@@ -59,7 +59,7 @@ def remove(model, wrappers=None):
 
 @contextlib.contextmanager
 def undone_on_error(wrappers):
-    """Restores the state of wrappers and their layers if the block raises, so that `remove` changes nothing."""
+    """Restores wrappers and their layers if the block raises, unless `remove` cannot change them."""
     asked = any(_asks(wrapper) for wrapper in wrappers)
     distinct = {id(wrapper): wrapper for wrapper in wrappers}.values() if asked else ()
     before = [(variable, variable.numpy()) for wrapper in distinct for variable in wrapper.variables]

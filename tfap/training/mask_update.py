@@ -207,7 +207,7 @@ def _costs(model, weights):
 
 
 def groups(weights):
-    """Splits `PrunedWeight`s by their wrappers' `PruningSettings.key`: a global scope ranks each group together."""
+    """Splits `PrunedWeight`s by `PruningSettings.key`. A global scope ranks each group together."""
     by_key = {}
     for weight in weights:
         by_key.setdefault(weight.wrapper.settings.key, []).append(weight)
@@ -326,8 +326,9 @@ def update_masks(
     Raises:
         TypeError: If the sparsity is not a number, or `model` is not a Keras model.
         ValueError: If the sparsity is outside [0, 1), the model has no wrapper, no activations have been
-            counted, a weight or score is not finite, a subclassed model has `remove_disconnected=True`, or
-            gradients are needed without data or in a model that is not compiled.
+            counted, a weight or score is not finite, a wrapper with `remove_disconnected=True` is in no
+            Sequential or Functional model, or gradients are needed without data or in a model that is not
+            compiled.
 
     Example:
 
