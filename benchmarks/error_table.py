@@ -137,8 +137,11 @@ CASES = {
         "tfap.update_masks(by_counts, 0.5)": (ValueError, "No activations of 'hidden_0' have been counted"),
         "tfap.update_masks(by_gradient, 0.5)": (ValueError, r"needs gradients: .*gradient_data=\(x, y\)"),
         "tfap.update_masks(by_gradient, 0.5, gradient_data=3)": (TypeError, "tuple of arrays .*received int"),
-        "tfap.update_masks(by_gradient, 0.5, gradient_data=x)": (TypeError, "tuple of arrays .*ndarray"),
-        "tfap.update_masks(by_gradient, 0.5, gradient_data=[x])": (TypeError, "a batch of type ndarray"),
+        "tfap.update_masks(by_gradient, 0.5, gradient_data=x)": (TypeError, "inputs alone, .* needs targets"),
+        "tfap.update_masks(by_gradient, 0.5, gradient_data=[x])": (
+            TypeError,
+            "inputs alone, .* needs targets",
+        ),
         "tfap.update_masks(by_gradient, 0.5, gradient_data=[])": (ValueError, "gradient_data is empty"),
         "tfap.update_masks(by_gradient, 0.5, gradient_data=iter([(x, y)]))": (TypeError, "only once"),
         "tfap.update_masks(by_gradient, 0.5, gradient_data=(x, y), gradient_steps=0)": (

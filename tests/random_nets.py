@@ -381,14 +381,11 @@ class Maker:
         return Value(self.pick(layers)(value.tensor), None)
 
     def Operation(self, value):
-        """An operation with operators: Keras 3's are merges, tf_keras's are unknown."""
-        unknown = self.keras.__name__ == "tf_keras"
-        value = self.pin(value) if unknown else value
+        """A function in the graph: the merges of `keras.ops` and of TensorFlow."""
+        functions = tf.math if self.keras.__name__ == "tf_keras" else self.keras.ops
         other = self.conv(value, channels=value.channels, same=True)
-        if unknown:
-            return Value(value.tensor + other.tensor, None)
         self.products.update(_numbers(value.channels))
-        operation = self.pick([self.keras.ops.add, self.keras.ops.maximum, self.keras.ops.multiply])
+        operation = self.pick([functions.add, functions.maximum, functions.multiply])
         return Value(operation(value.tensor, other.tensor), value.channels)
 
     # -- a net -------------------------------------------------------------------------------------

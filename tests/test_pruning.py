@@ -162,7 +162,8 @@ def test_what_cannot_be_pruned_is_skipped_with_its_reason(keras_module):
     reasons = {row.path: row.reason for row in tfap.plan(model)}
     assert reasons == {
         "lstm": "its neurons are not the channels of the layer's output, so tfap cannot count them",
-        "dense": "",
+        "dense": "its channels are not removable: it is consumed by the custom layer 'custom' (Custom), "
+        "which tfap does not analyze",
         "custom": "Custom layers have no kernel that tfap knows; it cannot be rebuilt from its config, "
         "so it is shared with the given model",
         "tied": "it cannot be rebuilt from its config, so it is shared with the given model",
@@ -516,6 +517,27 @@ def test_register_prunable_layer(keras_module):
     for arguments in ((Mixer(), [tfap.KernelSpec()]), (Mixer, ["w"])):
         with pytest.raises(TypeError, match="must be a l"):
             tfap.register_prunable_layer(*arguments)
+
+
+def test_the_plan_says_which_neurons_are_not_removable(keras_module):
+    """They are pruned, but `tfap.compact` makes nothing smaller: the plan says so before training."""
+    layers = keras_module.layers
+    inputs = keras_module.Input((5, 4))
+    x = layers.LayerNormalization(name="norm")(layers.Dense(6, activation="relu", name="kept")(inputs))
+    x = layers.LSTM(4, name="lstm")(layers.Dense(6, activation="relu", name="removed")(x)[:, :, :3] * 2)
+    model = keras_module.Model(inputs, layers.Dense(2, name="output")(x))
+    by_neuron = {row.path: row for row in tfap.plan(model, 0.5, "magnitude", granularity="neuron")}
+    by_weight = {row.path: row for row in tfap.plan(model, 0.5, "magnitude")}
+    consumed = "its channels are not removable: it is consumed by the LayerNormalization 'norm', which tfap"
+    assert by_neuron["kept"].pruned and by_neuron["kept"].reason.startswith(consumed)
+    assert by_neuron["lstm"].reason == "its neurons are not removable: tfap does not resize this LSTM"
+    # The LSTM consumes three of its channels, and nothing the others.
+    assert by_neuron["removed"].pruned and not by_neuron["removed"].reason
+    assert not by_weight["kept"].reason and not by_weight["lstm"].reason
+    included = tfap.plan(model, 0.5, "magnitude", granularity="neuron", include=["output"])[-1]
+    assert (
+        included.pruned and included.reason == "its channels are not removable: it is an output of the model"
+    )
 
 
 @pytest.mark.smoke

@@ -209,6 +209,36 @@ def test_both_kerases_give_the_same_gradients(both_kerases):
     np.testing.assert_allclose(*scores, rtol=1e-5)
 
 
+def test_gradient_data_is_what_fit_takes(keras_module):
+    """Dicts, datasets of them, sample weights, and inputs alone if all losses come from add_loss."""
+
+    class SquaredSum(keras_module.layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_mean(tf.reduce_sum(x, axis=-1) ** 2))
+            return x
+
+    inputs = keras_module.Input((3,), name="x")
+    outputs = SquaredSum()(keras_module.layers.Dense(1, name="dense")(inputs))
+    model = keras_module.Model({"x": inputs}, outputs)
+    model.compile(keras_module.optimizers.SGD(0.1))
+    wrapped = tfap.prune(model, 0.5, "gradient", include=["dense"])
+    kernel, _ = tfap.prunable_layers(wrapped)[0].layer.get_weights()
+    expected = abs(kernel * (2 * X.T @ (X @ kernel) / 10))
+    of = {"x": X}
+    dataset = tf.data.Dataset.from_tensor_slices
+    for data in (
+        of, (of,), (of, None), (of, Y), (of, Y, np.ones(10)), [{"x": X[:7]}, {"x": X[7:]}],
+        dataset(of).batch(7), dataset((of, Y)).batch(7), dataset((of, Y, Y[:, 0])).batch(7),
+    ):  # fmt: skip
+        scores = scores_of(wrapped, MeanGradients(wrapped, data))["dense"]
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+    wrapped.fit(of, verbose=0, callbacks=[tfap.UpdatePruningStep(gradient_data=of)])
+    compiled = logistic(keras_module)
+    for data in (X, [X], dataset(X).batch(5)):
+        with pytest.raises(TypeError, match="inputs alone, .* needs targets"):
+            tfap.update_masks(compiled, 0.5, gradient_data=data)
+
+
 def test_gradients_that_cannot_be_taken(keras_module):
     wrapped = logistic(keras_module)
     with pytest.raises(ValueError, match="needs gradients: pass tfap.UpdatePruningStep"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels, layer_types
+from tfap.graph import channels, functions, layer_types
 from tfap.graph.activation import is_zero_when_silent
 from tfap.graph.calls import Graph
 from tfap.graph.counts import ActivationCounts
@@ -29,9 +29,10 @@ def compact(
     A neuron is removable if it is unused, or if it is constant and its constant folds into the biases of the
     layers that consume it. Removing one can make others removable. `compact` repeats until nothing changes.
 
-    It analyzes activations, normalization, pooling, padding, reshaping, concatenation, grouped and depthwise
-    convolutions, residual connections, nested models, and shared layers. Coupled channels are removed
-    together. Channels stay where removal would not be exact, such as before attention or a custom layer.
+    It analyzes activations, normalization, pooling, padding, reshaping, concatenation, splits, slices,
+    grouped and depthwise convolutions, residual connections, nested models, and shared layers. Coupled
+    channels are removed together. Channels stay where removal would not be exact, such as before attention or
+    a custom layer.
     `tfap.compaction_report` gives the reasons. Every layer keeps at least one unit.
 
     Args:
@@ -178,7 +179,8 @@ def remove_dead_channels(model: Model, liveness: Liveness) -> Compaction:
         changes = {**_resizable_initializers(layer), **parts[path].config}
         return Replacement(keras_compat.from_config(layer, changes), weights)
 
-    compacted = keras_compat.rebuild(model, replace, _input_shapes(model, liveness, kept))
+    resized = functions.resizer(graph, liveness.channels, kept)
+    compacted = keras_compat.rebuild(model, replace, _input_shapes(model, liveness, kept), resized)
     inputs, outputs = (
         {path: kept[sides[side]] for path, sides in groups.items() if sides[side] is not None}
         for side in (0, 1)
@@ -232,9 +234,11 @@ def _kept_part(layer, path, liveness, kept):
         sides = _input_mask(kept, consumed, matrix), kept[produced]
         return _KeptPart(matrix.kept(*sides), matrix.config(*sides))
     if hasattr(layer, "target_shape") and layer_types.of(layer).channels is ChannelRule.RESHAPED:
-        *before, last = layer.target_shape
-        target_shape = (*before, last if last == -1 else int(kept[produced].sum()))
-        return _KeptPart([], {"target_shape": target_shape})
+        axis = liveness.channels.of(liveness.graph.calls_of[path][0].outputs[0]).axis - 1
+        target_shape = list(layer.target_shape)
+        if target_shape[axis] != -1:
+            target_shape[axis] = int(kept[produced].sum())
+        return _KeptPart([], {"target_shape": tuple(target_shape)})
     if not layer.weights:
         return None
     axis = liveness.channels.of(liveness.graph.calls_of[path][0].outputs[0]).axis

@@ -26,9 +26,10 @@ class MeanGradients:
 
     Args:
         model: A compiled model of either Keras.
-        data: A tuple of arrays `(x, y)` or `(x, y, sample_weight)`, where x and y may be lists or dicts; or a
-            re-iterable of such batches: a list, a `tf.data.Dataset` with a fixed order, a `PyDataset` or a
-            `Sequence`.
+        data: What `fit` takes: a tuple of arrays `(x, y)` or `(x, y, sample_weight)`, where x and y may be
+            lists or dicts; or a re-iterable of such batches: a list, a `tf.data.Dataset` with a fixed order,
+            a `PyDataset` or a `Sequence`. For a model whose loss is `add_loss` alone, x is enough: an array,
+            a dict of arrays, a tuple `(x,)`, or batches of them.
         steps: Integer. The largest number of batches to read, of 128 samples each if arrays are given. None
             reads all.
 
@@ -72,7 +73,8 @@ class MeanGradients:
             One float32 array per variable.
 
         Raises:
-            TypeError: If a batch is not `(x, y)` or `(x, y, sample_weight)`.
+            TypeError: If a batch is not `(x, y)` or `(x, y, sample_weight)`, or has no y though the model is
+                compiled with a loss.
             ValueError: If the data has no batch, or the model no loss.
         """
         if self._function is None or list(map(id, variables)) != list(map(id, self._variables)):
@@ -80,7 +82,8 @@ class MeanGradients:
         total, samples = None, 0
         with _unchanged(self._model):
             for batch in itertools.islice(_batches(self._data), self._steps):
-                _check_batch(batch)
+                batch = _unpacked(batch)
+                self._check_targets(batch)
                 size, gradients = len(tf.nest.flatten(batch)[0]), self._function(*batch)
                 total = total or [np.zeros(gradient.shape) for gradient in gradients]
                 for summed, gradient in zip(total, gradients):
@@ -90,10 +93,17 @@ class MeanGradients:
             raise ValueError("gradient_data is empty: there is nothing to take gradients of.")
         return [(summed / samples).astype(np.float32) for summed in total]
 
+    def _check_targets(self, batch):
+        if len(batch) == 1 and keras_compat.has_compiled_loss(self._model):
+            raise TypeError(
+                f"gradient_data has inputs alone, but the model '{self._model.name}' is compiled with a "
+                "loss, which needs targets: pass (x, y), or batches of these."
+            )
+
     def _traced(self, variables):
         watched = [keras_compat.tensorflow_variable(variable) for variable in variables]
 
-        def gradients(x, y, sample_weight=None):
+        def gradients(x, y=None, sample_weight=None):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(watched)
                 loss = self._model.compute_loss(x, y, self._model(x, training=False), sample_weight)
@@ -110,7 +120,7 @@ def check_data(data, steps):
     """Raises TypeError or ValueError unless gradients can be taken on the data at every mask update."""
     if steps is not None:
         checks.integer("gradient_steps", steps)
-    if not hasattr(data, "__iter__") or hasattr(data, "__array__") or isinstance(data, str | dict):
+    if isinstance(data, str) or not (hasattr(data, "__iter__") or hasattr(data, "__array__")):
         raise TypeError(
             "gradient_data must be a tuple of arrays (x, y), or batches of them, such as a tf.data.Dataset: "
             f"received {type(data).__name__}."
@@ -124,23 +134,32 @@ def check_data(data, steps):
         raise ValueError("gradient_data is infinite: pass gradient_steps, the number of batches to read.")
 
 
-def _check_batch(batch):
-    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+def _unpacked(batch):
+    """Returns a batch as a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as each Keras unpacks it."""
+    if isinstance(batch, dict) or hasattr(batch, "__array__"):
+        return (batch,)
+    if not isinstance(batch, tuple | list) or len(batch) not in (1, 2, 3):
         raise TypeError(
             "gradient_data must be (x, y) or (x, y, sample_weight), or batches of these: received a batch of "
             f"type {type(batch).__name__}."
         )
+    *needed, last = batch
+    return tuple(needed) if needed and last is None else tuple(batch)
 
 
 def _batches(data):
+    if isinstance(data, dict) or hasattr(data, "__array__"):
+        data = (data,)
     return _slices(data) if isinstance(data, tuple) else iter(data)
 
 
 def _slices(data):
-    arrays = tf.nest.map_structure(np.asarray, data)
+    arrays = tf.nest.map_structure(lambda part: part if part is None else np.asarray(part), data)
     samples = len(tf.nest.flatten(arrays)[0])
     for start in range(0, samples, _BATCH):
-        yield tf.nest.map_structure(lambda array, start=start: array[start : start + _BATCH], arrays)
+        yield tf.nest.map_structure(
+            lambda part, start=start: part if part is None else part[start : start + _BATCH], arrays
+        )
 
 
 @contextlib.contextmanager

@@ -6,22 +6,10 @@ import dataclasses
 import tensorflow as tf
 
 from tfap import keras_compat
-from tfap.graph import layer_types
+from tfap.graph import functions, layer_types
 from tfap.graph.activation import fires
 from tfap.graph.layer_types import ChannelRule
-
-
-class Value:
-    """One tensor of the graph.
-
-    Attributes:
-        shape: Tuple. The static shape, with the batch axis.
-        consumers: List of `(Call, index)`: the calls that consume the tensor as their input number `index`.
-    """
-
-    def __init__(self, shape):
-        self.shape = tuple(shape)
-        self.consumers = []
+from tfap.graph.values import Value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +21,7 @@ class Call:
         path: Path of the layer, such as `inner/dense`.
         inputs: List of the `Value`s that the call consumes.
         outputs: List of the `Value`s that it produces.
+        arguments: Tuple `(args, kwargs)` of the call, with its constants, and a `Value` for each tensor.
         training: The `training` argument that the graph fixes for this call. None if it does not.
     """
 
@@ -40,6 +29,7 @@ class Call:
     path: str
     inputs: list[Value]
     outputs: list[Value]
+    arguments: tuple
     training: bool | None = None
 
 
@@ -94,7 +84,7 @@ class Graph:
     def _trace(self, model, prefix, inputs, inherited=None):
         """Adds the calls of a model and of the models nested in it. Returns its output `Value`s."""
         values = dict(zip(map(id, model.inputs), inputs))
-        for layer, tensors, results, training in keras_compat.calls(model):
+        for layer, tensors, results, training, arguments in keras_compat.calls(model):
             if not tensors or any(id(tensor) not in values for tensor in tensors):
                 continue  # an input, or a call of a shared layer outside this model
             consumed = [values[id(tensor)] for tensor in tensors]
@@ -110,7 +100,8 @@ class Graph:
                 produced = [Value(result.shape) for result in results]
                 path = self._unique_path(layer, prefix + layer.name)
                 named = unwrap(layer) if self._plain else layer
-                self._add(Call(named, path, consumed, produced, training))
+                given = tf.nest.map_structure(lambda thing: values.get(id(thing), thing), arguments)
+                self._add(Call(named, path, consumed, produced, given, training))
             values.update(zip(map(id, results), produced))
         return [values[id(tensor)] for tensor in model.outputs]
 
@@ -218,9 +209,11 @@ def _makes_units(layer):
 
 
 def _is_float_cast(layer, tensors, results):
-    """Returns whether a call is a `keras.ops.cast`, which older Keras 3 adds to graphs in mixed precision."""
+    """Returns whether a call casts between float types, as older Keras 3 does in mixed precision."""
     dtypes = [tf.as_dtype(tensor.dtype) for tensor in (*tensors, *results)]
-    return keras_compat.kind_of(layer) == "Cast" and all(dtype.is_floating for dtype in dtypes)
+    return keras_compat.function_name(layer) in ("Cast", "cast") and all(
+        dtype.is_floating for dtype in dtypes
+    )
 
 
 def _nearest_activation(call):
@@ -239,7 +232,10 @@ def _nearest_activation(call):
                 continue
             visited.add(id(consumer))
             row = layer_types.of(layer)
-            if row.channels is ChannelRule.CONCATENATED:
+            if (
+                row.channels is ChannelRule.CONCATENATED
+                and functions.concatenation_axis(consumer) is not None
+            ):
                 pending.append((consumer.outputs[0], start + _concatenated_before(consumer, index, axis)))
             elif _passes(layer, row) and consumer.outputs[0].shape[axis] == value.shape[axis]:
                 pending.append((consumer.outputs[0], start))
@@ -260,7 +256,7 @@ def _passes(layer, row):
 
 
 def _why_stopped(layer, path):
-    if not keras_compat.is_layer(layer) or keras_compat.kind_of(layer) == "TFOpLambda":
+    if keras_compat.function_name(layer) is not None:
         return f"the function '{path}' follows it, but tfap counts only at layers: use an activation layer"
     custom = "" if keras_compat.kind_of(layer) else "custom layer "
     return f"no activation follows it before the {custom}{type(layer).__name__} '{path}'"
@@ -268,7 +264,6 @@ def _why_stopped(layer, path):
 
 def _concatenated_before(call, index, axis):
     """Returns how many channels a Concatenate puts before those of its input number `index`."""
-    ndim = len(call.outputs[0].shape)
-    if unwrap(call.layer).axis % ndim != axis % ndim:
+    if functions.concatenation_axis(call) != axis % len(call.outputs[0].shape):
         return 0
     return sum(value.shape[axis] for value in call.inputs[:index])

@@ -1,16 +1,18 @@
 """Coupled channels: groups of channels that can only be removed together.
 
 A channel keeps its group through activations, normalization, pooling, and similar layers. Add couples the
-channels of its inputs. Flatten and Reshape spread a channel over several units. A layer whose weights mix
-its input channels starts new groups. The values of weights do not matter here.
+channels of its inputs. Flatten and Reshape spread a channel over several units. A split or slice takes some
+channels of its input. A layer whose weights mix its input channels starts new groups. The values of weights
+do not matter here.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import layer_types
+from tfap.graph import functions, layer_types
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import channel_axis, unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -69,8 +71,9 @@ class ChannelMap:
             for value in call.inputs:
                 self._pin(value, channels)
             channels = None
-        for value in call.outputs:
-            self._of[value] = channels
+        each = channels if isinstance(channels, list) else [channels] * len(call.outputs)
+        for value, its in zip(call.outputs, each):
+            self._of[value] = its
 
     def _rule(self, layer, call):
         row = layer_types.of(layer)
@@ -78,8 +81,11 @@ class ChannelMap:
             return self._always_training
         if row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE) and not _follows_its_row(layer):
             return self._with_extra_weights if _has_extra_weights(layer) else self._unknown
+        is_function = functions.name_of(call) is not None
+        if is_function and row.channels in (ChannelRule.SAME, ChannelRule.MERGED):
+            return self._elementwise
         if row.channels is ChannelRule.MERGED and len(call.inputs) == 1:
-            return self._unknown  # with a constant, such as keras.ops.add(x, 1)
+            return self._unknown
         return {
             ChannelRule.LINEAR: self._linear,
             ChannelRule.DEPTHWISE: self._depthwise,
@@ -88,6 +94,9 @@ class ChannelMap:
             ChannelRule.CONCATENATED: self._concatenate,
             ChannelRule.RESHAPED: self._reshape,
             ChannelRule.PERMUTED: self._permute,
+            ChannelRule.STACKED: self._stack,
+            ChannelRule.SELECTED: self._select,
+            ChannelRule.SHAPE: self._shape,
             None: self._unknown,
         }[row.channels]
 
@@ -101,7 +110,7 @@ class ChannelMap:
         )
 
     def _unknown(self, layer, call):
-        if not keras_compat.is_layer(layer):
+        if functions.name_of(call) is not None:
             consumer = f"the function '{call.path}'"
         elif keras_compat.kind_of(layer) is None:
             consumer = f"the custom layer '{call.path}' ({type(layer).__name__})"
@@ -176,15 +185,29 @@ class ChannelMap:
                 self._pin(value, f"'{call.path}' broadcasts it to all channels")
         return Channels(axis, produced)
 
+    def _elementwise(self, layer, call):
+        """Follows channels through a function of one tensor or several, and constants such as in `x + 1`."""
+        shapes, ndim = functions.operand_shapes(call), len(call.outputs[0].shape)
+        if shapes is None or not call.inputs:
+            return f"'{call.path}' has arguments that tfap does not analyze"
+        known = [self._of[value] for value in call.inputs if self._of[value] is not None]
+        for channels in known:
+            from_end = ndim - channels.axis
+            if any(len(shape) >= from_end and shape[-from_end] != 1 for shape in shapes):
+                return f"'{call.path}' has a constant for each of its channels"
+        return self._same(layer, call) if len(call.inputs) == 1 else self._merge(layer, call)
+
     def _concatenate(self, layer, call):
-        shape = call.outputs[0].shape
+        along = functions.concatenation_axis(call)
+        if along is None:
+            return f"'{call.path}' concatenates it with constants"
         known = [self._of[value] for value in call.inputs if self._of[value] is not None]
         if not known or any(channels.axis != known[0].axis for channels in known):
             return f"'{call.path}' concatenates it with channels on another axis"
         axis = known[0].axis
         reason = f"'{call.path}' concatenates it with channels that are not removable"
         parts = [self._groups_along(value, axis, reason) for value in call.inputs]
-        if layer.axis % len(shape) == axis:
+        if along == axis:
             return Channels(axis, np.concatenate(parts))
         for part in parts[1:]:
             self._couple(parts[0], part)
@@ -195,19 +218,65 @@ class ChannelMap:
         channels = self._of[value]
         if channels is None:
             return None
+        if not functions.has_fixed_shape(call):
+            return f"'{call.path}' reshapes it to a shape that is computed"
+        if keeps_last_axis(layer, channels.axis, value.shape, shape):
+            return Channels(len(shape) - 1, channels.groups)
         if None in value.shape[1:] or None in shape[1:]:
             return f"'{call.path}' reshapes it, and its shape has undefined dimensions"
+        if math.prod(value.shape[1:]) != math.prod(shape[1:]):
+            return f"'{call.path}' reshapes it together with the batch"
         elements = spread(channels.groups, channels.axis, value.shape, channels_first_flatten(layer))
-        units = elements.reshape(-1, shape[-1])
+        axis = _unit_axis(elements.reshape(shape[1:]))
+        units = by_unit(elements.reshape(shape[1:]), axis)
         for row in units[1:]:
             self._couple(units[0], row)
-        return Channels(len(shape) - 1, units[0])
+        return Channels(axis + 1, units[0])
 
     def _permute(self, layer, call):
         channels = self._of[call.inputs[0]]
         if channels is None:
             return None
-        return Channels(layer.dims.index(channels.axis) + 1, channels.groups)
+        if len(call.inputs) > 1:
+            return self._unknown(layer, call)
+        axes = functions.moved_axes(call)
+        if axes[:1] != [0]:
+            return f"'{call.path}' moves the batch axis or combines samples"
+        if channels.axis not in axes:
+            return f"'{call.path}' combines its channels"
+        return Channels(axes.index(channels.axis), channels.groups)
+
+    def _stack(self, layer, call):
+        new_axis = functions.stacking_axis(call)
+        known = [self._of[value] for value in call.inputs if self._of[value] is not None]
+        if new_axis is None or not known or any(channels.axis != known[0].axis for channels in known):
+            return f"'{call.path}' stacks it with other values than channels on the same axis"
+        if new_axis == 0:
+            return f"'{call.path}' moves the batch axis"
+        axis = known[0].axis
+        reason = f"'{call.path}' stacks it with channels that are not removable"
+        parts = [self._groups_along(value, axis, reason) for value in call.inputs]
+        for part in parts[1:]:
+            self._couple(parts[0], part)
+        return Channels(axis + (new_axis <= axis), parts[0])
+
+    def _select(self, layer, call):
+        channels = self._of[call.inputs[0]]
+        if channels is None:
+            return None
+        if len(call.inputs) > 1:
+            return self._unknown(layer, call)
+        found = functions.selected(call, channels.axis)
+        if isinstance(found, str):
+            return found
+        axis, selections = found
+        return [Channels(axis, channels.groups[selection]) for selection in selections]
+
+    def _shape(self, layer, call):
+        channels = self._of[call.inputs[0]]
+        if channels is not None and not functions.is_size_of_other_axes(call, channels.axis):
+            return f"'{call.path}' reads its shape"
+        return None
 
     # -- groups ------------------------------------------------------------------------------------
 
@@ -237,7 +306,9 @@ class ChannelMap:
     def _couple_calls(self, calls):
         """Couples the channels of all calls of a layer that has weights or a fixed output shape."""
         layer = calls[0].layer
-        has_sizes = getattr(layer, "weights", None) or hasattr(layer, "target_shape")
+        has_sizes = (
+            getattr(layer, "weights", None) or hasattr(layer, "target_shape") or functions.has_sizes(calls[0])
+        )
         if len(calls) == 1 or not has_sizes:
             return
         for call in calls[1:]:
@@ -286,6 +357,35 @@ def _connected(labels, some, others):
         labels = labels[labels]
         if np.array_equal(labels, before):
             return labels
+
+
+def keeps_last_axis(layer, axis, shape, new_shape):
+    """Returns whether a reshape keeps the channels on the last axis. Other dimensions may be undefined."""
+    is_last = axis == len(shape) - 1 and not channels_first_flatten(layer)
+    return is_last and shape[-1] is not None and shape[-1] == new_shape[-1]
+
+
+def _unit_axis(elements):
+    """Returns the axis on which reshaped channels can be removed.
+
+    It is the last one on which alone the group depends. If there is none, as in a channel shuffle, channels
+    are coupled, and the longest of the axes on which the group depends couples the fewest.
+    """
+    axes = range(elements.ndim)[::-1]
+    for axis in axes:
+        units = by_unit(elements, axis)
+        if (units == units[:1]).all():
+            return axis
+    return max((axis for axis in axes if _depends_on(elements, axis)), key=lambda axis: elements.shape[axis])
+
+
+def _depends_on(elements, axis):
+    return bool((elements != elements.take([0], axis)).any())
+
+
+def by_unit(elements, axis):
+    """Returns the elements as rows with one entry per index on an axis."""
+    return np.moveaxis(elements, axis, -1).reshape(-1, elements.shape[axis])
 
 
 def spread(values, axis, shape, channels_first):

@@ -6,12 +6,13 @@ or pads them with zeros.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
 
 from tfap import keras_compat
-from tfap.graph import channels, layer_types
+from tfap.graph import channels, functions, layer_types
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -64,20 +65,20 @@ class ConstantMap:
         self._shared = {path for path, calls in graph.calls_of.items() if len(calls) > 1}
         self._of = {}
         for call in graph.calls:
-            constants = self._trace(call)
-            if constants is not None and call.path in (silent or {}):
-                silenced = silent[call.path]
-                constants = Constants.of(constants.known | silenced, constants.values * ~silenced)
             for value in call.outputs:
+                constants = self._trace(call, value)
+                if constants is not None and call.path in (silent or {}):
+                    silenced = silent[call.path]
+                    constants = Constants.of(constants.known | silenced, constants.values * ~silenced)
                 self._of[value] = constants
 
     def of(self, value):
         """Returns the `Constants` of a value. None if its channels are unknown."""
         return self._of.get(value)
 
-    def _trace(self, call):
-        """Returns the `Constants` of a call's output."""
-        output = self._channels.of(call.outputs[0])
+    def _trace(self, call, value):
+        """Returns the `Constants` of one of a call's outputs."""
+        output = self._channels.of(value)
         if output is None:
             return None
         layer, row = unwrap(call.layer), layer_types.of(unwrap(call.layer))
@@ -89,10 +90,19 @@ class ConstantMap:
             return self._of.get(call.inputs[0])
         if row.channels is ChannelRule.RESHAPED:
             axis = self._channels.of(call.inputs[0]).axis
-            return _through_reshape(layer, self._along(call.inputs[0], axis), axis, call)
+            return _through_reshape(layer, self._along(call.inputs[0], axis), axis, output.axis, call)
+        if row.channels is ChannelRule.SELECTED:
+            axis = self._channels.of(call.inputs[0]).axis
+            return _through_selection(self._along(call.inputs[0], axis), axis, value, call)
+        if row.channels is ChannelRule.STACKED:
+            return _agreeing(
+                [self._of.get(each) or Constants.none(len(output.groups)) for each in call.inputs]
+            )
         inputs = [self._along(value, output.axis) for value in call.inputs]
+        if functions.name_of(call) is not None and row.channels in (ChannelRule.SAME, ChannelRule.MERGED):
+            return _through_function(call, inputs, len(output.groups))
         if row.channels is ChannelRule.MERGED:
-            return _through_merge(layer, inputs, len(output.groups))
+            return _through_merge(layer.__call__, inputs, len(output.groups), _is_product(call))
         if row.channels is ChannelRule.CONCATENATED:
             return _through_concatenate(inputs, len(output.groups))
         return self._through_same(layer, row.constants, inputs[0], output.axis)
@@ -178,34 +188,58 @@ def _weight(layer, name):
     return None if weight is None else np.array(weight, np.float64)
 
 
-def _through_merge(layer, inputs, count):
+def _through_function(call, inputs, count):
+    """Applies an elementwise function of one tensor or several. Its constants must be scalars."""
+    if any(math.prod(shape) != 1 for shape in functions.operand_shapes(call)):
+        return Constants.none(count)
+
+    def apply(arrays):
+        return functions.applied(call, arrays)
+
+    return _through_merge(apply, inputs, count, _is_product(call) and len(inputs) > 1)
+
+
+def _is_product(call):
+    return (functions.name_of(call) or keras_compat.kind_of(call.layer)) in ("Multiply", "multiply")
+
+
+def _through_merge(merge, inputs, count, is_product):
     known = np.logical_and.reduce([np.broadcast_to(constants.known, count) for constants in inputs])
     values = [np.broadcast_to(constants.values, count) for constants in inputs]
-    merged = np.asarray(_call(layer, [_as_batch(part) for part in values]), np.float64)[0]
-    if keras_compat.kind_of(layer) == "Multiply":  # a product with a constant zero is zero
+    merged = np.asarray(merge([_as_batch(part) for part in values]), np.float64)[0]
+    known = known & np.isfinite(merged)
+    if is_product:  # a product with a constant zero is zero
         zero = np.logical_or.reduce([np.broadcast_to(constants.zero, count) for constants in inputs])
         known, merged = known | zero, np.where(zero, 0, merged)
     return Constants.of(known, merged)
-
-
-def _call(layer, inputs):
-    return layer(inputs) if keras_compat.is_layer(layer) else layer(*inputs)
 
 
 def _through_concatenate(inputs, count):
     known = np.concatenate([constants.known for constants in inputs])
     if len(known) == count:
         return Constants.of(known, np.concatenate([constants.values for constants in inputs]))
-    # Concatenated along another axis: a channel is constant if it is the same constant in every input.
+    return _agreeing(inputs)  # concatenated along another axis
+
+
+def _agreeing(inputs):
+    """Returns the constants that are the same in every input."""
     values = inputs[0].values
     agreeing = [constants.known & (constants.values == values) for constants in inputs]
     return Constants.of(np.logical_and.reduce(agreeing), values)
 
 
-def _through_reshape(layer, constants, axis, call):
+def _through_selection(constants, axis, value, call):
+    selection = functions.selected(call, axis)[1][call.outputs.index(value)]
+    return Constants.of(constants.known[selection], constants.values[selection])
+
+
+def _through_reshape(layer, constants, axis, new_axis, call):
+    shape, new_shape = call.inputs[0].shape, call.outputs[0].shape
+    if channels.keeps_last_axis(layer, axis, shape, new_shape):
+        return constants
     first = channels.channels_first_flatten(layer)
     known, values = (
-        channels.spread(part, axis, call.inputs[0].shape, first).reshape(-1, call.outputs[0].shape[-1])
+        channels.by_unit(channels.spread(part, axis, shape, first).reshape(new_shape[1:]), new_axis - 1)
         for part in (constants.known, constants.values)
     )
     same = (values == values[:1]).all(axis=0)

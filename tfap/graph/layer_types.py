@@ -30,6 +30,9 @@ class ChannelRule(enum.Enum):
     CONCATENATED = "they are the channels of all inputs, one input after another"
     RESHAPED = "they hold the elements of the input in the same order"
     PERMUTED = "they are those of the input, on another axis"
+    STACKED = "channel j depends on channel j of each input only, and there is a new axis"
+    SELECTED = "they are some of the channels of the input, in the same order"
+    SHAPE = "none; the output holds sizes of the input"
 
 
 class ConstantRule(enum.Enum):
@@ -234,20 +237,72 @@ LAYERS = {
     "Permute": LayerType(channels=ChannelRule.PERMUTED),
 }
 
-# Rows of the functions in Keras 3 graphs, such as `keras.ops.add`, by the name of the operation. tfap counts
-# only at layers, so no neurons fire in a function.
+# Rows of the functions in graphs, by the name of the operation in Keras 3, such as `Relu6`, and of the
+# function in TensorFlow, such as `relu6`. tfap counts only at layers, so no neurons fire in a function.
 _ELEMENTWISE_FUNCTION = _same(ConstantRule.APPLIED, keeps_neurons=False)
 FUNCTIONS = {
     **dict.fromkeys(("Add", "Maximum", "Minimum", "Subtract"), _MERGE),
-    "Multiply": dataclasses.replace(_MERGE, keeps_neurons=False),
+    **dict.fromkeys(("add", "add_n", "maximum", "minimum", "subtract"), _MERGE),
     **dict.fromkeys(
         (
-            *("Absolute", "Celu", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSilu", "HardTanh"),
-            *("LeakyRelu", "LogSigmoid", "Negative", "Relu", "Relu6", "Selu", "Sigmoid", "Silu"),
-            *("Softplus", "Softsign", "Square", "Tanh"),
+            *("Divide", "Multiply", "Power", "TrueDivide"),
+            *("divide", "multiply", "pow", "squared_difference", "truediv"),
+        ),
+        dataclasses.replace(_MERGE, keeps_neurons=False),
+    ),
+    **dict.fromkeys(("StopGradient", "identity", "stop_gradient"), _same(ConstantRule.APPLIED)),
+    **dict.fromkeys(
+        (
+            *(
+                "Absolute",
+                "Cast",
+                "Celu",
+                "Clip",
+                "Elu",
+                "Erf",
+                "Exp",
+                "Expm1",
+                "Gelu",
+                "HardShrink",
+                "HardSigmoid",
+            ),
+            *("HardSilu", "HardTanh", "LeakyRelu", "Log", "Log1p", "LogSigmoid", "Negative", "Reciprocal"),
+            *("Relu", "Relu6", "Rsqrt", "Selu", "Sigmoid", "Sign", "Silu", "SoftShrink", "Softplus"),
+            *("Softsign", "Sqrt", "Square", "Tanh", "TanhShrink", "Threshold"),
+            *(
+                "abs",
+                "cast",
+                "clip_by_value",
+                "elu",
+                "erf",
+                "exp",
+                "expm1",
+                "gelu",
+                "leaky_relu",
+                "log",
+                "log1p",
+            ),
+            *("log_sigmoid", "negative", "reciprocal", "relu", "relu6", "rsqrt", "selu", "sigmoid", "sign"),
+            *("silu", "softplus", "softsign", "sqrt", "square", "tanh"),
         ),
         _ELEMENTWISE_FUNCTION,
     ),
+    **dict.fromkeys(("Concatenate", "concat"), LayerType(channels=ChannelRule.CONCATENATED)),
+    **dict.fromkeys(("Stack", "stack"), LayerType(channels=ChannelRule.STACKED)),
+    **dict.fromkeys(
+        ("GetItem", "Split", "Unstack", "getitem", "split", "unstack"),
+        LayerType(channels=ChannelRule.SELECTED),
+    ),
+    **dict.fromkeys(("Reshape", "reshape"), _RESHAPE),
+    **dict.fromkeys(
+        (
+            *("ExpandDims", "Moveaxis", "Squeeze", "Swapaxes", "Transpose"),
+            *("expand_dims", "squeeze", "transpose"),
+            *("Max", "Mean", "Min", "reduce_max", "reduce_mean", "reduce_min"),
+        ),
+        LayerType(channels=ChannelRule.PERMUTED),
+    ),
+    "shape": LayerType(channels=ChannelRule.SHAPE),
 }
 
 _REGISTERED: dict[type, LayerType] = {}
@@ -257,16 +312,16 @@ _REGISTERED: dict[type, LayerType] = {}
 
 def of(layer):
     """Returns the row of a layer, or of a function in a graph, of either Keras. `UNKNOWN` if it has none."""
-    return _row_of_class(type(layer))
+    function = keras_compat.function_name(layer)
+    return _row_of_class(type(layer)) if function is None else FUNCTIONS.get(function, UNKNOWN)
 
 
 @functools.cache
 def _row_of_class(cls):
-    rows = LAYERS if keras_compat.is_layer_class(cls) else FUNCTIONS
     for base in cls.__mro__:
         row = _REGISTERED.get(base)
         if row is None and keras_compat.is_keras_class(base):
-            row = rows.get(base.__name__)
+            row = LAYERS.get(base.__name__)
         if row is not None:
             return _kernels_only(row) if _overrides_computation(cls, base) else row
     return UNKNOWN

@@ -26,6 +26,8 @@ from tfap.keras_compat.graphs import (
 from tfap.keras_compat.owner import (
     Callback,
     Regularizer,
+    function_name,
+    function_of,
     is_keras3,
     is_keras_class,
     is_layer,
@@ -61,6 +63,7 @@ from tfap.keras_compat.running import (
 from tfap.keras_compat.tfmot_import import PruneLowMagnitude, TfmotPruning, tfmot
 from tfap.keras_compat.training import (
     SeedStates,
+    has_compiled_loss,
     has_loss_in_replicas,
     is_compiled,
     optimizer_slots,
@@ -89,7 +92,10 @@ __all__ = [
     "custom_object_scope",
     "fixed_batch_size",
     "from_config",
+    "function_name",
+    "function_of",
     "half_layers",
+    "has_compiled_loss",
     "has_loss_in_replicas",
     "inference",
     "input_arrays",

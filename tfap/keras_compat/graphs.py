@@ -1,5 +1,8 @@
 """Reading the graph of a model: its layers and their calls."""
 
+import inspect
+from typing import Any, NamedTuple
+
 import tensorflow as tf
 
 from tfap.keras_compat import private
@@ -16,22 +19,77 @@ def is_built(model):
     return model.built and private.nodes_by_depth(model) is not None
 
 
-def calls(model):
-    """Yields `(layer, input tensors, output tensors, training)` of every call in a built graph model.
+class LayerCall(NamedTuple):
+    """One recorded call in a graph model.
 
-    Inputs come before what reads them. A shared layer has several calls, a nested model one. `training` is
-    what the call was given: True, False or None.
+    Attributes:
+        layer: The layer, nested model, or Keras 3 operation.
+        inputs: List of its input tensors, first the positional ones, then by the order of its parameters.
+        outputs: List of its output tensors.
+        training: Bool or None. The `training` argument that the graph fixes for the call.
+        arguments: Tuple `(args, kwargs)` of the call, with tensors and constants.
     """
-    nodes = private.nodes_by_depth(model)
-    for depth in sorted(nodes, reverse=True):
-        for node in nodes[depth]:
-            layer = getattr(node, "operation", None) or node.layer
-            # tf_keras's `input_tensors` are those of the first argument only.
-            inputs = getattr(node, "keras_inputs", None) or node.input_tensors
-            arguments = getattr(node, "arguments", None)
-            given = node.call_kwargs if arguments is None else arguments.kwargs
-            tensors = [] if node.is_input else list(inputs)
-            yield layer, tensors, tf.nest.flatten(node.outputs), given.get("training")
+
+    layer: Any
+    inputs: list
+    outputs: list
+    training: bool | None
+    arguments: tuple
+
+
+def calls(model):
+    """Yields the `LayerCall`s of a built graph model, producers before consumers.
+
+    A shared layer has several calls, a nested model one.
+    """
+    for _, node in nodes(model):
+        args, kwargs = arguments_of(node)
+        layer = layer_of(node)
+        inputs = [] if node.is_input else _tensors(layer, args, kwargs)
+        yield LayerCall(layer, inputs, tf.nest.flatten(node.outputs), kwargs.get("training"), (args, kwargs))
+
+
+def nodes(model):
+    """Lists `(depth, node)` of every recorded call of a built graph model, producers before consumers."""
+    by_depth = private.nodes_by_depth(model)
+    return [(depth, node) for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def layer_of(node):
+    return getattr(node, "operation", None) or node.layer
+
+
+def arguments_of(node):
+    """Returns `(args, kwargs)` of a recorded call."""
+    arguments = getattr(node, "arguments", None)
+    return (node.call_args, node.call_kwargs) if arguments is None else (arguments.args, arguments.kwargs)
+
+
+def _tensors(layer, args, kwargs):
+    # Keras 3 sorts keywords by name, which would put the initial state of a GRU before its sequences.
+    parameters = list(_parameters(layer))
+    names = sorted(kwargs, key=lambda name: parameters.index(name) if name in parameters else len(parameters))
+    ordered = [*args, *(kwargs[name] for name in names)]
+    if is_graph_model(layer):
+        ordered = [_as_the_model_takes_them(layer, ordered[0])]
+    flat = tf.nest.flatten(ordered)
+    return [tensor for tensor in flat if private.producer_of(tensor) is not None]
+
+
+def _as_the_model_takes_them(model, inputs):
+    """Returns a nested model's inputs in its order. Both Kerases find those in a dict by name."""
+    if not isinstance(inputs, dict) or isinstance(private.input_structure(model), dict):
+        return inputs
+    names = [(tensor.name, private.producer_of(tensor).name) for tensor in model.inputs]
+    return [inputs[name if name in inputs else layer_name] for name, layer_name in names]
+
+
+def _parameters(layer):
+    called = layer.layer if is_tfap_wrapper(layer) else layer
+    try:
+        return inspect.signature(called.call).parameters
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return ()
 
 
 def all_layers(model):

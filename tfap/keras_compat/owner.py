@@ -42,6 +42,24 @@ def kind_of(layer):
     return type(layer).__name__ if is_keras_class(type(layer)) else None
 
 
+def function_name(thing):
+    """The name of a function in a graph, such as `Relu6` or, in tf_keras, `relu6`; None for a layer.
+
+    It is empty for a function of the user's, and for one that is not in TensorFlow's public API.
+    """
+    if not is_layer(thing):
+        return kind_of(thing) or ""
+    if kind_of(thing) not in ("TFOpLambda", "SlicingOpLambda"):
+        return None
+    *modules, name = (thing.symbol or "").removeprefix("compat.v1.").split(".")
+    return name if modules in ([], ["math"], ["nn"], ["__operators__"]) else ""
+
+
+def function_of(thing):
+    """The Python function that a function in a graph calls."""
+    return thing.function if is_layer(thing) else thing.call
+
+
 def is_model(thing):
     return isinstance(thing, keras.Model | tf_keras.Model)
 

@@ -21,13 +21,16 @@ SEEN_IN = {
     "_functional": {"keras.Sequential": _KERAS},
     "_get_control_flow_context": {"tf.Graph": _TENSORFLOW},
     "_inputs_struct": {"keras.Model": _KERAS},
+    "_insert_layers": {"tf_keras.Model": _TF_KERAS},
     "_is_compiled": {"tf_keras.Model": _TF_KERAS},
     "_iterations": {"keras.optimizers.Optimizer": _KERAS},
     "_keras_history": {"keras.KerasTensor": _KERAS, "tf_keras.KerasTensor": _TF_KERAS},
     "_key_shape": {"tf_keras.layers.MultiHeadAttention": _TF_KERAS},
     "_nested_inputs": {"tf_keras.Model": _TF_KERAS},
+    "_nested_outputs": {"tf_keras.Model": _TF_KERAS},
     "_nodes_by_depth": {"keras.Model": _KERAS, "tf_keras.Model": _TF_KERAS},
     "_num_workers": {"tf.distribute.MultiWorkerMirroredStrategy.extended": _TENSORFLOW},
+    "_outputs_struct": {"keras.Model": _KERAS},
     "_query_shape": {"tf_keras.layers.MultiHeadAttention": _TF_KERAS},
     "_seed_generators": {"keras.layers.Layer": _KERAS},
     "_steps_per_execution": {"tf_keras.Model": _TF_KERAS},
@@ -84,6 +87,19 @@ def input_structure(model):
     """The inputs of a built Functional or Sequential model, nested as its call takes them."""
     functional = functional_of(model)
     return functional._inputs_struct if hasattr(functional, "_inputs_struct") else functional._nested_inputs
+
+
+def output_structure(model):
+    """The outputs of a built Functional or Sequential model, nested as its call returns them."""
+    functional = functional_of(model)
+    return (
+        functional._outputs_struct if hasattr(functional, "_outputs_struct") else functional._nested_outputs
+    )
+
+
+def insert_layers(model, layers, nodes):
+    """Adds layers that compute losses or metrics, by their recorded calls, to a tf_keras model."""
+    model._insert_layers(layers, relevant_nodes=nodes)
 
 
 def copy_own_trainable(source, target):

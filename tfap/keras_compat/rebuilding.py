@@ -1,21 +1,23 @@
 """A new model of the same graph with other layers."""
 
 import contextlib
+import inspect
 import threading
 
 import keras
+import tensorflow as tf
 import tf_keras
 from absl import logging
 
 from tfap.keras_compat import private
 from tfap.keras_compat.copying import Replacement, fresh
-from tfap.keras_compat.graphs import calls, is_graph_model
+from tfap.keras_compat.graphs import arguments_of, calls, is_graph_model, layer_of, nodes
 from tfap.keras_compat.owner import is_keras3, is_sequential, keras_of
 
 _hidden_compile_lock = threading.RLock()  # two threads at once would restore each other's setting
 
 
-def rebuild(model, replace, input_shapes=None):
+def rebuild(model, replace, input_shapes=None, call=None):
     """A new model of the same graph, names and compile settings, with its layers replaced.
 
     Args:
@@ -24,12 +26,14 @@ def rebuild(model, replace, input_shapes=None):
             `Replacement`.
         input_shapes: called once for every model, the nested ones too; returns the batch shapes of its
             new inputs. None keeps them.
+        call: `call(layer, new layer, args, kwargs)`, which makes every call of a new layer or function in
+            place of `new layer(*args, **kwargs)`. None makes the calls of the given model.
 
     Returns:
         The new model; its optimizer, if the old one had any, is fresh.
     """
     made = {}
-    rebuilt = _rebuild_graph(model, replace, made, input_shapes or _own_input_shapes)
+    rebuilt = _rebuild_graph(model, replace, made, input_shapes or _own_input_shapes, call or _same_call)
     for replacement in made.values():
         if isinstance(replacement, Replacement):
             _unchain(replacement.layer)
@@ -42,18 +46,22 @@ def _own_input_shapes(model):
     return [tensor.shape for tensor in model.inputs]
 
 
-def _rebuild_graph(model, replace, made, input_shapes):
+def _same_call(layer, new_layer, args, kwargs):
+    return new_layer(*args, **kwargs)
+
+
+def _rebuild_graph(model, replace, made, input_shapes, call):
     def clone(layer):
         if id(layer) not in made:
             if is_graph_model(layer):
-                made[id(layer)] = _rebuild_graph(layer, replace, made, input_shapes)
+                made[id(layer)] = _rebuild_graph(layer, replace, made, input_shapes, call)
             else:
                 made[id(layer)] = replace(layer)
                 _chain(made[id(layer)])
         done = made[id(layer)]
         return done.layer if isinstance(done, Replacement) else done
 
-    cloned = _clone_model(model, clone, input_shapes(model))
+    cloned = _clone_model(model, clone, input_shapes(model), call)
     private.copy_own_trainable(model, cloned)  # tf_keras loses it
     if type(cloned).__name__ != type(model).__name__:
         logging.warning(
@@ -66,21 +74,59 @@ def _rebuild_graph(model, replace, made, input_shapes):
     return cloned
 
 
-def _clone_model(model, clone, shapes):
+def _clone_model(model, clone, shapes, call):
+    if not is_sequential(model):
+        return _clone_functional(model, clone, shapes, call)
     world = keras_of(model)
-    if world is tf_keras:
-        if is_sequential(model) and _calls_a_layer_twice(model):  # it would be there once in the clone
-            model = world.Model(model.inputs, model.outputs, name=model.name)
-        same = all(tuple(a) == tuple(b) for a, b in zip(shapes, _own_input_shapes(model)))
-        if is_sequential(model) and any(_chained(clone(layer)) is not None for layer in model.layers):
-            return _longer_sequential(model, clone, *_tf_keras_inputs(model, shapes))
-        inputs = None if same else _tf_keras_inputs(model, shapes)
-        return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
-    inputs = _keras3_inputs(model, shapes)
-    if is_sequential(model) and any(_chained(clone(layer)) is not None for layer in model.layers):
-        return _longer_sequential(model, clone, inputs)
+    if world is tf_keras and _calls_a_layer_twice(model):  # it would be there once in the clone
+        return _clone_functional(model, clone, shapes, call)
+    if any(_chained(clone(layer)) is not None for layer in model.layers):
+        return _longer_sequential(model, clone, _new_inputs(model, shapes))
+    same = all(tuple(a) == tuple(b) for a, b in zip(shapes, _own_input_shapes(model)))
+    inputs = None if same and world is tf_keras else _new_inputs(model, shapes)
     with _hidden_compile(model):
         return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
+
+
+def _clone_functional(model, clone, shapes, call):
+    """Makes the calls of a model again, with new layers.
+
+    Neither Keras's clone_model is used: that of tf_keras goes through a config, which loses arguments of
+    functions such as the operands of `tf.einsum`, and neither lets arguments change.
+    """
+    inputs = _new_inputs(model, shapes)
+    tensors = dict(zip(map(id, model.inputs), tf.nest.flatten(inputs)))
+    added = []  # calls that add_loss and add_metric of tf_keras add below the outputs
+    for depth, node in nodes(model):
+        layer, arguments = layer_of(node), arguments_of(node)
+        given = filter(private.producer_of, tf.nest.flatten(arguments))
+        if node.is_input or any(id(tensor) not in tensors for tensor in given):
+            continue  # an input, or a call of a shared layer outside this model
+        args, kwargs = tf.nest.map_structure(lambda value: tensors.get(id(value), value), arguments)
+        new_layer = clone(layer)
+        outputs = call(layer, new_layer, args, kwargs)
+        tensors.update(zip(map(id, tf.nest.flatten(node.outputs)), tf.nest.flatten(outputs)))
+        if depth < 0:
+            added.append((layer, new_layer, new_layer.inbound_nodes[-1]))
+    outputs = tf.nest.map_structure(lambda tensor: tensors[id(tensor)], private.output_structure(model))
+    cloned = _model_like(model, inputs, outputs)
+    if added:
+        order = {id(layer): at for at, layer in enumerate(model.layers)}
+        added.sort(key=lambda entry: order[id(entry[0])])
+        new_layers, new_nodes = ([entry[at] for entry in added] for at in (1, 2))
+        private.insert_layers(cloned, new_layers, new_nodes)
+    return cloned
+
+
+def _model_like(model, inputs, outputs):
+    """A Functional model of the class of `model`, or Keras's own if its constructor takes other arguments."""
+    plain = keras_of(model).Model(inputs, outputs, name=model.name)
+    if isinstance(plain, type(model)):
+        return plain
+    names, own = ([*inspect.signature(type(each).__init__).parameters] for each in (plain, model))
+    return (
+        type(model)(inputs, outputs, name=model.name) if own in (names, ["self", "args", "kwargs"]) else plain
+    )
 
 
 def _longer_sequential(model, clone, inputs):
@@ -126,36 +172,39 @@ def _calls_a_layer_twice(model):
     return len(called) > len(set(called))
 
 
-def _tf_keras_inputs(model, shapes):
-    layers = [private.producer_of(tensor) for tensor in model.inputs]
-    return [
-        tf_keras.Input(batch_shape=tuple(shape), dtype=layer.dtype, name=layer.name)
-        for layer, shape in zip(layers, shapes)
-    ]
-
-
-def _keras3_inputs(model, shapes):
-    """New inputs that keep the input layers' names: Keras 3 alone would rename unnamed ones."""
+def _new_inputs(model, shapes):
+    """New inputs in the structure of the model's inputs, with their names, which clone_model may change."""
+    new_input = _keras3_input if is_keras3(model) else _tf_keras_input
     shape_of = {id(tensor): tuple(shape) for tensor, shape in zip(model.inputs, shapes)}
+    structure = model.inputs[0] if is_sequential(model) else private.input_structure(model)
+    return tf.nest.map_structure(lambda tensor: new_input(tensor, shape_of[id(tensor)]), structure)
 
-    def new_input(tensor):
-        layer = private.producer_of(tensor)
-        return keras.Input(
-            batch_shape=shape_of[id(tensor)],
-            dtype=tensor.dtype,
-            name=layer.name,
-            sparse=getattr(tensor, "sparse", False),
-            optional=getattr(layer, "optional", False),
-        )
 
-    if is_sequential(model):
-        return new_input(model.inputs[0])
-    return keras.tree.map_structure(new_input, private.input_structure(model))
+def _tf_keras_input(tensor, shape):
+    layer = private.producer_of(tensor)
+    config = layer.get_config()
+    if shape != tuple(tensor.shape):
+        config["batch_input_shape"] = shape
+    return type(layer).from_config(config).output
+
+
+def _keras3_input(tensor, shape):
+    layer = private.producer_of(tensor)
+    return keras.Input(
+        batch_shape=shape,
+        dtype=tensor.dtype,
+        name=layer.name,
+        sparse=getattr(tensor, "sparse", False),
+        optional=getattr(layer, "optional", False),
+    )
 
 
 @contextlib.contextmanager
 def _hidden_compile(model):
     """Keras 3's clone_model compiles by itself and fails on losses that are not registered."""
+    if not is_keras3(model):
+        yield
+        return
     with _hidden_compile_lock:
         compiled, model.compiled = model.compiled, False
         try:

@@ -37,6 +37,11 @@ def is_compiled(model):
     return model.compiled if is_keras3(model) else private.is_tf_keras_model_compiled(model)
 
 
+def has_compiled_loss(model):
+    """True if the model was compiled with a loss, which needs targets; losses of `add_loss` need none."""
+    return bool((private.compile_arguments(model) or {}).get("loss"))
+
+
 def untrained_variables(model):
     """Returns all variables of a model and of its metrics, except trainable weights, each once."""
     of_metrics = [variable for metric in model.metrics for variable in metric.variables]

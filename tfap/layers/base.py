@@ -5,6 +5,7 @@ A class for one Keras adds to these mixins how to make a state variable (`_add_s
 (`_add_to`), how to set a constraint on a kernel (`_constrain`), serialization of the inner layer, and shapes.
 """
 
+import inspect
 import weakref
 
 import numpy as np
@@ -62,6 +63,12 @@ class CountingWrapper:
     is_tfap_wrapper = True
 
     _counts = _seen = None
+
+    def __call__(self, *args, **kwargs):
+        first = next(iter(inspect.signature(self.layer.call).parameters), None)
+        if not args and first in kwargs:  # by the name that it has in the layer, not in the wrapper
+            args = (kwargs.pop(first),)
+        return super().__call__(*args, **kwargs)
 
     def _add_step(self, initializer="zeros"):
         self.pruning_step = self._add_state("pruning_step", (), "int64", initializer)

@@ -1,6 +1,7 @@
 """The custom layers for tf_keras (Keras 2); the pruning one is a tfmot `PruneLowMagnitude`."""
 
 import functools
+import inspect
 
 import numpy as np
 import tensorflow as tf
@@ -35,7 +36,9 @@ class _Wrapper(tf_keras.layers.Wrapper):
         self._build_state(first.as_list())
 
     def call(self, inputs, *args, training=None, **kwargs):
-        kwargs.pop("mask", None)  # the inner layer finds it on the inputs
+        mask = kwargs.pop("mask", None)
+        if mask is not None and "mask" in inspect.signature(self.layer.call).parameters:
+            kwargs["mask"] = mask  # others find it on the inputs
         return self._forward(training, inputs, *args, **kwargs)
 
     def compute_output_shape(self, input_shape):

@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 from tfap import keras_compat
 from tfap.graph import layer_types
-from tfap.graph.calls import Firing, Graph
+from tfap.graph.calls import Firing, Graph, unwrap
+from tfap.graph.channels import ChannelMap
 from tfap.keras_compat.types import Layer, Model
 from tfap.layers.settings import PruningSettings
 from tfap.utils import tables
@@ -28,7 +29,8 @@ class LayerPlan:
         shape: Tuple of integers. Shape of the weight, or None if the layer has no prunable weight.
         firing: Where tfap counts the activations of the layer, or None if the criterion does not count them.
         pruned: Boolean. Whether `tfap.prune` prunes the weight.
-        reason: String. Why the weight is not pruned. Empty if there is nothing to say.
+        reason: String. Why the weight is not pruned, or why its neurons are not removable. Empty if there is
+            nothing to say.
         trainable: Boolean. Whether the weight trains. For a layer without prunable weights, whether any of
             its weights does.
         has_kernel: Boolean. False for a layer that has only elementwise weights, such as BatchNormalization.
@@ -95,6 +97,7 @@ def make_plan(
     included = _SelectedLayers("include", include, graph, model)
     skipped = _SelectedLayers("skip", skip, graph, model)
     output_paths = graph.output_paths()
+    channel_map = ChannelMap(graph) if settings.granularity == "neuron" else None
     weight_tying = keras_compat.tied_layers(layer for _, layer in graph.layers())
     trained = {id(weight) for weight in model.trainable_weights}
     rows: list[LayerPlan] = []
@@ -102,11 +105,25 @@ def make_plan(
         if keras_compat.is_layer(layer) and layer.weights:
             is_output = path in output_paths and layer not in included
             why_shared = weight_tying.get(id(layer)) or keras_compat.why_shared(layer)
-            for row in _layer_rows(graph, path, settings, is_output, layer in skipped, why_shared):
-                weights = layer.weights if row.weight is None else [_found(layer, row.weight)]
-                trains = any(id(weight) in trained for weight in weights)
-                rows.append(dataclasses.replace(row, trainable=trains, has_kernel=_has_kernel(layer, row)))
+            rows += [
+                _with_details(row, layer, trained, channel_map, graph.calls_of[path][0])
+                for row in _layer_rows(graph, path, settings, is_output, layer in skipped, why_shared)
+            ]
     return PruningPlan(rows)
+
+
+def _with_details(row, layer, trained, channel_map, call):
+    """A row with what it says beside the decision: trainable, has_kernel, why neurons are not removable."""
+    weights = layer.weights if row.weight is None else [_found(layer, row.weight)]
+    reason = row.reason
+    if channel_map is not None and row.pruned:
+        reason = _why_not_removable(call, channel_map) or reason
+    return dataclasses.replace(
+        row,
+        reason=reason,
+        trainable=any(id(weight) in trained for weight in weights),
+        has_kernel=_has_kernel(layer, row),
+    )
 
 
 def _found(layer, name):
@@ -118,6 +135,15 @@ def _has_kernel(layer, row):
         return True
     elementwise = layer_types.of(layer).elementwise_weights
     return not elementwise and any(len(weight.shape) > 1 for weight in keras_compat.weights_of(layer))
+
+
+def _why_not_removable(call, channel_map):
+    """Why `tfap.compact` can remove none of a layer's neurons, or None."""
+    produced = channel_map.of(call.outputs[0])
+    if produced is None:
+        return f"its neurons are not removable: tfap does not resize this {type(unwrap(call.layer)).__name__}"
+    reasons = [channel_map.pinned.get(int(group)) for group in produced.groups]
+    return f"its channels are not removable: {reasons[0]}" if all(reasons) else None
 
 
 def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
