@@ -1,6 +1,7 @@
 """Dead-neuron rates: equal to brute force over every input, and measured without a trace in the training."""
 
 import dataclasses
+import operator
 
 import nets
 import numpy as np
@@ -476,3 +477,25 @@ def test_tensorboard_reads_it(keras_module, tmp_path):
     reader = accumulator.EventAccumulator(str(tmp_path))
     reader.Reload()
     assert "dead_neurons/hidden_0/dynamic" in reader.Tags()["tensors"]
+
+
+def test_counts_keep_their_threshold():
+    counts, zero = tfap.ActivationCounts(np.array([3, 1]), 4, 0.5), tfap.ActivationCounts(np.array([3, 1]), 4)
+    assert zero.threshold == 0
+    for derived in (counts[:1], counts + counts, counts - counts):
+        assert derived.threshold == 0.5
+    for combine in (operator.add, operator.sub):
+        with pytest.raises(ValueError, match="different thresholds, 0.5 and 0.0"):
+            combine(counts, zero)
+    with pytest.raises(ValueError, match=r"thresholds \[0.0, 0.5\]"):
+        tfap.dead_neuron_report({"a": counts, "b": zero})
+
+
+def test_rates_at_another_threshold(keras_module):
+    model = nets.mlp(keras_module)
+    x, _ = nets.data(model)
+    counts = tfap.measure_activations(model, x, threshold=0.5)
+    assert {layer.threshold for layer in counts.values()} == {0.5}
+    report = tfap.dead_neuron_report(counts)
+    hidden = np.maximum(x @ model.layers[0].get_weights()[0] + model.layers[0].get_weights()[1], 0)
+    assert report.layers["hidden_0"].rate == pytest.approx(np.mean(hidden <= 0.5))

@@ -224,3 +224,29 @@ def test_counts_and_drop_silent_go_together(keras_module):
     for arguments in ({"counts": counts}, {"drop_silent": True}, {"counts": {}}):
         with pytest.raises(ValueError, match="go together"):
             tfap.compact(model, **arguments)
+
+
+@pytest.mark.parametrize("threshold", [100.0, -1.0])
+def test_counts_of_another_threshold(keras_module, threshold):
+    """A ReLU neuron that stays below the threshold may still be active."""
+    model = nets.mlp(keras_module)
+    counts = tfap.measure_activations(model, inputs(model), threshold=threshold)
+    with pytest.raises(ValueError, match=f"threshold {threshold} for the layer 'hidden_0', expected 0"):
+        tfap.compact(model, counts=counts, drop_silent=True)
+
+
+@pytest.mark.parametrize("separate_relu", [False, True])
+def test_counts_of_a_wrapper_with_another_threshold(keras_module, separate_relu):
+    layers = keras_module.layers
+    hidden = [layers.Dense(8, name="hidden"), layers.ReLU()] if separate_relu else [
+        layers.Dense(8, "relu", name="hidden")
+    ]  # fmt: skip
+    model = nets.compiled(
+        keras_module, keras_module.Sequential([layers.Input((4,)), *hidden, layers.Dense(2)])
+    )
+    criterion = tfap.ActivationCount(threshold=100.0)
+    wrapped = tfap.prune(model, 0.5, criterion)
+    nets.fit(wrapped, callbacks=[tfap.UpdatePruningStep()])
+    (wrapper,) = tfap.prunable_layers(wrapped)
+    with pytest.raises(ValueError, match="has the threshold 100.0"):
+        tfap.compact(model, counts={"hidden": wrapper.counted()}, drop_silent=True)

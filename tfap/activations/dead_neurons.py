@@ -82,14 +82,16 @@ def dead_neuron_report(counts: Mapping[str, ActivationCounts]) -> DeadNeuronRepo
     Args:
         counts: Dict of layer path to `ActivationCounts`, as `tfap.measure_activations` returns it, or a part
             of it. Differences of two counts are valid too. Do not pass the counts of a whole training run: a
-            neuron that died late has fired before, so it would count as dynamic.
+            neuron that died late has fired before, so it would count as dynamic. With another threshold than
+            0, a neuron counts as dead on an input if its activation does not exceed the threshold.
 
     Returns:
         A `tfap.activations.dead_neurons.DeadNeuronReport`, which prints as a table.
 
     Raises:
         TypeError: If `counts` is not a dict of layer path to `ActivationCounts`.
-        ValueError: If `counts` is empty, or the counts of a layer cover no activations.
+        ValueError: If `counts` is empty, the counts of a layer cover no activations, or the thresholds of
+            layers differ.
 
     Example:
 
@@ -118,6 +120,12 @@ def _check_counts(counts):
             raise ValueError(
                 f"counts has no activations of the layer '{path}': measure it on at least one batch."
             )
+    thresholds = sorted({layer_counts.threshold for layer_counts in counts.values()})
+    if len(thresholds) > 1:
+        raise ValueError(
+            f"counts has the thresholds {thresholds}, whose rates cannot be averaged: measure all layers "
+            "with the same threshold."
+        )
 
 
 def _dead_neurons(counts):

@@ -208,7 +208,7 @@ class _OutputCounter:
 
     def counts_of(self, site):
         counts = self._counts.numpy()[..., site.start : site.stop]
-        return ActivationCounts(counts.ravel(), int(self._seen.numpy()))
+        return ActivationCounts(counts.ravel(), int(self._seen.numpy()), self._threshold)
 
     @contextlib.contextmanager
     def counting(self):

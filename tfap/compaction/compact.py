@@ -51,8 +51,8 @@ def compact(
     Raises:
         TypeError: If `model` is not a Keras model, or `counts` has the wrong type.
         ValueError: If the model is wrapped, stateful, subclassed, or unbuilt; if only one of `counts` and
-            `drop_silent` is given; if `counts` does not match the layers; or if outputs on random inputs
-            cannot be compared, because they are empty or NaN.
+            `drop_silent` is given; if `counts` does not match the layers, or has another threshold than 0; or
+            if outputs on random inputs cannot be compared, because they are empty or NaN.
         RuntimeError: If the outputs differ by more than the float tolerance.
 
     Example:
@@ -108,6 +108,11 @@ def _check_layer_counts(graph, path, layer_counts):
         raise ValueError(f"counts names the layer '{path}', which is not in the model.")
     if not layer_counts.seen:
         raise ValueError(f"counts has seen no activations of the layer '{path}'.")
+    if layer_counts.threshold:
+        raise ValueError(
+            f"counts has the threshold {layer_counts.threshold} for the layer '{path}', expected 0: only "
+            "then is a neuron that never fired always 0. Measure with threshold=0."
+        )
 
 
 # -- which channels are kept -----------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Activation counts: how often each neuron fires."""
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ class ActivationCounts:
         seen: Integer. The number of activations per neuron: samples x positions x calls. A Dense layer on
             `(batch, features)` has one position, a convolution one per output pixel. If each position of a
             channel counts as a neuron, `seen` is samples x calls.
+        threshold: Float. A neuron fires if its activation > `threshold`. A ReLU neuron that does not fire is
+            dead if this is 0. Otherwise the dead-neuron rates are those of activations <= `threshold`.
 
     Example:
 
@@ -38,6 +41,7 @@ class ActivationCounts:
 
     counts: np.ndarray
     seen: int
+    threshold: float = 0.0
 
     @property
     def firing_rate(self) -> np.ndarray:
@@ -81,15 +85,24 @@ class ActivationCounts:
 
     def __getitem__(self, neurons: Any) -> "ActivationCounts":
         """Returns the counts of some neurons, selected by a slice or an index array."""
-        return ActivationCounts(self.counts[neurons], self.seen)
+        return dataclasses.replace(self, counts=self.counts[neurons])
 
     def __add__(self, other: "ActivationCounts") -> "ActivationCounts":
         """Returns the counts over both sets of activations."""
-        return ActivationCounts(self.counts + other.counts, self.seen + other.seen)
+        return self._combined(other, operator.add)
 
     def __sub__(self, earlier: "ActivationCounts") -> "ActivationCounts":
         """Returns the counts since `earlier`."""
-        return ActivationCounts(self.counts - earlier.counts, self.seen - earlier.seen)
+        return self._combined(earlier, operator.sub)
+
+    def _combined(self, other: "ActivationCounts", combine: Callable) -> "ActivationCounts":
+        if self.threshold != other.threshold:
+            raise ValueError(
+                f"The counts have different thresholds, {self.threshold} and {other.threshold}: combine only "
+                "counts of the same threshold."
+            )
+        counts, seen = combine(self.counts, other.counts), combine(self.seen, other.seen)
+        return ActivationCounts(counts, seen, self.threshold)
 
 
 def firing(activations, axis, threshold):

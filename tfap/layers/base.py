@@ -86,11 +86,17 @@ class CountingWrapper:
     def activations_seen(self):
         return self._seen
 
+    @property
+    def _threshold_counted(self):
+        return self.threshold
+
     def counted(self):
         """Reads the `ActivationCounts` so far; None if nothing counts them."""
         if self.activation_counts is None:
             return None
-        return ActivationCounts(self.activation_counts.numpy(), int(self.activations_seen.numpy()))
+        return ActivationCounts(
+            self.activation_counts.numpy(), int(self.activations_seen.numpy()), self._threshold_counted
+        )
 
     def set_counts(self, counted):
         """Sets the counts to the `ActivationCounts` of this wrapper's own neurons."""
@@ -101,7 +107,7 @@ class CountingWrapper:
         """Reads the `ActivationCounts` of this wrapper itself; None if it counts nothing."""
         if self._counts is None:
             return None
-        return ActivationCounts(self._counts.numpy(), int(self._seen.numpy()))
+        return ActivationCounts(self._counts.numpy(), int(self._seen.numpy()), self._threshold_counted)
 
     def _own_state(self):
         """Returns the wrapper's variables by the names that saved files use."""
@@ -203,6 +209,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
 
     Attributes:
         fan_in_scale: By weight name, how many times more inputs each neuron had before compaction.
+        dense_sizes: By weight name, its number of weights and of neurons before compaction.
     """
 
     prunes_in_graph = False  # only under tfmot's callback: see layers/tf_keras.py
@@ -214,6 +221,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         self.session = PruningSession()
         self._masks = {}
         self.fan_in_scale = {}
+        self.dense_sizes = {}
         self._linked = None
 
     @staticmethod
@@ -363,6 +371,10 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     def activations_seen(self):
         return self._linked.seen() if self._linked else self._seen
 
+    @property
+    def _threshold_counted(self):
+        return self._linked.threshold() if self._linked else self.criterion.threshold
+
 
 class _LinkedCounters:
     """The wrappers that count for another one, held weakly so that Keras does not track them as sublayers."""
@@ -375,6 +387,9 @@ class _LinkedCounters:
 
     def seen(self):
         return sum(counter().activations_seen for counter, _ in self._counters)
+
+    def threshold(self):
+        return max(counter().threshold for counter, _ in self._counters)
 
 
 def _sum_over_replicas(counts, seen):

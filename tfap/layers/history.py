@@ -1,9 +1,10 @@
 """What a pruning wrapper keeps between updates: earlier counts and earlier weights."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
-from tfap.graph.counts import ActivationCounts
 from tfap.utils import checks
 
 
@@ -40,7 +41,7 @@ class CountMemory:
         if counted is None or not self.remembers:
             return counted
         values = self._settled(_row(counted))
-        return ActivationCounts(values[:-1], float(values[-1]))
+        return dataclasses.replace(counted, counts=values[:-1], seen=float(values[-1]))
 
     def weigh_epoch(self, logs):
         """Multiplies the counts of the last epoch by its metric, if the criterion has one.

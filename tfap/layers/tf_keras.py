@@ -207,7 +207,7 @@ class InGraphPruning(TfmotPruning):
 
     def _decide(self, spec, sparsity, weights, mask, *counted):
         settings = self._wrapper.settings
-        activations = ActivationCounts(*counted) if counted else None
+        activations = ActivationCounts(*counted, settings.criterion.threshold) if counted else None
         kernel = Kernel(self._wrapper.name, spec, weights, mask, activations)
         scored = score(settings.criterion, kernel)
         (new,) = settings.criterion.new_masks([scored], sparsity, settings.pattern)
