@@ -6,6 +6,7 @@ import nets
 import networks
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfap
 from tfap.keras_compat import Callback
@@ -115,7 +116,7 @@ def test_gradients_of_the_smaller_models(keras_module):
     gradients = {"criterion": "gradient", "gradient_data": nets.data(model, SAMPLES), "gradient_steps": 1}
     _, expected = trained_without_compaction(model, schedule, **gradients)
     fit = shrunk(model, schedule, **gradients)
-    assert units(fit.model) == [5, 3, 4]  # 0.75**4 of 16 and 8, rounded each time
+    assert units(fit.model) == [6, 3, 4]  # 0.75**4 of 16 and 8, rounded up
     np.testing.assert_allclose(fit.history["loss"], expected["loss"], rtol=1e-5)
     with pytest.raises(ValueError, match="needs gradients: pass .* gradient_data=.* to the function"):
         shrunk(model, schedule, criterion="gradient")
@@ -192,6 +193,113 @@ def test_a_residual_net_with_normalisation(keras_module):
     np.testing.assert_allclose(spy.begins[1]["outputs"], spy.ends[0]["outputs"], atol=1e-4 * scale)
     assert fit.model.count_params() < model.count_params()
     assert np.isfinite(fit.history["loss"]).all()
+
+
+# -- the same pruning whatever the number of stages ------------------------------------------------
+
+
+def ranked_net(keras):
+    """All weights of a neuron are equal, so that its score does not depend on the inputs that are left."""
+    layers = keras.layers
+    stack = [layers.Conv2D(8, 3, activation="relu"), layers.Conv2D(16, 3, activation="relu")]
+    stack += [layers.Conv2D(16, 1, activation="relu"), layers.Flatten(), layers.Dense(12, "relu")]
+    model = keras.Sequential([layers.Input((6, 6, 3)), *stack, layers.Dense(12, "relu"), layers.Dense(3)])
+    generator = np.random.default_rng(0)
+    for layer in model.layers:
+        if layer.weights:
+            kernel, bias = layer.get_weights()
+            scores = 0.01 * (1 + generator.permutation(len(bias)))
+            layer.set_weights([np.broadcast_to(scores, kernel.shape), bias])
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target": "flops"},
+        {"target": "neurons"},
+        {"scope": "global"},
+        {"min_weights_per_layer": 700},
+        {"pruning_schedule": tfap.AccuracyIntervals(0.6, prunes=4, begin=0.0, end=0.1, metric="loss")},
+    ],
+    ids=["local", "flops", "neurons", "global", "minimum", "by epoch"],
+)
+def test_the_number_of_stages_does_not_matter(keras_module, settings):
+    schedule = settings.get("pruning_schedule", 0.6)
+    options = {name: value for name, value in settings.items() if name != "pruning_schedule"}
+    widths = []
+    for stages in (1, 3):
+        fit = shrunk(
+            ranked_net(keras_module), schedule, stages, 3, samples=48, criterion="magnitude", **options
+        )
+        widths.append([layer.get_weights()[1].shape[0] for layer in fit.model.layers if layer.weights])
+    assert widths[0] == widths[1]
+    assert sum(widths[0]) < sum((8, 16, 16, 12, 12, 3))
+
+
+# -- the same batches ------------------------------------------------------------------------------
+
+
+class Batches:
+    """A generator of batches of one number each, and the numbers that were drawn or trained on."""
+
+    def __init__(self, keras):
+        self.drawn, self.trained = [], []
+        layers = keras.layers
+        self.model = keras.Sequential([layers.Input((2,)), layers.Dense(8, "relu"), layers.Dense(1)])
+        self.model.compile("sgd", lambda y, outputs: y + 0 * outputs, metrics=["mae"])
+
+    def generator(self, end=100):
+        for number in range(end):
+            self.drawn.append(number)
+            yield np.ones((4, 2)), np.full((4, 1), float(number))
+
+    def on_batch_end(self, batch, logs):
+        self.trained.append(round(float(logs["loss"]), 3))
+
+    def fit(self, keras, stages, *data, **arguments):
+        callback = keras.callbacks.LambdaCallback(on_batch_end=self.on_batch_end)
+        return tfap.fit_and_compact(
+            self.model, 0.5, *data, stages=stages, epochs=4, steps_per_epoch=1, verbose=0,
+            callbacks=[callback], **arguments,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("kind", ["generator", "x=generator", "endless dataset"])
+def test_stages_see_the_batches_of_one_fit(keras_module, stages, kind):
+    """One epoch is one step, so that its loss is the number of the batch."""
+    batches = Batches(keras_module)
+    if kind == "endless dataset":
+        x, y = (np.concatenate(part) for part in zip(*batches.generator(5)))
+        dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(4).repeat()
+        batches.fit(keras_module, stages, dataset)
+    else:
+        given = {"x": batches.generator()} if kind == "x=generator" else {}
+        batches.fit(keras_module, stages, *([] if given else [batches.generator()]), **given)
+        assert batches.drawn == [0, 1, 2, 3]
+    assert batches.trained == [0, 1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_a_generator_that_ends_too_early(keras_module, caplog):
+    batches = Batches(keras_module)
+    fit = batches.fit(keras_module, 4, batches.generator(2))
+    assert batches.trained == [0, 1] and fit.model.layers[0].units < 8
+    assert "The data ended after 2 of 4 epochs" in caplog.text
+
+
+def test_generators_that_cannot_be_divided(keras_module):
+    batches = Batches(keras_module)
+    with pytest.raises(ValueError, match="validation_data is a one-shot iterator"):
+        batches.fit(keras_module, 2, batches.generator(), validation_data=batches.generator())
+    with pytest.raises(ValueError, match="steps_per_epoch must be an integer"):
+        tfap.fit_and_compact(batches.model, 0.5, batches.generator(), stages=2, epochs=2)
+    with pytest.raises(ValueError, match="iterator without batches"):
+        batches.fit(keras_module, 2, batches.generator(0))
+    assert batches.drawn == []
 
 
 # -- what comes back -------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ import numbers
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from tfap import keras_compat, schedules
 from tfap.compaction.compact import compact, remove_dead_channels
+from tfap.compaction.one_shot import OneShotBatches
 from tfap.criteria import Criterion
 from tfap.graph.calls import Graph, unwrap
 from tfap.graph.kernel import neuron_count
@@ -21,12 +23,11 @@ from tfap.layers.find import is_pruning_wrapper
 from tfap.pruning.plan import LayerSelection
 from tfap.pruning.prune import prune, strip_pruning
 from tfap.schedules import PruningSchedule
-from tfap.schedules.timetable import Rescaled, RescaledIntervals
-from tfap.training import mask_update
 from tfap.training.callbacks import UpdatePruningStep
 from tfap.utils import checks
 
 _DEFAULT_STAGES = 5
+_GENERATED = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)  # by tf.data.Dataset.from_generator
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +70,8 @@ def fit_and_compact(
         pruning_schedule: A `PruningSchedule`, or the final sparsity: a float in [0, 1). The sparsity is a
             fraction of the weights of the given model, where a neuron counts with its incoming weights. The
             outgoing weights of a pruned neuron are removed too, so the final model is smaller.
-        *data: `x` and `y`, or other first arguments of `fit()`.
+        *data: `x` and `y`, or other first arguments of `fit()`. The stages go through a generator, or a
+            dataset without end, as one fit would. Both need `steps_per_epoch`.
         stages: Integer. Number of times to compact, at least 1. Each stage traces the training step again.
             None is 5, or the number of epochs if that is less.
         criterion: As in `tfap.prune`.
@@ -91,7 +93,8 @@ def fit_and_compact(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is invalid, there are fewer epochs than stages, the model is not compiled, the
-            callbacks contain an `UpdatePruningStep`, or `tfap.prune` or `tfap.UpdatePruningStep` raises.
+            callbacks contain an `UpdatePruningStep`, `validation_data` is a generator, or `tfap.prune` or
+            `tfap.UpdatePruningStep` raises.
 
     Example:
 
@@ -120,34 +123,47 @@ def fit_and_compact(
         "target": target,
     }
     gradients = {"gradient_data": gradient_data, "gradient_steps": gradient_steps}
+    comparison_data = _comparison_data(model, data, fit_arguments)
     wrapped: Any = _wrapped(model, pruning_schedule, options)
-    dense_cost = _cost(wrapped)
+    batches = _one_shot_batches(model, data, fit_arguments) if stages > 1 else None
     history: dict[str, list[float]] = {}
     for stage_begin, stage_end in itertools.pairwise(_stage_borders(first_epoch, epochs, stages)):
-        pruning = _UpdateRescaled(dense_cost / _cost(wrapped), epochs, **gradients)
-        stage_epochs = {"initial_epoch": stage_begin, "epochs": stage_end}
-        stage = wrapped.fit(*data, **stage_epochs, callbacks=[pruning, *callbacks], **fit_arguments)
+        pruning = _UpdateOfStage(epochs, batches, **gradients)
+        stage_arguments = {"initial_epoch": stage_begin, "epochs": stage_end, **fit_arguments}
+        stage_data = data
+        if batches is not None:
+            steps = stage_arguments["steps_per_epoch"] * (stage_end - stage_begin)
+            stage_arguments.pop("x", None)
+            stage_arguments["shuffle"] = False  # Keras 3 warns that it does not shuffle a dataset
+            stage_data = (batches.stage(steps), *data[1:])
+        stage = wrapped.fit(*stage_data, callbacks=[pruning, *callbacks], **stage_arguments)
         _extend(history, stage.history, _weight_count(wrapped))
         if stage_end == last_epoch or wrapped.stop_training:
             break
+        if batches is not None and batches.have_ended():
+            logging.warning("The data ended after %d of %d epochs: training stops.", stage_end, last_epoch)
+            break
         wrapped = _compacted(wrapped, pruning_schedule, options)
-    return ShrunkFit(compact(strip_pruning(wrapped), data=_comparison_data(model, data)), history)
+    return ShrunkFit(compact(strip_pruning(wrapped), data=comparison_data), history)
 
 
-class _UpdateRescaled(UpdatePruningStep):
-    """Prunes by a schedule that is relative to the given model and covers all stages."""
+class _UpdateOfStage(UpdatePruningStep):
+    """Prunes by a schedule that covers all stages."""
 
-    def __init__(self, times_smaller, epochs, **gradients):
+    def __init__(self, epochs, batches, **gradients):
         super().__init__(**gradients)
-        self._times_smaller = times_smaller
-        self._epochs = epochs
+        self._epochs, self._batches_of_stage = epochs, batches
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if self._batches_of_stage is not None:
+            self._batches_of_stage.begin_training()
 
     def _schedule_of(self, wrapper, before):
         schedule = wrapper.pruning_schedule
         if isinstance(schedule, float):
-            schedule = schedules.over_fit(schedule, self._epochs * self.params["steps"])
-        rescaled = RescaledIntervals if schedules.by_epochs(schedule) else Rescaled
-        return rescaled(schedule, self._times_smaller)
+            return schedules.over_fit(schedule, self._epochs * self.params["steps"])
+        return schedule
 
     def _check_fit_length(self):
         if not (self.params or {}).get("steps"):
@@ -173,23 +189,50 @@ def _check(model, data, stages, epochs):
     if getattr(model, "optimizer", None) is None:
         raise ValueError("fit_and_compact trains the model: call compile() on it first.")
     equality.check_comparable(model)
-    _comparison_data(model, data)  # raises before the training if the result could not be checked
     if isinstance(stages, bool) or not isinstance(stages, numbers.Integral) or not 1 <= stages <= epochs:
         raise ValueError(
             f"stages must be a whole number from 1 to the number of epochs, {epochs}: received {stages!r}."
         )
 
 
-def _comparison_data(model, data):
-    """The first training samples for `tfap.compact`, if they are arrays; None if random inputs will do."""
+def _one_shot_batches(model, data, fit_arguments):
+    """`OneShotBatches` if each stage must go on in the data where the last one has stopped, else None."""
+    if hasattr(fit_arguments.get("validation_data"), "__next__"):
+        raise ValueError(
+            "validation_data is a one-shot iterator, of which Keras would lose batches between stages: pass "
+            "arrays or a re-iterable dataset, or stages=1."
+        )
+    x = _x(data, fit_arguments)
+    is_endless = isinstance(x, tf.data.Dataset) and x.cardinality() == tf.data.INFINITE_CARDINALITY
+    if not is_endless and not hasattr(x, "__next__"):
+        return None
+    checks.whole("steps_per_epoch", fit_arguments.get("steps_per_epoch"))
+    if not is_endless:
+        return OneShotBatches(model, x)
+    if not all(isinstance(spec, _GENERATED) for spec in tf.nest.flatten(x.element_spec)):
+        return None
+    return OneShotBatches(model, iter(x), x.element_spec)
+
+
+def _x(data, fit_arguments):
+    return data[0] if data else fit_arguments.get("x")
+
+
+def _comparison_data(model, data, fit_arguments):
+    """The first training samples for `tfap.compact`, if they are arrays; None if random inputs will do.
+
+    Raises:
+        ValueError: If the result could not be checked.
+    """
     try:
         with keras_compat.unchanged(model):
             equality.comparison_inputs(model)
         return None
     except ValueError:
-        if not data or not hasattr(data[0], "__array__"):
+        x = _x(data, fit_arguments)
+        if not hasattr(x, "__array__"):
             raise
-        return np.asarray(data[0][: equality.SAMPLES])
+        return np.asarray(x[: equality.SAMPLES])
 
 
 def _wrapped(model, pruning_schedule, options):
@@ -205,11 +248,6 @@ def _wrapped(model, pruning_schedule, options):
 def _stage_borders(first_epoch, epochs, stages):
     """Epochs at which the stages begin, and the last epoch."""
     return [first_epoch + int(np.round(stage * epochs / stages)) for stage in range(stages + 1)]
-
-
-def _cost(model):
-    """Cost of the prunable weights in the unit of the target."""
-    return sum(weight.whole_cost for weight in mask_update.pruned_weights(model))
 
 
 def _weight_count(model):
@@ -281,6 +319,8 @@ def _copy_masks(old, new, path, compaction):
             math.prod(array.shape) // neuron_count(spec, array.shape) for array in (mask, new_mask)
         )
         new.fan_in_scale[spec.name] = old.fan_in_scale.get(spec.name, 1.0) * fan_in / new_fan_in
+        sizes = math.prod(mask.shape), neuron_count(spec, mask.shape)
+        new.dense_sizes[spec.name] = old.dense_sizes.get(spec.name, sizes)
         index = next(index for index, weight in enumerate(old.layer.weights) if weight is kernel)
         new_mask.assign(_kept_values(mask.numpy(), path, index, compaction))
 

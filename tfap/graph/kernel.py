@@ -87,8 +87,8 @@ def neuron_count(spec: KernelSpec, shape: tuple[int, ...]) -> int:
 class Kernel:
     """Holds a prunable weight as plain data: the argument of `Criterion.scores`.
 
-    The last four attributes are set only for criteria that list them in `needs`. They broadcast against
-    `weights`.
+    `gradients`, `previous`, `input_norms` and `neuron_norms` are set only for criteria that list them in
+    `needs`. They broadcast against `weights`.
 
     Attributes:
         path: String. Path of the layer, such as `inner/dense`.
@@ -110,6 +110,9 @@ class Kernel:
             there are none.
         neuron_norms: Array or float. The norm of the weights of other layers that consume each neuron. 1 if
             there are none.
+        dense_cost: Float. The cost of all weights and neurons without pruning, before `tfap.fit_and_compact`
+            removed some of them. None if nothing was removed.
+        fan_in_scale: Float. How many weights of the model before compaction one weight stands for.
 
     Example:
 
@@ -134,6 +137,8 @@ class Kernel:
     previous: np.ndarray | None = None
     input_norms: np.ndarray | float = 1.0
     neuron_norms: np.ndarray | float = 1.0
+    dense_cost: float | None = None
+    fan_in_scale: float = 1
 
     def __post_init__(self) -> None:
         if self.weights.dtype.itemsize < 4:  # NumPy cannot rank bfloat16

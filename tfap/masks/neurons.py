@@ -110,7 +110,8 @@ class _Groups:
             self._members[group].append(weights)
         self._cost += weights.cost
         neurons = len(self._numbers.of_neurons(kernel))
-        self._total += kernel.weights.size * kernel.cost + neurons * kernel.neuron_cost
+        whole_cost = kernel.weights.size * kernel.cost + neurons * kernel.neuron_cost
+        self._total += whole_cost if kernel.dense_cost is None else kernel.dense_cost
 
     def pruned(self, sparsity, floor):
         """Returns a boolean array of the groups that are dead afterwards."""
@@ -121,7 +122,7 @@ class _Groups:
         for group in self._in_order():
             if self._cost - self._cost_of(group) < least - _ROUNDING:
                 break
-            if all(weights.left - weights.of(group) >= max(floor, 1) for weights in self._members[group]):
+            if all(weights.left_without(group) >= max(floor, 1) for weights in self._members[group]):
                 dead[group] = True
                 self._remove(group)
         return dead
@@ -185,6 +186,10 @@ class _Weights:
         read = 0 if row is None else self._by_input[row]
         both = 0 if column is None or row is None else self._alive[row, column]
         return fed + read - both
+
+    def left_without(self, group):
+        """Returns how many weights of the model before compaction are kept without a group."""
+        return (self.left - self.of(group)) * self._kernel.fan_in_scale
 
     def cost_of(self, group):
         neurons = self._neurons[self._column[group]] if group in self._column else 0

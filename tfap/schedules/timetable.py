@@ -1,57 +1,9 @@
 """Evaluation of schedules on the host: the steps of the updates, and their sparsities."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
 from tfap.schedules.base import PruningSchedule
-
-
-class Rescaled:
-    """Adapts a schedule to a model that has been compacted during the fit.
-
-    The schedule refers to the original model, and this object to what is left of it. All other attributes are
-    those of the schedule.
-
-    Args:
-        schedule: A `PruningSchedule` that decides by step.
-        smaller: Float >= 1. Size of the original model divided by that of the model now.
-
-    Example:
-
-    >>> from tfap.schedules import ConstantSparsity
-    >>> halved = Rescaled(ConstantSparsity(0.75, 1), smaller=2.0)
-    >>> float(halved(1)[1])  # a quarter of the original model is half of a model of half the size
-    0.5
-    """
-
-    def __init__(self, schedule: PruningSchedule, smaller: float) -> None:
-        self._schedule = schedule
-        self._smaller = smaller
-
-    def __call__(self, step: Any) -> tuple[Any, tf.Tensor]:
-        """Computes whether to prune at a step, and the sparsity of the smaller model."""
-        should_prune, sparsity = self._schedule(step)
-        return should_prune, tf.maximum(0.0, self._rescale(sparsity))
-
-    def _rescale(self, sparsity):
-        return 1.0 - (1.0 - sparsity) * self._smaller
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # copy looks up its hooks before `_schedule` is set
-            raise AttributeError(name)
-        return getattr(self._schedule, name)
-
-
-class RescaledIntervals(Rescaled):
-    """Adapts a schedule that decides by epoch. Otherwise like `Rescaled`."""
-
-    def on_epoch_end(self, logs: Mapping[str, float], updates: int) -> float | None:
-        """Decides whether to prune at the end of an epoch. See `AccuracyIntervals.on_epoch_end`."""
-        sparsity = self._schedule.on_epoch_end(logs, updates)
-        return None if sparsity is None else max(0.0, self._rescale(sparsity))
 
 
 class Timetable:
@@ -67,7 +19,7 @@ class Timetable:
 
     _BLOCK = 4096
 
-    def __init__(self, schedule: PruningSchedule | Rescaled) -> None:
+    def __init__(self, schedule: PruningSchedule) -> None:
         self._schedule = schedule
         self._start: int | None = None
         # (steps of the updates, their sparsities) from _start on; None if the schedule takes single steps.

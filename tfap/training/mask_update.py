@@ -67,9 +67,10 @@ class PrunedWeight:
         return int(self.wrapper.settings.target == "neurons")
 
     @property
-    def whole_cost(self) -> float:
-        """The cost of the dense weight, in the unit of the target."""
-        return self.size * self.cost + self.neurons * self.neuron_cost
+    def dense_cost(self) -> float:
+        """The cost of the weight without pruning or compaction, in the unit of the target."""
+        size, neurons = self.wrapper.dense_sizes.get(self.spec.name, (self.size, self.neurons))
+        return size * self.cost / self.fan_in_scale + neurons * self.neuron_cost
 
     @property
     def fan_in_scale(self) -> float:
@@ -103,6 +104,8 @@ class PrunedWeight:
             self.neuron_cost,
             updates=int(self.wrapper.updates_made.numpy()),
             previous=self.wrapper.previous(self.spec) if self.wrapper.keeps_previous else None,
+            dense_cost=self.dense_cost,
+            fan_in_scale=self.fan_in_scale,
         )
 
     def _activations(self):
