@@ -1,8 +1,10 @@
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfap
+from tfap.graph.calls import Graph
 from tfap.keras_compat import equality
 
 pytestmark = pytest.mark.one_keras
@@ -108,3 +110,34 @@ def test_labels_that_do_not_fit_are_refused(keras_module):
     model = nets.mlp(keras_module)
     with pytest.raises(ValueError, match="do not fit"):
         tfap.compaction_report(model, tfap.compact(model), (np.zeros((6, 12)), np.zeros((6, 2))))
+
+
+def test_layers_in_another_order():
+    """tf_keras lists the operations of an added loss in another order after a copy."""
+    import tf_keras
+
+    layers = tf_keras.layers
+    inputs = tf_keras.Input((6,))
+    hidden = layers.Dense(8, "relu", name="hidden")(inputs)
+    mean, spread = (layers.Dense(2, name=name)(hidden) for name in ("mean", "spread"))
+    decoded = layers.Dense(8, "relu", name="decoded")(mean + tf.exp(spread))
+    model = tf_keras.Model(inputs, layers.Dense(6, name="output")(decoded))
+    model.add_loss(-tf.reduce_mean(1 + spread - tf.square(mean) - tf.exp(spread)))
+    kernel, bias = model.get_layer("decoded").get_weights()
+    model.get_layer("decoded").set_weights([kernel * (np.arange(8) > 2), bias])
+    smaller = tfap.compact(model)
+    assert list(Graph(model).calls_of) != list(Graph(smaller).calls_of)
+    report = tfap.compaction_report(model, smaller)
+    assert report.exact
+    (change,) = (layer for layer in report.layers if layer.path == "decoded")
+    assert change.units == (8, 5) and change.weights == (8 * 3, 5 * 3)
+
+
+def test_layers_of_another_type_are_refused(keras_module):
+    layers = keras_module.layers
+
+    def net(activation):
+        return keras_module.Sequential([layers.Input((4,)), layers.Dense(3), activation(name="activation")])
+
+    with pytest.raises(ValueError, match="layers differ, such as 'activation'"):
+        tfap.compaction_report(net(layers.ReLU), net(layers.Softmax))

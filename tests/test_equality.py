@@ -149,3 +149,12 @@ def test_a_cpu_that_cannot_convolve_channels_first(keras_module, words, given):
     arrays = [np.ones((2, 3, 8, 8), "float32")] if given else None
     with pytest.raises(ValueError, match=r"cannot run.*channels_first.*TF_ENABLE_ONEDNN_OPTS=1.*GPU"):
         equality.difference(model, model, arrays)
+
+
+def test_a_model_without_outputs_is_not_compared():
+    import tf_keras  # Keras 3 refuses such a model
+
+    inputs = tf_keras.Input((3,))
+    model = tf_keras.Model(inputs, [])
+    with pytest.raises(ValueError, match="has no outputs"):
+        equality.difference(model, model)

@@ -730,3 +730,15 @@ def test_what_cannot_be_rebuilt_in_float32(keras_module, tmp_path):
     with pytest.raises(ValueError, match="Unknown dtype='float16'. Known: None, 'float32'"):
         tfap.export(nets.mlp(keras_module), tmp_path / "model", dtype="float16")
     assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize("quantize", [None, "dynamic_range"])
+def test_outputs_that_cannot_be_compared(keras_module, tmp_path, quantize):
+    """A file is not verified if no value of an output was compared."""
+    layers = keras_module.layers
+    model = keras_module.Sequential([layers.Input((3,)), layers.Dense(2)])
+    model.layers[0].set_weights([np.full((3, 2), np.nan), np.zeros(2)])
+    with pytest.raises(ValueError, match="output 0 is NaN in all 8 values.*verify=False"):
+        tfap.export(model, tmp_path / "model.tflite", "tflite", quantize=quantize)
+    assert not list(tmp_path.iterdir())
+    assert tfap.export(model, tmp_path / "model.tflite", "tflite", verify=False).exists()

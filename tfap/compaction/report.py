@@ -152,9 +152,11 @@ def compaction_report(
         keras_compat.check_plain(checked, "tfap.compaction_report")
     liveness = Liveness(model)
     before, after = Graph(model), Graph(compacted)
-    if list(before.calls_of) != list(after.calls_of):
+    differing = sorted(set(_layer_types(before).items()) ^ set(_layer_types(after).items()), key=str)
+    if differing:
         raise ValueError(
-            f"'{compacted.name}' is not a compacted version of '{model.name}': their layers differ."
+            f"'{compacted.name}' is not a compacted version of '{model.name}': their layers differ, such as "
+            f"'{differing[0][0]}'."
         )
     inputs, labels = _inputs_and_labels(data, model)
     return CompactionReport(
@@ -171,14 +173,20 @@ def compaction_report(
     )
 
 
+def _layer_types(graph):
+    """`{path: class}`. The order of layers without a common path may differ in a rebuilt model."""
+    return {path: type(layer) for path, layer in graph.layers()}
+
+
 def _layer_changes(before, after, flops_by_path):
-    for (path, layer), (_, compacted_layer) in zip(before.layers(), after.layers()):
+    compacted_layers = dict(after.layers())
+    for path, layer in before.layers():
         if keras_compat.weights_of(layer):
             old_flops, new_flops = (known.get(path) for known in flops_by_path)
             yield LayerChange(
                 path,
                 (_units(before, path), _units(after, path)),
-                (_weight_count(layer), _weight_count(compacted_layer)),
+                (_weight_count(layer), _weight_count(compacted_layers[path])),
                 None if old_flops is None or new_flops is None else (old_flops, new_flops),
             )
 

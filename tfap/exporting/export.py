@@ -70,6 +70,8 @@ def export(
         ValueError: If the format, `quantize` or `dtype` is unknown, if the path has the wrong suffix or holds
             something else, if the model is unbuilt, has pruning wrappers or cannot be converted, or if `data`
             does not fit the model.
+            something else, if the model is unbuilt, has pruning wrappers or cannot be converted, if `data`
+            does not fit the model, or if an output is empty or NaN, so that it cannot be compared.
         ImportError: If a required package is not installed. The message has the pip command.
         OSError: If the file cannot be written.
         RuntimeError: If the file does not run, or its outputs differ from those of the model.
@@ -239,6 +241,21 @@ class _Expected:
         )
         with _on_cpu():
             self.outputs = model_runtime.padded(*self.data)
+        self._check_comparable()
+
+    def _check_comparable(self):
+        """Raises a ValueError if the model has no outputs, or an output has no value to compare."""
+        reasons = [] if self.outputs else ["it has none"]
+        for index, output in enumerate(self.outputs):
+            if not output.size:
+                reasons.append(f"output {index} is empty, {output.shape}")
+            elif tf.as_dtype(output.dtype).is_floating and np.isnan(output).all():
+                reasons.append(f"output {index} is NaN in all {output.size} values")
+        if reasons:
+            raise ValueError(
+                f"The outputs of '{self.model.name}' cannot be compared with those of a file: {reasons[0]}. "
+                "Pass data= for which every output has values, or verify=False."
+            )
 
     def compare(self, path, exactly):
         """Raises a RuntimeError if the outputs differ. Without `exactly`, values only have to be finite."""

@@ -116,6 +116,8 @@ def comparison_inputs(model, samples=SAMPLES):
 
 
 def _check_comparable_values(model, outputs):
+    if not outputs:
+        raise ValueError(f"'{model.name}' has no outputs")
     for index, values in enumerate(outputs):
         if np.isnan(values).all():  # also if there are none
             what = f"is NaN in all {values.size} values" if values.size else f"is empty, {values.shape}"
