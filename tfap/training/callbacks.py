@@ -235,6 +235,8 @@ class UpdatePruningStep(Callback):
         several steps was short.
         """
         counted = self._steps_counted()
+        if not self._is_in_session():
+            return max(counted)  # a fit within this one has trained the layers too
         step = min(self._step, max(counted))
         if max(counted) > step:
             for wrapper in {id(weight.wrapper): weight.wrapper for weight in self._weights}.values():
