@@ -94,7 +94,121 @@ def test_it_says_why_constants_stay(keras_module):
     assert smaller.layers[0].filters == 3  # the zero went, the one stays
     (kept,) = report.kept
     assert (kept.path, kept.channels) == ("first", 1) and "padded" in kept.reason
-    assert "constant channels kept (1)" in str(report)
+    assert "constant or disconnected channels kept (1)" in str(report)
+
+
+def _zeroed(layer, weight, *entries):
+    """Sets entries on the last axis of one of a layer's weights to zero."""
+    weights = [np.array(array) for array in layer.get_weights()]
+    weights[weight][..., list(entries)] = 0
+    layer.set_weights(weights)
+
+
+def _kept(model):
+    report = tfap.compaction_report(model, tfap.compact(model))
+    return [(kept.path, kept.channels, kept.reason) for kept in report.kept]
+
+
+def _doubled(values):
+    return values * 2
+
+
+@pytest.mark.parametrize(
+    ("activation", "reason"),
+    [
+        ("softmax", "the activation of 'hidden' may combine channels"),
+        (_doubled, "the activation of 'hidden' may combine channels"),
+        ("PReLU", "the layer has more weights than a kernel and a bias"),
+    ],
+    ids=["softmax", "own function", "PReLU"],
+)
+@pytest.mark.parametrize("side", ["inputs", "consumers"])
+def test_it_says_why_units_with_such_an_activation_stay(keras_module, activation, reason, side):
+    layers = keras_module.layers
+    keras_module.saving.register_keras_serializable("kept")(_doubled)
+    activation = layers.PReLU() if activation == "PReLU" else activation
+    hidden = layers.Dense(6, activation, name="hidden")
+    model = keras_module.Sequential([layers.Input((4,)), hidden, layers.Dense(2, name="output")])
+    if side == "inputs":
+        _zeroed(hidden, 0, 0, 1)
+    else:
+        model.layers[1].set_weights([np.arange(6)[:, None] // 2 * np.ones((6, 2)), np.zeros(2)])
+    listed = [("hidden", 2, reason)]
+    if reason.startswith("the layer has more") and side == "consumers":
+        listed = []  # nothing is known of its channels
+    assert _kept(model) == listed
+
+
+def test_it_says_why_layers_that_are_not_analyzed_keep_units(keras_module):
+    layers = keras_module.layers
+    recurrent = layers.LSTM(3, name="recurrent")
+    model = keras_module.Sequential([layers.Input((5, 2)), recurrent, layers.Dense(2, name="output")])
+    for weight in (0, 1):
+        _zeroed(recurrent, weight, 1, 4, 7, 10)  # the four gates of unit 1
+    _zeroed(recurrent, 0, 0, 3, 6, 9)  # unit 0 keeps its recurrent weights
+    assert _kept(model) == [("recurrent", 1, "tfap does not analyze LSTM layers")]
+
+
+def test_it_says_why_shapes_keep_units(keras_module):
+    layers = keras_module.layers
+    first = layers.Conv2D(6, 3, activation="relu", name="first")
+    grouped = layers.Conv2D(6, 3, groups=2, name="grouped")
+    model = keras_module.Sequential(
+        [layers.Input((6, 6, 2)), first, grouped, layers.Flatten(), layers.Dense(2, name="output")]
+    )
+    _zeroed(first, 0, 0, 1)  # of the first group of three
+    assert _kept(model) == [("first", 2, "a grouped convolution needs groups of equal size")]
+    single = layers.Dense(4, "relu", name="single")
+    model = keras_module.Sequential([layers.Input((3,)), single, layers.Dense(2, name="output")])
+    _zeroed(single, 0, 0, 1, 2, 3)
+    assert ("single", 1, "a layer needs at least one unit") in _kept(model)
+
+
+@pytest.mark.parametrize("kind", ["normalization", "depthwise"])
+def test_it_says_why_channels_that_become_constant_stay(keras_module, kind):
+    """The convolution's own output varies; a later layer makes a constant of it."""
+    layers = keras_module.layers
+    later = layers.BatchNormalization() if kind == "normalization" else layers.DepthwiseConv2D(3)
+    first, last = layers.Conv2D(4, 3, name="first"), layers.Conv2D(3, 3, padding="same", name="last")
+    model = keras_module.Sequential([layers.Input((7, 7, 2)), first, later, last])
+    if kind == "normalization":
+        _zeroed(later, 0, 0, 1)
+    else:
+        kernel, bias = later.get_weights()
+        kernel[:, :, :2] = 0
+        later.set_weights([kernel, bias])
+    weights = later.get_weights()
+    later.set_weights([weights[0], weights[1] + 1, *weights[2:]])
+    reason = "it is a nonzero constant, which 'last' cannot fold into its bias because of padding"
+    assert _kept(model) == [("first", 2, reason)]
+
+
+def levels(keras):
+    """Shared convolutions, with a BatchNormalization per level, as in a feature pyramid."""
+    layers = keras.layers
+    inputs = [layers.Input((size, size, 3)) for size in (8, 4)]
+    first, last = layers.Conv2D(8, 1, name="first"), layers.Conv2D(4, 1, name="last")
+    outputs = []
+    for level, value in enumerate(inputs):
+        norm = layers.BatchNormalization(beta_initializer=keras.initializers.Constant(level + 1.0))
+        outputs.append(layers.GlobalAveragePooling2D()(last(layers.ReLU()(norm(first(value))))))
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Concatenate()(outputs)))
+
+
+def test_it_says_that_constants_differ_between_calls(keras_module):
+    model = levels(keras_module)
+    _zeroed(model.get_layer("first"), 0, 0, 1, 2)
+    reason = "'last' has several calls, in which it does not have the same constant"
+    assert _kept(model) == [("first", 3, reason)]
+
+
+def test_channels_that_differ_between_calls_are_pruned_with_their_consumers(keras_module):
+    model = levels(keras_module)
+    wrapped = tfap.prune(model, 0.5, "magnitude", granularity="neuron", scope="local")
+    tfap.update_masks(wrapped, 0.5)
+    smaller = tfap.compact(tfap.strip_pruning(wrapped))
+    assert smaller.get_layer("first").filters == 4
+    assert smaller.get_layer("last").get_weights()[0].shape == (1, 1, 4, 2)
 
 
 def test_other_models_are_refused(keras_module):

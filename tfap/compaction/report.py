@@ -11,7 +11,8 @@ from tfap import keras_compat
 from tfap.compaction.compact import kept_groups
 from tfap.graph import flops
 from tfap.graph.calls import Graph, channel_axis
-from tfap.graph.liveness import Kept, Liveness
+from tfap.graph.kept import Kept
+from tfap.graph.liveness import Liveness
 from tfap.keras_compat import equality
 from tfap.keras_compat.types import Arrays, Model
 from tfap.utils import tables
@@ -41,8 +42,8 @@ class CompactionReport:
 
     Attributes:
         layers: Tuple of `LayerChange`, one per layer with weights, in graph order.
-        kept: Tuple of entries with `path`, `channels`, and `reason`, one per layer and reason: constant
-            channels that are not removable.
+        kept: Tuple of entries with `path`, `channels`, and `reason`, one per layer and reason: constant or
+            disconnected channels that are not removable.
         difference: Largest difference of an output, with `absolute` and `relative`.
         rounding: Float. Relative difference within float tolerance.
         beyond_proof: Integer. Neurons that `drop_silent` removed although they may fire on other inputs.
@@ -113,7 +114,8 @@ class CompactionReport:
         table.add_section()
         table.add_row("all", "", "", *_texts(self.weights), *_texts(self.flops))
         kept_lines = [
-            f"{kept.path}: constant channels kept ({kept.channels}): {kept.reason}." for kept in self.kept
+            f"{kept.path}: constant or disconnected channels kept ({kept.channels}): {kept.reason}."
+            for kept in self.kept
         ]
         return tables.as_text(table, *self.certificate.splitlines(), *kept_lines)
 
@@ -151,6 +153,7 @@ def compaction_report(
     for checked in (model, compacted):
         keras_compat.check_plain(checked, "tfap.compaction_report")
     liveness = Liveness(model)
+    kept = kept_groups(liveness)
     before, after = Graph(model), Graph(compacted)
     differing = sorted(set(_layer_types(before).items()) ^ set(_layer_types(after).items()), key=str)
     if differing:
@@ -161,10 +164,10 @@ def compaction_report(
     inputs, labels = _inputs_and_labels(data, model)
     return CompactionReport(
         layers=tuple(_layer_changes(before, after, [_layer_flops(model), _layer_flops(compacted)])),
-        kept=tuple(liveness.kept()),
+        kept=tuple(liveness.kept(kept)),
         difference=equality.difference(model, compacted, inputs),
         rounding=equality.rounding(model),
-        beyond_proof=_removed_beyond_proof(liveness, after),
+        beyond_proof=_removed_beyond_proof(liveness, kept, after),
         samples=equality.SAMPLES if inputs is None else len(inputs[0]),
         on_data=inputs is not None,
         accuracy=None
@@ -207,9 +210,8 @@ def _layer_flops(model) -> Mapping[str, int]:
         return {}
 
 
-def _removed_beyond_proof(liveness, after):
+def _removed_beyond_proof(liveness, kept, after):
     """Number of removed units that a `Liveness` of the given model keeps."""
-    kept = kept_groups(liveness)
     provable = {path: int(kept[liveness.groups(path)[1]].sum()) for path in liveness.linear_maps}
     return sum(max(0, units - _units(after, path)) for path, units in provable.items())
 

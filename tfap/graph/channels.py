@@ -129,7 +129,8 @@ class ChannelMap:
 
     def _depthwise(self, layer, call):
         axis = _channel_axis(layer, len(call.outputs[0].shape))
-        consumed = self._groups_along(call.inputs[0], axis, f"'{call.path}' consumes it along another axis")
+        along = "along another axis" if self._of[call.inputs[0]] else "as a channel that is not removable"
+        consumed = self._groups_along(call.inputs[0], axis, f"'{call.path}' consumes it {along}")
         produced = self._produced(layer, call, call.outputs[0].shape[axis])
         self._couple(produced, np.repeat(consumed, layer.depth_multiplier))
         return Channels(axis, produced)

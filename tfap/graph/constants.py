@@ -64,6 +64,7 @@ class ConstantMap:
         self._channels, self._linear_maps, self._training = channel_map, linear_maps, training
         self._shared = {path for path, calls in graph.calls_of.items() if len(calls) > 1}
         self._of = {}
+        self._unfed = {}
         for call in graph.calls:
             for value in call.outputs:
                 constants = self._trace(call, value)
@@ -76,6 +77,13 @@ class ConstantMap:
         """Returns the `Constants` of a value. None if its channels are unknown."""
         return self._of.get(value)
 
+    def unfed(self, path):
+        """Returns which outputs of a linear layer do not depend on inputs that vary: boolean array."""
+        return self._unfed[path]
+
+    def _note_unfed(self, path, unfed):
+        self._unfed[path] = unfed & self._unfed.get(path, True)
+
     def _trace(self, call, value):
         """Returns the `Constants` of one of a call's outputs."""
         output = self._channels.of(value)
@@ -83,7 +91,7 @@ class ConstantMap:
             return None
         layer, row = unwrap(call.layer), layer_types.of(unwrap(call.layer))
         if row.channels is ChannelRule.DEPTHWISE:
-            return _through_depthwise(self._linear_maps[call.path], self._consumed_by(call))
+            return self._through_depthwise(call, self._linear_maps[call.path])
         if call.path in self._linear_maps:
             return self._through_linear_map(call, self._linear_maps[call.path])
         if row.channels is ChannelRule.PERMUTED:
@@ -154,16 +162,17 @@ class ConstantMap:
             used = foldable & (inputs.values != 0)
             if used.any():
                 values = values + inputs.values[used] @ linear_map.sums()[used]
+        self._note_unfed(call.path, known)
         return _after_activation(linear_map.layer, known, values)
 
-
-def _through_depthwise(linear_map, inputs):
-    inputs = Constants.none(len(linear_map.nonzero)) if inputs is None else inputs
-    foldable = inputs.foldable_into(linear_map)
-    known = ~linear_map.nonzero | foldable[:, None]
-    values = (linear_map.sums() * np.where(foldable, inputs.values, 0)[:, None]).ravel()
-    bias = 0 if linear_map.bias is None else linear_map.bias
-    return _after_activation(linear_map.layer, known.ravel(), values + bias)
+    def _through_depthwise(self, call, linear_map):
+        inputs = self._consumed_by(call) or Constants.none(len(linear_map.nonzero))
+        foldable = inputs.foldable_into(linear_map)
+        known = (~linear_map.nonzero | foldable[:, None]).ravel()
+        values = (linear_map.sums() * np.where(foldable, inputs.values, 0)[:, None]).ravel()
+        bias = 0 if linear_map.bias is None else linear_map.bias
+        self._note_unfed(call.path, known)
+        return _after_activation(linear_map.layer, known, values + bias)
 
 
 def _after_activation(layer, known, values):

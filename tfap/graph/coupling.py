@@ -23,6 +23,7 @@ class Coupling:
         self._graph = None
         if keras_compat.is_graph_model(model) and keras_compat.is_built(model):
             self._graph = Graph(model)
+            self._producers = {value: call for call in self._graph.calls for value in call.outputs}
             self._channels = channels.ChannelMap(self._graph)
 
     def of_neurons(self, path, spec, neurons):
@@ -47,7 +48,8 @@ class Coupling:
 
         A pruned neuron may be a nonzero constant. A convolution with a window cannot always fold it into its
         bias, because of padding, and neither can a transposed convolution. The weights of this input must
-        then be pruned together with the neuron.
+        then be pruned together with the neuron. The same holds for a shared layer whose calls consume
+        other constants, such as those of one BatchNormalization per call.
 
         Args:
             path: Path of the layer.
@@ -62,11 +64,27 @@ class Coupling:
             return None
         layer = unwrap(call.layer)
         windowed = math.prod(shape[:-2]) > 1 or linear.is_transposed(layer)
+        folds = not windowed and not self._has_other_constants(path)
         is_linear = layer_types.of(layer).channels is ChannelRule.LINEAR
         consumed, produced = self._channels.of(call.inputs[0]), self._channels.of(call.outputs[0])
-        if not is_linear or not windowed or consumed is None or produced is None:
+        if not is_linear or folds or consumed is None or produced is None:
             return None
         return consumed.groups if consumed.axis == produced.axis else None
+
+    def _has_other_constants(self, path):
+        """Returns whether the calls of a layer may consume different constants in one channel."""
+        return len({self._origin(call.inputs[0]) for call in self._graph.calls_of[path]}) > 1
+
+    def _origin(self, value):
+        """Describes the layers that make the constants of a value, back to those that mix channels."""
+        call = self._producers.get(value)
+        if call is None:
+            return None
+        layer = unwrap(call.layer)
+        own = call.path if getattr(layer, "weights", None) else type(layer).__name__
+        if layer_types.kernel_specs(layer) or layer_types.of(layer).channels is None:
+            return own
+        return own, *(self._origin(consumed) for consumed in call.inputs)
 
     def _call(self, path):
         calls = self._graph.calls_of.get(path) if self._graph else None

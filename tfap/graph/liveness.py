@@ -11,29 +11,13 @@ All other groups are removable. In a model in training, only masked weights coun
 may change.
 """
 
-import dataclasses
-
 import numpy as np
 
 from tfap.graph import constants, layer_types, linear
-from tfap.graph.calls import Graph, unwrap
+from tfap.graph.calls import Graph
 from tfap.graph.channels import ChannelMap
-from tfap.graph.layer_types import ChannelRule, ConstantRule
-
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """Constant channels of a layer that are not removable.
-
-    Attributes:
-        path: String. Path of the layer.
-        channels: Integer. The number of these channels.
-        reason: String. Why they are kept.
-    """
-
-    path: str
-    channels: int
-    reason: str
+from tfap.graph.kept import kept_channels, neurons_without_weights
+from tfap.graph.layer_types import ChannelRule
 
 
 class Liveness:
@@ -107,14 +91,14 @@ class Liveness:
         inputs = self.constants.inputs_of(self.graph.calls_of[path])
         if inputs is None or not self.may_change(path):
             return None
-        known = inputs.foldable_into(self.linear_map(path)) if self._may_have_bias(path) else inputs.zero
+        known = inputs.foldable_into(self.linear_map(path)) if self.may_have_bias(path) else inputs.zero
         return constants.Constants.of(known, inputs.values)
 
     def may_change(self, path):
         """Returns whether a layer may lose more weights."""
         return self._masks is None or path in self._may_change
 
-    def _may_have_bias(self, path):
+    def may_have_bias(self, path):
         """Returns whether a layer has a bias or can be rebuilt with one. Wrapped layers are not rebuilt."""
         linear_map = self.linear_map(path)
         can_get_bias = self._masks is None and layer_types.of(linear_map.layer).adds_bias
@@ -164,55 +148,13 @@ class Liveness:
         nonzero, foldable = self.linear_maps[path].nonzero, self.foldable_inputs(path)
         return nonzero if foldable is None else nonzero & ~foldable.known[:, None]
 
-    # -- why constant channels are kept --------------------------------------------------------------
+    # -- what is kept --------------------------------------------------------------------------------
 
-    def kept(self):
-        """Returns a list of `Kept`: the constant channels that are not removable, by layer and reason."""
-        counts = {}
-        for path in self.linear_maps:
-            _, produced = self.groups(path)
-            constant = self.constants.of(self._output(path)).known & self.alive[produced]
-            for group in produced[constant]:
-                key = path, self._why_kept(int(group))
-                counts[key] = counts.get(key, 0) + 1
-        return [Kept(path, count, reason) for (path, reason), count in counts.items()]
+    def kept(self, kept_groups=None):
+        """Lists the channels that are constant or disconnected, but kept. See `kept.kept_channels`."""
+        return kept_channels(self, kept_groups)
 
-    def _why_kept(self, group):
-        if group in self.channels.pinned:
-            return self.channels.pinned[group]
-        for consumer in self.linear_maps:
-            reason = self._why_needed_by(consumer, group)
-            if reason:
-                return reason
-        for call in self.graph.calls:
-            if _pads(call) and self._has_nonzero_constant(call.inputs[0], group):
-                return f"it is a nonzero constant, and '{call.path}' pads it with zeros"
-        return "it is coupled with channels that are not constant"
-
-    def _why_needed_by(self, path, group):
-        """Returns why a layer cannot fold a constant channel. None if it does not need the channel."""
-        consumed, produced = self.groups(path)
-        if consumed is None or group not in consumed:
-            return None
-        inputs = self.constants.inputs_of(self.graph.calls_of[path])
-        needed = self._needed(path)[:, self.alive[produced]].any(axis=1)
-        if not (inputs.known & needed)[consumed == group].any():
-            return None
-        if not self.may_change(path):
-            return f"'{path}' consumes it and is not pruned with remove_disconnected"
-        if not self._may_have_bias(path):
-            return f"it is a nonzero constant, and '{path}' has no bias to fold it into"
-        return f"it is a nonzero constant, which '{path}' cannot fold into its bias because of padding"
-
-    def _has_nonzero_constant(self, value, group):
-        channels, inputs = self.channels.of(value), self.constants.of(value)
-        return inputs is not None and bool((inputs.known & ~inputs.zero)[channels.groups == group].any())
-
-
-def _pads(call):
-    """Returns whether a layer without a `LinearMap` in `linear_maps` pads its input with zeros."""
-    layer = unwrap(call.layer)
-    row = layer_types.of(layer)
-    if row.channels is ChannelRule.DEPTHWISE:
-        return not linear.is_uniform(layer, layer.kernel_size)
-    return row.constants is ConstantRule.ZERO_KEPT
+    def neurons_without_weights(self, path, layer):
+        """Counts the neurons of a layer without nonzero weights. See `kept.neurons_without_weights`."""
+        masks = None if self._masks is None else self._masks.get(path, {})
+        return neurons_without_weights(path, layer, masks)
