@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 import tfap
+from tfap.graph import layer_types
 from tfap.graph.liveness import Liveness
 
 pytestmark = pytest.mark.one_keras
@@ -193,3 +194,11 @@ def test_a_shufflenet_unit_loses_what_was_pruned(keras_module):
     assert sum(left.values()) < 12 + 6 + 6 + 8
     x = np.ones((4, 4, 4, 3), "float32")
     smaller.fit(x, np.zeros((4, 2)), verbose=0)  # the smaller model trains
+
+
+def test_every_row_is_a_function_of_some_keras():
+    """A misspelled name would never be found."""
+    known = {name for name in vars(keras.src.ops.numpy) | vars(keras.src.ops.nn) | vars(keras.src.ops.core)}
+    known |= set(vars(keras.src.ops.math)) | {"getitem"}
+    known |= {name for module in (tf, tf.math, tf.nn) for name in dir(module)}
+    assert set(layer_types.FUNCTIONS) <= known
