@@ -237,17 +237,17 @@ LAYERS = {
     "Permute": LayerType(channels=ChannelRule.PERMUTED),
 }
 
-# Rows of the functions in graphs, by the name of the operation in Keras 3, such as `Relu6`, and of the
-# function in TensorFlow, such as `relu6`. tfap counts only at layers, so no neurons fire in a function.
 _ELEMENTWISE_NAMES = {
     "Absolute", "Cast", "Celu", "Clip", "Elu", "Erf", "Exp", "Expm1", "Gelu", "HardShrink", "HardSigmoid",
     "HardSilu", "HardTanh", "LeakyRelu", "Log", "Log1p", "LogSigmoid", "Negative", "Reciprocal", "Relu",
-    "Relu6", "Rsqrt", "Selu", "Sigmoid", "Sign", "Silu", "SoftShrink", "Softplus", "Softsign", "Sqrt", "Square",
-    "Tanh", "TanhShrink", "Threshold",
+    "Relu6", "Rsqrt", "Selu", "Sigmoid", "Sign", "Silu", "SoftShrink", "Softplus", "Softsign", "Sqrt",
+    "Square", "Tanh", "TanhShrink", "Threshold",
     "abs", "cast", "clip_by_value", "elu", "erf", "exp", "expm1", "gelu", "leaky_relu", "log", "log1p",
     "log_sigmoid", "negative", "reciprocal", "relu", "relu6", "rsqrt", "selu", "sigmoid", "sign", "silu",
     "softplus", "softsign", "sqrt", "square", "tanh",
 }  # fmt: skip
+# Rows of the functions in graphs, by the name of the operation in Keras 3, such as `Relu6`, and of the
+# function in TensorFlow, such as `relu6`. tfap counts only at layers, so no neurons fire in a function.
 FUNCTIONS = {
     **dict.fromkeys(("Add", "Maximum", "Minimum", "Subtract"), _MERGE),
     **dict.fromkeys(("add", "add_n", "maximum", "minimum", "subtract"), _MERGE),
