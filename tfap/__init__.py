@@ -13,7 +13,7 @@ from tfap.exporting.formats import load_runtime
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.flops import flops, layer_flops
 from tfap.graph.kernel import Kernel, KernelSpec
-from tfap.graph.layer_types import register_pass_through_layer, register_prunable_layer
+from tfap.graph.registration import register_pass_through_layer, register_prunable_layer
 from tfap.iterative import prune_iteratively
 from tfap.layers.find import prunable_layers
 from tfap.pruning.prune import plan, prune, prune_scope, strip_pruning

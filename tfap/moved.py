@@ -8,7 +8,7 @@ _MODULES = {
     "callbacks": ("training.callbacks", "training.stopping"),
     "disconnected": ("training.disconnected",),
     "flops": ("graph.flops",),
-    "kernels": ("graph.kernel", "graph.layer_types"),
+    "kernels": ("graph.kernel", "graph.layer_types", "graph.registration"),
     "latency": ("reporting.latency",),
     "paired": ("utils.statistics",),
     "plots": ("utils.plots",),
