@@ -13,12 +13,7 @@ import tfap
 
 pytestmark = pytest.mark.one_keras
 
-CASES = [
-    (world, kind)
-    for kind in random_nets.KINDS
-    for world in ("keras", "tf_keras")
-    if (world, kind) != ("tf_keras", "Operation")
-]
+CASES = [(world, kind) for kind in random_nets.KINDS for world in ("keras", "tf_keras")]
 
 
 @pytest.fixture(autouse=True, scope="module")
