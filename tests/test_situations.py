@@ -15,9 +15,7 @@ UPDATE = 2  # of four steps: two epochs of two batches
 
 
 RUNS = [
-    pytest.param(
-        situation, id=situation.make.__name__, marks=pytest.mark.slow if situation.heavy else ()
-    )
+    pytest.param(situation, id=situation.make.__name__, marks=pytest.mark.slow if situation.heavy else ())
     for situation in SITUATIONS
     if not situation.open
 ]
@@ -60,7 +58,7 @@ def check_training(situation, case):
         callbacks=[tfap.UpdatePruningStep()],
     ).history
     assert all(np.isfinite(values).all() for values in history.values()), history
-    masks, size, pruned = {}, 0, {}
+    masks, size = {}, 0
     for path, wrapper in with_paths(wrapped):
         assert int(wrapper.pruning_step.numpy()) == 4 and int(wrapper.last_update_step.numpy()) == UPDATE
         kernels = [(np.asarray(kernel), mask.numpy()) for _, kernel, mask in wrapper.kernel_and_mask()]
@@ -100,8 +98,16 @@ def check_compacted(situation, case, wrapped, plain):
     report = tfap.compaction_report(plain, smaller, case.x)
     assert report.exact and report.on_data
     assert report.weights == (plain.count_params(), smaller.count_params())
-    units = {change.path: change.units for change in report.layers}
-    print("UNITS", situation.make.__name__, {path: x for path, x in units.items() if x[0]!=x[1]}, [(k.path,k.channels,k.reason) for k in report.kept])
+    assert {
+        path: after
+        for path, (before, after) in [(change.path, change.units) for change in report.layers]
+        if after != before
+    } == situation.units
+    assert {kept.path: kept.channels for kept in report.kept} == {
+        path: channels for path, (channels, _) in situation.kept.items()
+    }
+    assert all(situation.kept[kept.path][1] in kept.reason for kept in report.kept), report.kept
+    assert (report.weights[1] < report.weights[0]) == bool(situation.units)
     return smaller
 
 
