@@ -16,6 +16,7 @@ from tfap.graph.activation import fires
 from tfap.graph.calls import channel_axis
 from tfap.graph.counts import STATISTICS, ActivationCounts
 from tfap.graph.kernel import neuron_count
+from tfap.keras_compat import is_keras3
 from tfap.layers.history import CountMemory, PreviousWeights
 from tfap.layers.session import PruningSession
 from tfap.utils import checks
@@ -65,9 +66,14 @@ class CountingWrapper:
     _counts = _seen = None
 
     def __call__(self, *args, **kwargs):
-        first = next(iter(inspect.signature(self.layer.call).parameters), None)
-        if not args and first in kwargs:  # by the name that it has in the layer, not in the wrapper
-            args = (kwargs.pop(first),)
+        parameters = inspect.signature(self.layer.call).parameters.values()
+        names = [parameter.name for parameter in parameters if parameter.kind != parameter.VAR_POSITIONAL]
+        if not args and names and names[0] in kwargs:  # by the name in the layer, not in the wrapper
+            args = (kwargs.pop(names[0]),)
+        if not is_keras3(self) and len(names) == len(
+            parameters
+        ):  # tf_keras loses further inputs without a name in eager mode
+            args, kwargs = args[:1], {**dict(zip(names[1:], args[1:])), **kwargs}
         return super().__call__(*args, **kwargs)
 
     def _add_step(self, initializer="zeros"):
