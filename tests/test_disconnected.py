@@ -39,7 +39,7 @@ def mask_at_random(model, generator):
 
 
 def random_weights(model, generator):
-    """As after some training: biases and normalisations that do something; variances are positive."""
+    """As after some training: biases and normalizations that do something; variances are positive."""
     drawn = [generator.normal(scale=0.5, size=value.shape) for value in model.get_weights()]
     model.set_weights([abs(value) if value.ndim == 1 else value for value in drawn])
     return model
@@ -157,7 +157,7 @@ def test_windows_of_depthwise_convolutions(keras_module):
     )
     model = wrapped(random_weights(model, np.random.default_rng(0)))
     first, readers = np.ones((3, 3, 2, 3)), np.ones((1, 1, 6, 4))
-    first[..., 0] = 0  # channel 0 is constant, through the normalisation too
+    first[..., 0] = 0  # channel 0 is constant, through the normalization too
     readers[..., 2:4, :] = 0  # nothing reads what becomes of channel 1
     mask_out(model, {"first": first, "pointwise": readers})
     assert removed_exactly(model) == 9 * 2 + 9 * 2 + 2 * 4 + 9 * 2
@@ -245,7 +245,7 @@ def test_layers_that_do_not_ask_stay(keras_module):
 
 
 def test_zeros_that_may_grow_are_no_zeros(keras_module):
-    """A layer or a normalisation that begins with zeros is not disconnected."""
+    """A layer or a normalization that begins with zeros is not disconnected."""
     layers = keras_module.layers
     model = keras_module.Sequential(
         [

@@ -41,14 +41,14 @@ def residual_net(keras):
     """`stem` and the block's last convolution share their channels; `inner` has its own."""
     layers = keras.layers
 
-    def normalised(x, filters, name):
+    def normalized(x, filters, name):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=name)(x)
         return layers.BatchNormalization(name=f"{name}_norm")(x)
 
     given = keras.Input((6, 6, 3))
-    stem = layers.ReLU(name="stem_relu")(normalised(given, 8, "stem"))
-    x = layers.ReLU(name="inner_relu")(normalised(stem, 10, "inner"))
-    x = layers.Add(name="add")([stem, normalised(x, 8, "last")])
+    stem = layers.ReLU(name="stem_relu")(normalized(given, 8, "stem"))
+    x = layers.ReLU(name="inner_relu")(normalized(stem, 10, "inner"))
+    x = layers.Add(name="add")([stem, normalized(x, 8, "last")])
     x = layers.GlobalAveragePooling2D()(layers.ReLU(name="last_relu")(x))
     return keras.Model(given, layers.Dense(3, name="output")(x))
 

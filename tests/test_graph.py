@@ -19,7 +19,7 @@ def sites(model):
 
 
 @pytest.mark.smoke
-def test_firing_is_found_past_normalisation_pooling_dropout_and_add(keras_module):
+def test_firing_is_found_past_normalization_pooling_dropout_and_add(keras_module):
     assert sites(nets.cnn(keras_module)) == {
         "conv_a": ["relu_a"],
         "conv_b": ["relu_b"],

@@ -56,7 +56,7 @@ def test_dense(keras_module, activation, threshold):
         assert_counts(found[name], *expected)
 
 
-def test_convolutions_fire_behind_normalisation_and_add(keras_module):
+def test_convolutions_fire_behind_normalization_and_add(keras_module):
     model = nets.cnn(keras_module)
     norm = model.get_layer("norm_a")
     norm.set_weights([value + 0.2 for value in norm.get_weights()])
@@ -387,10 +387,10 @@ def test_bad_data(keras_module):
     for empty in (x[:0], iter([])):
         with pytest.raises(ValueError, match="empty"):
             tfap.measure_activations(model, empty)
-    for wrong in (0, 1.5, True):
-        with pytest.raises(ValueError, match="batch_size must be an integer"):
+    for wrong, error in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="batch_size must be an integer"):
             tfap.measure_activations(model, x, batch_size=wrong)
-        with pytest.raises(ValueError, match="steps must be an integer"):
+        with pytest.raises(error, match="steps must be an integer"):
             tfap.measure_activations(model, x, steps=wrong)
 
 

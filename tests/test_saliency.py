@@ -9,7 +9,7 @@ import tf_keras
 import tfap
 from tfap.criteria import LAMP
 from tfap.criteria.gradient import MeanGradients
-from tfap.criteria.lookahead import Neighbours
+from tfap.criteria.lookahead import AdjacentLayers
 from tfap.graph.kernel import Kernel, KernelSpec
 from tfap.training import mask_update
 
@@ -109,7 +109,7 @@ def test_lookahead_through_groups_and_flatten(keras_module):
 
 def test_all_branches_of_an_add_count_together(keras_module):
     model = nets.cnn(keras_module)
-    norms = Neighbours(model).norms()
+    norms = AdjacentLayers(model).norms()
     both = [model.get_layer(name).get_weights()[0].reshape(-1, 6) for name in ("conv_a", "conv_b")]
     depthwise = model.get_layer("depthwise").get_weights()[0].reshape(-1, 6, 2)
     fed = np.sum([np.sum(kernel**2, axis=0) for kernel in both], axis=0) + np.sum(depthwise**2, axis=(0, 2))

@@ -183,7 +183,7 @@ def test_mixed_precision(keras_module):
     np.testing.assert_allclose(fit.history["loss"], expected["loss"], rtol=5e-3)
 
 
-def test_a_residual_net_with_normalisation(keras_module):
+def test_a_residual_net_with_normalization(keras_module):
     model = networks.small_resnet(keras_module, (8, 8, 3), 5, (8,))
     model = nets.compiled(keras_module, model, "mse")
     x, _ = nets.data(model, 32)

@@ -18,7 +18,7 @@ _FUNCTIONS = {("disconnected", "kept"): "unremovable_neurons", ("runtimes", "loa
 
 
 def alias():
-    """Lets `from tfap.runtimes import load` and the like find the names of today."""
+    """Lets `from tfap.runtimes import load` and the like find the current names."""
     for old, modules in _MODULES.items():
         module = types.ModuleType(f"tfap.{old}", f"Moved to tfap.{modules[0]}.")
         for new in modules:

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import numbers
 from typing import Any
 
 import numpy as np
@@ -189,9 +188,9 @@ def _check(model, data, stages, epochs):
     if getattr(model, "optimizer", None) is None:
         raise ValueError("fit_and_compact trains the model: call compile() on it first.")
     equality.check_comparable(model)
-    if isinstance(stages, bool) or not isinstance(stages, numbers.Integral) or not 1 <= stages <= epochs:
+    if checks.integer("stages", stages) > epochs:
         raise ValueError(
-            f"stages must be a whole number from 1 to the number of epochs, {epochs}: received {stages!r}."
+            f"stages must be an integer from 1 to the number of epochs, {epochs}: received {stages!r}."
         )
 
 
@@ -206,7 +205,12 @@ def _one_shot_batches(model, data, fit_arguments):
     is_endless = isinstance(x, tf.data.Dataset) and x.cardinality() == tf.data.INFINITE_CARDINALITY
     if not is_endless and not hasattr(x, "__next__"):
         return None
-    checks.whole("steps_per_epoch", fit_arguments.get("steps_per_epoch"))
+    if fit_arguments.get("steps_per_epoch") is None:
+        raise ValueError(
+            "steps_per_epoch must be an integer >= 1 for a generator or an endless dataset, whose length is "
+            "unknown: received None."
+        )
+    checks.integer("steps_per_epoch", fit_arguments["steps_per_epoch"])
     if not is_endless:
         return OneShotBatches(model, x)
     if not all(isinstance(spec, _GENERATED) for spec in tf.nest.flatten(x.element_spec)):

@@ -36,7 +36,7 @@ class _Place:
         return Kernel(self.path, self.spec, weights * mask, mask)
 
 
-class Neighbours:
+class AdjacentLayers:
     """Finds the kernels of adjacent layers in a model, wrapped or not, by the channels between them.
 
     All kernels that feed the same channel group count as one, such as the branches of a residual Add, and so
@@ -52,7 +52,7 @@ class Neighbours:
     >>> model = keras.Sequential([keras.Input((1,)), *layers])
     >>> layers[0].set_weights([numpy.array([[3.0, 1.0]])]), layers[1].set_weights([numpy.eye(2) * 5])
     (None, None)
-    >>> norms = Neighbours(model).norms()
+    >>> norms = AdjacentLayers(model).norms()
     >>> norms["a", "kernel"]["neuron_norms"], norms["b", "kernel"]["input_norms"].ravel()
     (array([[5., 5.]]), array([3., 1.]))
     """

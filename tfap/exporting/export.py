@@ -68,8 +68,6 @@ def export(
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If the format, `quantize` or `dtype` is unknown, if the path has the wrong suffix or holds
-            something else, if the model is unbuilt, has pruning wrappers or cannot be converted, or if `data`
-            does not fit the model.
             something else, if the model is unbuilt, has pruning wrappers or cannot be converted, if `data`
             does not fit the model, or if an output is empty or NaN, so that it cannot be compared.
         ImportError: If a required package is not installed. The message has the pip command.

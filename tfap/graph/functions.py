@@ -81,7 +81,9 @@ def applied(call, arrays):
         if _is_value(value):
             return next(values)
         is_array = isinstance(value, np.ndarray | np.generic | tf.Tensor)
-        return np.asarray(value).item() if is_array else value
+        if not is_array or np.asarray(value).dtype.kind != "f":
+            return np.asarray(value).item() if is_array else value
+        return tf.constant(np.asarray(value).item(), tf.float64)  # as a tensor: it may come first
 
     args, kwargs = tf.nest.map_structure(filled, call.arguments)
     return keras_compat.function_of(call.layer)(*args, **kwargs)

@@ -14,7 +14,7 @@ from tfap.keras_compat.running import inputs_of, packed_inputs
 from tfap.keras_compat.training import unchanged
 
 SAMPLES = 16  # random inputs per comparison
-_FEW_SAMPLES = 2  # if outputs must be the same bits
+_FEW_SAMPLES = 2  # if outputs must be bit-identical
 # Sizes tried for undefined dimensions: a model with many poolings or a wide window needs a large one.
 _UNDEFINED_SIZES = (16, 32, 64, 128, 256)
 # Relative differences of outputs that rounding explains, by the precision of the layers.
@@ -23,7 +23,7 @@ _ROUNDING = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far the outputs of two models are apart.
+    """How far apart the outputs of two models are.
 
     Attributes:
         absolute: Float. The largest difference of an output value.

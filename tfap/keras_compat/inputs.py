@@ -1,4 +1,4 @@
-"""Inputs made up for a model: what it is run on where no data is given."""
+"""Random inputs for running a model when no data is given."""
 
 import numpy as np
 

@@ -11,6 +11,9 @@ from tfap.keras_compat.registry import serialize
 from tfap.masks.patterns import PATTERNS
 from tfap.utils import checks
 
+# In the order of the patterns, each once.
+_TARGETS = tuple(dict.fromkeys(target for pattern in PATTERNS.values() for target in pattern.targets))
+
 
 @dataclasses.dataclass(frozen=True)
 class PruningSettings:
@@ -46,7 +49,7 @@ class PruningSettings:
         checks.choice("granularity", self.granularity, tuple(PATTERNS))
         checks.integer("min_weights_per_layer", self.min_weights_per_layer, least=0)
         checks.integer("sample_every", self.sample_every)
-        checks.choice("target", self.target, ("weights", "neurons", "flops"))
+        checks.choice("target", self.target, _TARGETS)
         if not isinstance(self.remove_disconnected, bool):
             raise TypeError(
                 f"remove_disconnected must be True or False: received {self.remove_disconnected!r}."

@@ -61,14 +61,15 @@ def prune(
             not change. Needs a Sequential or Functional model.
 
     Returns:
-        A new model, compiled alike if `to_prune` was; the wrapped layer; or a list with prunable layers
-        wrapped.
+        A new model, compiled the same way if `to_prune` was; or the wrapped layer; or the list with its
+        prunable layers wrapped.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is invalid, the model is subclassed, unbuilt, or wrapped, or nothing can be
             pruned. `tfap.plan` gives the reason for each layer.
-        RuntimeError: If the outputs of the new model differ, since a layer's config does not tell all.
+        RuntimeError: If the outputs of the new model differ, because a layer's config does not capture
+            everything.
 
     Example:
 

@@ -65,7 +65,7 @@ def report(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is invalid, a model has pruning wrappers, the inputs of the models differ, or
-            `data` does not fit them. Nothing has been measured then.
+            `data` does not fit them. It is raised before anything is measured.
         FileNotFoundError: If a file does not exist.
 
     Example:

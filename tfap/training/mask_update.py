@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfap.criteria.gradient import MISSING, MeanGradients
-from tfap.criteria.lookahead import Neighbours
+from tfap.criteria.lookahead import AdjacentLayers
 from tfap.graph import flops
 from tfap.graph.coupling import Coupling
 from tfap.graph.kernel import Kernel, neuron_count
@@ -18,7 +18,7 @@ from tfap.masks.weights import score
 from tfap.training import disconnected
 from tfap.utils import checks
 
-OF_NEIGHBOURS = {"input_norms", "neuron_norms"}  # fields of a `Kernel` that other layers fill in
+OF_ADJACENT_LAYERS = {"input_norms", "neuron_norms"}  # fields of a `Kernel` that other layers fill in
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class PrunedWeight:
         variable: Its variable.
         mask: The variable of its mask.
         neuron_groups: As in its `tfap.Kernel`, and so are `input_groups`, `cost` and `neuron_cost`.
-        neighbours: All kernels of its part of the model; None if its criterion does not need them, or if no
-            graph has the layer.
+        adjacent_layers: All kernels of its part of the model; None if its criterion does not need them, or
+            if no graph has the layer.
     """
 
     found: FoundWrapper
@@ -42,7 +42,7 @@ class PrunedWeight:
     neuron_groups: np.ndarray | None = None
     input_groups: np.ndarray | None = None
     cost: float = 1
-    neighbours: Neighbours | None = None
+    adjacent_layers: AdjacentLayers | None = None
 
     @property
     def path(self) -> str:
@@ -158,9 +158,9 @@ def _coupled(part, weights, first_number):
     """Fills in what the graph of a part tells of its `PrunedWeight`s; `part` is None if there is none."""
     if part is None:
         return weights
-    if any(weight.wrapper.criterion.needs & OF_NEIGHBOURS for weight in weights):
-        neighbours = Neighbours(part.model)
-        weights = [dataclasses.replace(weight, neighbours=neighbours) for weight in weights]
+    if any(weight.wrapper.criterion.needs & OF_ADJACENT_LAYERS for weight in weights):
+        adjacent_layers = AdjacentLayers(part.model)
+        weights = [dataclasses.replace(weight, adjacent_layers=adjacent_layers) for weight in weights]
     if not any(weight.wrapper.settings.pattern.couples_neurons for weight in weights):
         return weights
     coupling = Coupling(part.model)
@@ -272,12 +272,14 @@ def decide_update(weights, sparsity, gradients=None):
 def gathered(weights, gradients=None):
     """Reads the `Kernel`s of a group with all that its criterion needs; arguments as in `decide_update`."""
     kernels, criterion = [weight.gather() for weight in weights], weights[0].wrapper.criterion
-    if criterion.needs & OF_NEIGHBOURS:
-        norms = {found: found.norms() for found in {weight.neighbours for weight in weights} - {None}}
+    if criterion.needs & OF_ADJACENT_LAYERS:
+        norms = {found: found.norms() for found in {weight.adjacent_layers for weight in weights} - {None}}
         kernels = [
             dataclasses.replace(
                 kernel,
-                **norms.get(weight.neighbours, {}).get((weight.found.path_in_part, weight.spec.name), {}),
+                **norms.get(weight.adjacent_layers, {}).get(
+                    (weight.found.path_in_part, weight.spec.name), {}
+                ),
             )
             for weight, kernel in zip(weights, kernels)
         ]

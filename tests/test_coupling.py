@@ -28,7 +28,7 @@ NETS = {
 
 
 def built(keras, name):
-    """A net whose normalisations do something, as after training."""
+    """A net whose normalizations do something, as after training."""
     model, generator = NETS[name](keras), np.random.default_rng(0)
     for layer in model.layers:
         if type(layer).__name__ == "BatchNormalization":
