@@ -373,10 +373,8 @@ def test_an_optimizer_that_cannot_tell_begins_anew(caplog, name):
 
 def test_errors(keras_module):
     model = net(keras_module)
-    for stages in (0, 5, 1.0, True):
-        with pytest.raises(
-            ValueError, match="stages must be a whole number from 1 to the number of epochs, 4"
-        ):
+    for stages, error in ((0, ValueError), (5, ValueError), (1.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="stages must be an integer"):
             shrunk(model, 0.5, stages=stages)
     for callbacks in (tfap.UpdatePruningStep(), [tfap.UpdatePruningStep()]):
         with pytest.raises(ValueError, match="adds UpdatePruningStep itself"):
