@@ -399,13 +399,16 @@ def mean_squared_error(y, outputs):
     return float(np.mean((np.asarray(y, "float64") - outputs) ** 2))
 
 
-@situation(
+RESIDUAL = dict(
     # Two channels of the sum cost 306 of the 792 weights of `first` and `second`, three cost 432.
     pruned={"first": 9 * 3 * 2, "second": 9 * (8 * 8 - 6 * 6), "third": 9 * (8 * 10 - 6 * 5)},
     skipped={"to_space": OUTPUT},
     units={"first": 6, "second": 6, "third": 5},
     metric=mean_squared_error,
 )
+
+
+@situation(**RESIDUAL, heavy=False)
 def super_resolution(keras, generator):
     layers = keras.layers
     inputs = keras.Input((None, None, 3))
@@ -763,6 +766,22 @@ def gan(keras, generator):
         images(generator, 4),
         trainer=lambda wrapped: trainer_of(keras, losses, generator=wrapped, critic=critic),
         fit={"x": (images(generator, 4), images(generator, 6, 6, 1)), "y": labels(generator)},
+    )
+
+
+@situation(
+    **RESIDUAL,
+)
+def super_resolution_in_a_trainer(keras, generator):
+    case = super_resolution(keras, generator)
+
+    def losses(trainer, data):
+        x, y = data
+        return [(tf.reduce_mean((trainer.generator(x, training=True) - y) ** 2), trainer.generator)]
+
+    model = keras.Model(case.model.inputs, case.model.outputs)
+    return dataclasses.replace(
+        case, model=model, trainer=lambda wrapped: trainer_of(keras, losses, generator=wrapped)
     )
 
 
