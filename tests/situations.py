@@ -47,8 +47,8 @@ class Situation:
         pruned: Dict of layer path to the number of pruned weights; a tuple of numbers for several kernels.
         skipped: Dict of layer path to a part of the reason why it is not pruned.
         units: Dict of layer path to its units after compaction.
-        kept: Dict of layer path to the number of constant channels that compaction keeps, and a part of the
-            reason.
+        kept: Dict of layer path to the number of constant or disconnected channels that compaction keeps,
+            and a part of the reason. The number is None if it depends on trained values.
         score: Whether the report has a score: labels or losses exist.
         metric: Function `(y, outputs)`, or None for the default of `tfap.report`.
         export: Arguments of `tfap.export`.
@@ -122,13 +122,11 @@ NOT_FIRING = "no activation follows it before"
 
 
 @situation(
-    pruned={"stem": 9 * 3 * 4, "reduce": 4 * 2, "depthwise": 9 * 2, "expand": 4 * 2, "dense": 8 * 3},
-    skipped={"output": OUTPUT},
+    pruned={"reduce": 4 * 2, "depthwise": 9 * 2, "expand": 4 * 2, "dense": 8 * 3},
+    skipped={"stem": "it is named in skip", "output": OUTPUT},
     units={"reduce": 2, "depthwise": 2, "dense": 3},
-    kept={
-        "stem": (4, "split', which tfap does not analyze"),
-        "expand": (2, "with channels that are not removable"),
-    },
+    kept={"expand": (2, "joins it with channels that do not have the same constant")},
+    skip=["stem"],
 )
 def shufflenet(keras, generator):
     layers = keras.layers
@@ -439,8 +437,7 @@ def super_resolution(keras, generator):
         "fuse": 18 * 4,
     },
     skipped={"large": OUTPUT, "small": OUTPUT},
-    units={"left": 2, "right": 2, "deep": 5, "fuse": 4},
-    kept={"stem": (4, "split', which tfap does not analyze")},
+    units={"stem": 4, "left": 2, "right": 2, "deep": 5, "fuse": 4},
 )
 def detection(keras, generator):
     layers = keras.layers
@@ -746,8 +743,7 @@ def cross_entropy(truth, logits):
 @situation(
     pruned={"dense": 4 * 36, "up": 9 * (8 * 6 - 4 * 3)},
     skipped={"image": OUTPUT},
-    units={"up": 3},
-    kept={"dense": (36, "coupled with channels that are not constant")},
+    units={"dense": 36, "up": 3},
     score=False,
 )
 def gan(keras, generator):
