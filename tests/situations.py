@@ -127,6 +127,7 @@ NOT_FIRING = "no activation follows it before"
     units={"reduce": 2, "depthwise": 2, "dense": 3},
     kept={"expand": (2, "joins it with channels that do not have the same constant")},
     skip=["stem"],
+    open="tfap.compaction_report lists live channels before a split as kept",
 )
 def shufflenet(keras, generator):
     layers = keras.layers
@@ -370,6 +371,7 @@ def u_net(keras, generator):
     skipped={"output": OUTPUT},
     units={"stem": 4, "dilated": 3, "separable": 3, "fuse": 4},
     kept={"pooled": (2, "the Resizing 'resize_pooled'")},
+    heavy=False,
 )
 def deeplab(keras, generator):
     layers = keras.layers
@@ -438,6 +440,7 @@ def super_resolution(keras, generator):
     },
     skipped={"large": OUTPUT, "small": OUTPUT},
     units={"stem": 4, "left": 2, "right": 2, "deep": 5, "fuse": 4},
+    open="tfap.compaction_report lists live channels before a split as kept",
 )
 def detection(keras, generator):
     layers = keras.layers
@@ -745,6 +748,7 @@ def cross_entropy(truth, logits):
     skipped={"image": OUTPUT},
     units={"dense": 36, "up": 3},
     score=False,
+    heavy=False,
 )
 def gan(keras, generator):
     layers = keras.layers
@@ -776,9 +780,7 @@ def gan(keras, generator):
     )
 
 
-@situation(
-    **RESIDUAL,
-)
+@situation(**RESIDUAL, heavy=False)
 def super_resolution_in_a_trainer(keras, generator):
     case = super_resolution(keras, generator)
 
