@@ -22,8 +22,8 @@ class Case:
     """A model with its data.
 
     Attributes:
-        model: The compiled model to prune.
-        x: Inputs: an array, or a list or dict of one array per input.
+        model: The model to prune. Compiled if there is no trainer.
+        x: Inputs: an array, or a dict of one array per input.
         y: Targets in the form that `fit` takes, or None.
         trainer: Function of the wrapped model that returns the compiled model to fit. None fits the wrapped
             model itself.
@@ -39,14 +39,15 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Situation:
-    """A situation with its expected values. Layers that these do not name do not change.
+    """A situation with its expected values.
 
     Attributes:
         make: Function `(keras, generator)` that returns a `Case`.
         prune: Arguments of `tfap.prune` besides the schedule.
         pruned: Dict of layer path to the number of pruned weights; a tuple of numbers for several kernels.
-        skipped: Dict of layer path to a part of the reason why it is not pruned.
-        units: Dict of layer path to its units after compaction.
+        skipped: Dict of layer path to a part of the reason why it is not pruned. Layers without a kernel
+            may be missing.
+        units: Dict of layer path to its units after compaction, of the layers that lose units.
         kept: Dict of layer path to the number of constant or disconnected channels that compaction keeps,
             and a part of the reason. The number is None if it depends on trained values.
         score: Whether the report has a score: labels or losses exist.
@@ -54,7 +55,7 @@ class Situation:
         export: Arguments of `tfap.export`.
         tolerance: Largest difference of outputs of the exported file, relative to the largest output.
         heavy: Whether only `make test-all` runs it.
-        open: Why it does not run yet.
+        open: The fault in tfap for which the tests leave it out. Empty if they run it.
     """
 
     make: Callable
@@ -92,7 +93,7 @@ def compiled(keras, model, loss="sparse_categorical_crossentropy", **arguments):
     return model
 
 
-def classifier(keras, inputs, outputs, x, y, **arguments):
+def functional(keras, inputs, outputs, x, y, **arguments):
     return Case(compiled(keras, keras.Model(inputs, outputs), **arguments), x, y)
 
 
@@ -105,7 +106,7 @@ def labels(generator, classes=3, shape=()):
 
 
 def split(keras, x, parts):
-    """Splits channels by the function of the Keras: `keras.ops.split` or `tf.split`."""
+    """Splits channels in the graph with `keras.ops.split` (Keras 3) or `tf.split` (tf_keras)."""
     return keras.ops.split(x, parts, axis=-1) if hasattr(keras, "ops") else tf.split(x, parts, axis=-1)
 
 
@@ -144,7 +145,7 @@ def shufflenet(keras, generator):
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dense(6, activation="relu", name="dense")(x)
     outputs = layers.Dense(3, activation="softmax", name="output")(x)
-    return classifier(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator))
+    return functional(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator))
 
 
 @situation(
@@ -168,7 +169,7 @@ def mobilenet_v2(keras, generator):
     x = block(x, conv(keras, 12, 1, name="head", activation=None))
     x = layers.GlobalAveragePooling2D()(x)
     outputs = layers.Dense(3, activation="softmax", name="output")(x)
-    return classifier(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator))
+    return functional(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator))
 
 
 @situation(
@@ -194,7 +195,7 @@ def transfer(keras, generator):
     x = layers.GlobalAveragePooling2D()(base(inputs, training=False))
     x = layers.Dense(10, activation="relu", name="dense")(x)
     outputs = layers.Dense(3, activation="softmax", name="output")(x)
-    return classifier(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator))
+    return functional(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator))
 
 
 @functools.cache
@@ -253,7 +254,7 @@ def residual_layers(keras, generator):
         x = residual_class(keras)(8, name=f"block_{number}")(x)
     x = layers.GlobalAveragePooling2D()(x)
     outputs = layers.Dense(3, activation="softmax", name="output")(x)
-    return classifier(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator))
+    return functional(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator))
 
 
 @situation(
@@ -283,7 +284,7 @@ def keyword_spotting(keras, generator):
         x = layers.ReLU(name=f"{layer.name}_relu")(x)
     x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
     outputs = layers.Dense(3, activation="softmax", name="output")(x)
-    return classifier(keras, inputs, outputs, images(generator, 49, 10, 1), labels(generator))
+    return functional(keras, inputs, outputs, images(generator, 49, 10, 1), labels(generator))
 
 
 @situation(
@@ -305,7 +306,7 @@ def time_distributed(keras, generator):
     x = layers.TimeDistributed(layers.Dense(8, activation="relu"), name="dense")(x)
     x = layers.GlobalAveragePooling1D()(x)
     outputs = layers.Dense(3, activation="softmax", name="output")(x)
-    return classifier(keras, inputs, outputs, images(generator, 3, 8, 8, 1), labels(generator))
+    return functional(keras, inputs, outputs, images(generator, 3, 8, 8, 1), labels(generator))
 
 
 @situation(
@@ -325,7 +326,7 @@ def siamese(keras, generator):
     x = layers.Dense(8, activation="relu", name="compare")(x)
     outputs = layers.Dense(2, activation="softmax", name="output")(x)
     x = {"left": images(generator, 8, 8, 1), "right": images(generator, 8, 8, 1)}
-    return classifier(keras, [left, right], outputs, x, labels(generator, 2))
+    return functional(keras, [left, right], outputs, x, labels(generator, 2))
 
 
 # -- images: one output per position ---------------------------------------------------------------
@@ -357,7 +358,7 @@ def u_net(keras, generator):
         x = layers.Concatenate()([skips[level], up(x)])
         x = conv(keras, filters, name=f"merge_{level}")(x)
     outputs = conv(keras, 3, 1, activation="softmax", name="output")(x)
-    return classifier(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator, 3, (8, 8)))
+    return functional(keras, inputs, outputs, images(generator, 8, 8, 3), labels(generator, 3, (8, 8)))
 
 
 @situation(
@@ -387,7 +388,7 @@ def deeplab(keras, generator):
     x = conv(keras, 8, 1, name="fuse")(x)
     x = layers.UpSampling2D(2, interpolation="bilinear")(x)
     outputs = conv(keras, 3, 1, activation="softmax", name="output")(x)
-    return classifier(keras, inputs, outputs, images(generator, 16, 16, 3), labels(generator, 3, (16, 16)))
+    return functional(keras, inputs, outputs, images(generator, 16, 16, 3), labels(generator, 3, (16, 16)))
 
 
 @functools.cache
@@ -427,7 +428,7 @@ def super_resolution(keras, generator):
     x = conv(keras, 12, activation=None, name="to_space")(x)
     outputs = depth_to_space_class(keras)(name="depth_to_space")(x)
     x = images(generator, 8, 8, 3)
-    return classifier(keras, inputs, outputs, x, x.repeat(2, 1).repeat(2, 2), loss="mse")
+    return functional(keras, inputs, outputs, x, x.repeat(2, 1).repeat(2, 2), loss="mse")
 
 
 @situation(
@@ -458,7 +459,7 @@ def detection(keras, generator):
     }
     y = {"large": images(generator, 4, 4, 5), "small": images(generator, 8, 8, 5)}
     x = images(generator, 16, 16, 3)
-    return classifier(keras, inputs, outputs, x, y, loss={"large": "mse", "small": "mse"})
+    return functional(keras, inputs, outputs, x, y, loss={"large": "mse", "small": "mse"})
 
 
 @situation(
@@ -490,7 +491,7 @@ def feature_pyramid(keras, generator):
     outputs = [head[1](head[0](feature)) for feature in features]
     y = [generator.random((SAMPLES, size, size, 4)).astype("float32") for size in (2, 4, 8)]
     x = images(generator, 16, 16, 3)
-    return classifier(keras, inputs, outputs, x, y, loss=["mse"] * 3)
+    return functional(keras, inputs, outputs, x, y, loss=["mse"] * 3)
 
 
 # -- sequences -------------------------------------------------------------------------------------
@@ -536,7 +537,7 @@ def crnn(keras, generator):
     x = layers.Bidirectional(layers.GRU(5, return_sequences=True), name="recurrent")(x)
     outputs = layers.Dense(6, activation="softmax", name="output")(x)
     x, y = images(generator, 8, 16, 1), labels(generator, 5, (3,))
-    return classifier(keras, inputs, outputs, x, y, loss=ctc_loss(keras))
+    return functional(keras, inputs, outputs, x, y, loss=ctc_loss(keras))
 
 
 @situation(
@@ -568,7 +569,7 @@ def seq2seq(keras, generator):
     x = layers.LSTM(6, return_sequences=True, name="decoder")(x, initial_state=states)
     outputs = layers.Dense(20, activation="softmax", name="output")(x)
     x = {"source": padded(generator, 20, 6), "target": padded(generator, 20, 5)}
-    return classifier(keras, [source, target], outputs, x, labels(generator, 20, (5,)))
+    return functional(keras, [source, target], outputs, x, labels(generator, 20, (5,)))
 
 
 def padded(generator, tokens, length):
@@ -627,7 +628,7 @@ def mixer_and_attention(keras, generator):
     x = layers.Add()([x, layers.MultiHeadAttention(2, 4, name="attention")(x, x)])
     x = layers.GlobalAveragePooling1D()(x)
     outputs = layers.Dense(3, activation="softmax", name="output")(x)
-    return classifier(keras, inputs, outputs, images(generator, 8, 8, 1), labels(generator))
+    return functional(keras, inputs, outputs, images(generator, 8, 8, 1), labels(generator))
 
 
 # -- tables and several inputs or outputs ----------------------------------------------------------
@@ -657,7 +658,7 @@ def tabular(keras, generator):
     hidden = layers.Dense(12, activation="relu", name="hidden_0")(hidden)
     hidden = layers.Dense(8, activation="relu", name="hidden_1")(hidden)
     outputs = layers.Dense(3, activation="softmax", name="output")(hidden)
-    return classifier(keras, [numbers, city], outputs, x, labels(generator))
+    return functional(keras, [numbers, city], outputs, x, labels(generator))
 
 
 @situation(
@@ -677,7 +678,7 @@ def mixed_precision(keras, generator):
     x = layers.Dense(12, activation="relu", name="joint", **half)(x)
     outputs = layers.Dense(3, activation="softmax", dtype="float32", name="output")(x)
     x = {"image": images(generator, 8, 8, 1), "table": images(generator, 5)}
-    case = classifier(keras, {"image": image, "table": table}, outputs, x, labels(generator))
+    case = functional(keras, {"image": image, "table": table}, outputs, x, labels(generator))
     return dataclasses.replace(case, fit={"sample_weight": generator.random(SAMPLES)})
 
 
@@ -696,7 +697,7 @@ def multi_output(keras, generator):
         layers.Dense(3, activation="softmax", name="kind")(trunk),
         layers.Dense(1, name="value")(branch),
     ]
-    return classifier(
+    return functional(
         keras,
         inputs,
         outputs,
@@ -758,7 +759,7 @@ def gan(keras, generator):
     x = layers.Conv2DTranspose(6, 3, strides=2, padding="same", use_bias=False, activation="relu", name="up")(
         x
     )
-    drawn = conv(keras, 1, activation="tanh", name="image")(x)
+    image = conv(keras, 1, activation="tanh", name="image")(x)
     critic = keras.Sequential(
         [keras.Input((6, 6, 1)), conv(keras, 4, strides=2), layers.Flatten(), layers.Dense(1)]
     )
@@ -773,7 +774,7 @@ def gan(keras, generator):
         ]
 
     return Case(
-        keras.Model(noise, drawn),
+        keras.Model(noise, image),
         images(generator, 4),
         trainer=lambda wrapped: trainer_of(keras, losses, generator=wrapped, critic=critic),
         fit={"x": (images(generator, 4), images(generator, 6, 6, 1)), "y": labels(generator)},
@@ -858,7 +859,7 @@ def vae(keras, generator):
     x = layers.Dense(8, activation="relu", name="decode")(x)
     outputs = layers.Dense(12, name="output")(x)
     x = images(generator, 12)
-    return classifier(keras, inputs, outputs, x, x, loss="mse")
+    return functional(keras, inputs, outputs, x, x, loss="mse")
 
 
 @situation(
