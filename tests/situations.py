@@ -55,7 +55,6 @@ class Situation:
         export: Arguments of `tfap.export`.
         tolerance: Largest difference of outputs of the exported file, relative to the largest output.
         heavy: Whether only `make test-all` runs it.
-        open: The fault in tfap for which the tests leave it out. Empty if they run it.
     """
 
     make: Callable
@@ -69,7 +68,6 @@ class Situation:
     export: dict = dataclasses.field(default_factory=dict)
     tolerance: float = 1e-4
     heavy: bool = True
-    open: str = ""
 
 
 SITUATIONS = []
@@ -128,7 +126,6 @@ NOT_FIRING = "no activation follows it before"
     units={"reduce": 2, "depthwise": 2, "dense": 3},
     kept={"expand": (2, "joins it with channels that do not have the same constant")},
     skip=["stem"],
-    open="tfap.compaction_report lists live channels before a split as kept",
 )
 def shufflenet(keras, generator):
     layers = keras.layers
@@ -441,7 +438,6 @@ def super_resolution(keras, generator):
     },
     skipped={"large": OUTPUT, "small": OUTPUT},
     units={"stem": 4, "left": 2, "right": 2, "deep": 5, "fuse": 4},
-    open="tfap.compaction_report lists live channels before a split as kept",
 )
 def detection(keras, generator):
     layers = keras.layers
@@ -584,7 +580,6 @@ def padded(generator, tokens, length):
     skipped={"output": OUTPUT},
     units={"dense": 4},
     kept={"embedding": (4, "consumed by the LSTM 'lstm'"), "lstm": (None, "does not analyze LSTM layers")},
-    open="Keras 3: tfap.compaction_report raises 'their layers differ, such as not_equal'",
     criterion="magnitude",
 )
 def lstm_text(keras, generator):

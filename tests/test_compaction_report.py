@@ -255,3 +255,35 @@ def test_layers_of_another_type_are_refused(keras_module):
 
     with pytest.raises(ValueError, match="layers differ, such as 'activation'"):
         tfap.compaction_report(net(layers.ReLU), net(layers.Softmax))
+
+
+def test_a_split_lists_no_live_channels():
+    import keras
+
+    inputs = keras.Input((8,))
+    stem = keras.layers.Dense(6, "relu", use_bias=False, name="stem")(inputs)
+    halves = keras.ops.split(stem, 2, axis=-1)
+    x = keras.layers.Concatenate()([keras.layers.Dense(3, "relu")(half) for half in halves])
+    model = keras.Model(inputs, keras.layers.Dense(2, name="output")(x))
+    (kernel,) = model.get_layer("stem").get_weights()
+    model.get_layer("stem").set_weights([kernel * [0, 1, 1, 1, 1, 1]])
+    assert tfap.compaction_report(model, tfap.compact(model)).kept == ()
+
+
+def test_masks_of_a_sequential_model(keras_module):
+    """Keras 3 computes them by functions, which get new names in a rebuilt model."""
+    layers = keras_module.layers
+    model = keras_module.Sequential(
+        [
+            layers.Input((6,), dtype="int32"),
+            layers.Embedding(20, 8, mask_zero=True),
+            layers.GRU(5),
+            layers.Dense(8, "relu", name="dense"),
+            layers.Dense(3, name="output"),
+        ]
+    )
+    kernel, bias = model.get_layer("dense").get_weights()
+    model.get_layer("dense").set_weights([kernel * (np.arange(8) > 3), bias])
+    report = tfap.compaction_report(model, tfap.compact(model))
+    (change,) = (layer for layer in report.layers if layer.path == "dense")
+    assert change.units == (8, 4) and report.exact

@@ -16,7 +16,6 @@ UPDATE = 2  # of four steps: two epochs of two batches
 RUNS = [
     pytest.param(situation, id=situation.make.__name__, marks=pytest.mark.slow if situation.heavy else ())
     for situation in SITUATIONS
-    if not situation.open
 ]
 
 

@@ -177,8 +177,8 @@ def compaction_report(
 
 
 def _layer_types(graph):
-    """`{path: class}`. The order of layers without a common path may differ in a rebuilt model."""
-    return {path: type(layer) for path, layer in graph.layers()}
+    """`{path: class}` of the layers; functions have names that Keras gives anew. The order may differ."""
+    return {path: type(layer) for path, layer in graph.layers() if keras_compat.is_layer(layer)}
 
 
 def _layer_changes(before, after, flops_by_path):

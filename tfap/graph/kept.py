@@ -84,6 +84,9 @@ class _Reasons:
         linear_map = self._liveness.linear_map(call.path)
         if produced is None or (linear_map and produced.axis != channels.axis):
             return np.ones(len(channels.groups), bool)
+        if len(call.outputs) > 1:  # a split: each output has channels of its own
+            of_outputs = [self._channels.of(value).groups[self._used[value]] for value in call.outputs]
+            return np.isin(channels.groups, np.concatenate(of_outputs))
         used = self._used[call.outputs[0]]
         if call.path in self._liveness.depthwise:
             return (linear_map.nonzero & used.reshape(linear_map.nonzero.shape)).any(axis=1)
