@@ -1,4 +1,4 @@
-"""Whole neurons: tied ones go together, never more than the target, by what they cost."""
+"""Whole neurons: coupled ones are pruned together, never more than the target, by what they cost."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from tfap.masks.neurons import prune_neurons, without_dead_inputs
 from tfap.masks.weights import Scored
 
 
-def scored(weights, mask=None, scores=None, spec=None, **ties):
-    """`masks.Scored`, by default with absolute weights as scores; `ties` are further fields of its Kernel."""
+def scored(weights, mask=None, scores=None, spec=None, **fields):
+    """`masks.Scored`, by default with absolute weights as scores; `fields` are others of its Kernel."""
     weights = np.asarray(weights, "float32")
     mask = np.ones(weights.shape, "uint8") if mask is None else np.asarray(mask, "uint8")
     scores = np.abs(weights) if scores is None else np.broadcast_to(scores, weights.shape)
-    ties = {name: np.asarray(value) if isinstance(value, list) else value for name, value in ties.items()}
-    return Scored(Kernel("layer", spec or KernelSpec(), weights, mask, **ties), scores)
+    fields = {name: np.asarray(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return Scored(Kernel("layer", spec or KernelSpec(), weights, mask, **fields), scores)
 
 
 def pruned(layers, sparsity, floor=0):
@@ -36,10 +36,10 @@ def columns(mask):
     return mask.any(axis=tuple(range(mask.ndim - 1)))
 
 
-# -- ties ------------------------------------------------------------------------------------------
+# -- coupling --------------------------------------------------------------------------------------
 
 
-def test_tied_neurons_go_together_by_the_mean_of_all_their_weights():
+def test_coupled_neurons_are_pruned_together_by_the_mean_of_all_their_weights():
     # Means over both kernels, of 2 + 4 weights: 10/6, 3, 14/6.
     first = scored([[1, 3, 5]] * 2, neuron_groups=[7, 8, 9])
     second = scored([[2, 3, 1]] * 4, neuron_groups=[7, 8, 9])
@@ -48,15 +48,15 @@ def test_tied_neurons_go_together_by_the_mean_of_all_their_weights():
         assert [columns(mask).tolist() for mask in made] == [[bool(part) for part in alive]] * 2
 
 
-def test_neurons_of_one_kernel_may_be_tied():
+def test_neurons_of_one_kernel_may_be_coupled():
     """As by Flatten or Reshape in front of a sum."""
     made = pruned([scored([[1, 5, 2, 1, 1, 1]] * 2, neuron_groups=[0, 1, 2, 0, 1, 2])], 0.4)
     np.testing.assert_array_equal(columns(made[0]), [0, 1, 1, 0, 1, 1])
 
 
-def test_untied_kernels_have_neurons_of_their_own():
-    tied = scored([[9, 1]] * 2, neuron_groups=[0, 1])
-    made = pruned([tied, scored([[1, 9]] * 2), scored([[9, 1]] * 2)], 0.51)
+def test_uncoupled_kernels_have_neurons_of_their_own():
+    coupled = scored([[9, 1]] * 2, neuron_groups=[0, 1])
+    made = pruned([coupled, scored([[1, 9]] * 2), scored([[9, 1]] * 2)], 0.51)
     assert [columns(mask).tolist() for mask in made] == [[True, False], [False, True], [True, False]]
 
 

@@ -51,8 +51,8 @@ def without_dead_inputs(kernels: Sequence[Kernel], masks: Sequence[np.ndarray]) 
         for kernel, mask in zip(kernels, masks)
         if kernel.neuron_groups is not None
     ]
-    tied = [kernel.neuron_groups for kernel in kernels if kernel.neuron_groups is not None]
-    dead = np.setdiff1d(np.concatenate(tied), np.concatenate(alive)) if tied else []
+    coupled = [kernel.neuron_groups for kernel in kernels if kernel.neuron_groups is not None]
+    dead = np.setdiff1d(np.concatenate(coupled), np.concatenate(alive)) if coupled else []
     return [_without_inputs(kernel, mask, dead) for kernel, mask in zip(kernels, masks)]
 
 
@@ -60,14 +60,14 @@ class _Numbers:
     """Numbers the neuron groups of some kernels consecutively; an uncoupled neuron is its own group."""
 
     def __init__(self, kernels):
-        tied = [kernel.neuron_groups for kernel in kernels if kernel.neuron_groups is not None]
-        self._tied = np.unique(np.concatenate(tied)) if tied else np.zeros(0, int)
-        self.size = len(self._tied)
+        coupled = [kernel.neuron_groups for kernel in kernels if kernel.neuron_groups is not None]
+        self._coupled = np.unique(np.concatenate(coupled)) if coupled else np.zeros(0, int)
+        self.size = len(self._coupled)
         self._neurons = {id(kernel): self._number(kernel) for kernel in kernels}
 
     def _number(self, kernel):
         if kernel.neuron_groups is not None:
-            return np.searchsorted(self._tied, kernel.neuron_groups)
+            return np.searchsorted(self._coupled, kernel.neuron_groups)
         first = self.size
         self.size += neuron_count(kernel.spec, kernel.weights.shape)
         return np.arange(first, self.size)
@@ -78,10 +78,10 @@ class _Numbers:
 
     def of_inputs(self, kernel):
         """Returns the group that feeds each of the kernel's inputs; `size` for none."""
-        if kernel.input_groups is None or not len(self._tied):
+        if kernel.input_groups is None or not len(self._coupled):
             return None
-        at = np.searchsorted(self._tied, kernel.input_groups).clip(max=len(self._tied) - 1)
-        return np.where(self._tied[at] == kernel.input_groups, at, self.size)
+        at = np.searchsorted(self._coupled, kernel.input_groups).clip(max=len(self._coupled) - 1)
+        return np.where(self._coupled[at] == kernel.input_groups, at, self.size)
 
 
 class _Groups:

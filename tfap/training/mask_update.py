@@ -155,7 +155,7 @@ def pruned_weights(model):
 
 
 def _coupled(part, weights, first_number):
-    """Fills in what the graph of a part tells of its `PrunedWeight`s; `part` is None if there is none."""
+    """Adds graph information to the `PrunedWeight`s of a part; `part` is None if no graph has them."""
     if part is None:
         return weights
     if any(weight.wrapper.criterion.needs & OF_ADJACENT_LAYERS for weight in weights):
@@ -304,8 +304,8 @@ def _ranked_together(settings, scored):
         return [range(len(scored))]
     members = []
     for at, item in enumerate(scored):
-        tied = item.kernel.neuron_groups
-        own = {("group", group) for group in tied} if tied is not None else {("kernel", at)}
+        coupled = item.kernel.neuron_groups
+        own = {("group", group) for group in coupled} if coupled is not None else {("kernel", at)}
         touching = [entry for entry in members if entry[0] & own]
         members = [entry for entry in members if not entry[0] & own]
         together = sorted([at, *(position for _, positions in touching for position in positions)])
