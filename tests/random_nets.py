@@ -595,7 +595,7 @@ def apart(model, other):
         [np.asarray(output, np.float64) for output in tf.nest.flatten(each(inputs_for(each), training=False))]
         for each in (model, other)
     )
-    return max(np.abs(a - b).max() / np.abs(a).max() for a, b in zip(mine, others, strict=True))
+    return max(np.abs(a - b).max() / (np.abs(a).max() or 1.0) for a, b in zip(mine, others, strict=True))
 
 
 def custom_layer(keras):

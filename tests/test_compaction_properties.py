@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import random_nets
 from examples_per_run import examples
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import tfap
@@ -31,7 +31,7 @@ def weights_of(model):
 @given(seed=st.integers(0, 10**6))
 def test_what_was_planted_goes_and_nothing_else(world, kind, seed):
     net = random_nets.random_net(importlib.import_module(world), np.random.default_rng(seed), kind)
-    assert net.kinds[kind] > 0
+    assume(net.kinds.get(kind))  # a random net may have no channel to plant in that block
     before = weights_of(net.model)
     smaller = tfap.compact(net.model)
 

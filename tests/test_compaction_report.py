@@ -287,3 +287,21 @@ def test_masks_of_a_sequential_model(keras_module):
     report = tfap.compaction_report(model, tfap.compact(model))
     (change,) = (layer for layer in report.layers if layer.path == "dense")
     assert change.units == (8, 4) and report.exact
+
+
+def test_a_gate_of_one_channel_is_not_listed(keras_module):
+    layers = keras_module.layers
+    inputs = keras_module.Input((6,))
+    gate = layers.Dense(1, "sigmoid", name="gate")(inputs)
+    x = layers.Multiply()([layers.Dense(4, "relu", name="units")(inputs), gate])
+    model = keras_module.Model(inputs, layers.Dense(2, name="output")(x))
+    assert tfap.compaction_report(model, tfap.compact(model)).kept == ()
+
+
+def test_flops_that_are_unknown_have_no_sum(keras_module):
+    layers = keras_module.layers
+    inputs = keras_module.Input((None, 5))
+    model = keras_module.Model(inputs, layers.Dense(3, name="output")(layers.Dense(8, name="a")(inputs)))
+    printed = str(tfap.compaction_report(model, tfap.compact(model)))
+    (total,) = (line for line in printed.splitlines() if line.strip().startswith("all"))
+    assert total.split()[-2:] == ["-", "-"]

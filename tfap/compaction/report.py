@@ -112,7 +112,9 @@ class CompactionReport:
             layer_flops = _texts(change.flops) if change.flops else ["-", "-"]
             table.add_row(change.path, *_texts(change.units), *_texts(change.weights), *layer_flops)
         table.add_section()
-        table.add_row("all", "", "", *_texts(self.weights), *_texts(self.flops))
+        is_counted = any(change.flops for change in self.layers)
+        total_flops = _texts(self.flops) if is_counted else ["-", "-"]
+        table.add_row("all", "", "", *_texts(self.weights), *total_flops)
         kept_lines = [
             f"{kept.path}: constant or disconnected channels kept ({kept.channels}): {kept.reason}."
             for kept in self.kept

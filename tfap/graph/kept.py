@@ -92,7 +92,10 @@ class _Reasons:
             return (linear_map.nonzero & used.reshape(linear_map.nonzero.shape)).any(axis=1)
         if linear_map:
             return linear_map.nonzero[:, self._liveness.alive[produced.groups]].any(axis=1)
-        return np.isin(channels.groups, produced.groups[used])
+        # A channel that the call does not carry on, such as a gate that multiplies all channels, is pinned.
+        carried = np.isin(channels.groups, produced.groups)
+        pinned = np.isin(channels.groups, list(self._channels.pinned))
+        return np.isin(channels.groups, produced.groups[used]) | (~carried & pinned & used.any())
 
     def of(self, path, group):
         """Returns why a channel is kept."""
