@@ -114,3 +114,22 @@ def test_the_table_leaves_out_layers_without_kernels(keras_module):
     shown = {line[0]: line[4] for line in lines if line and line[-1] == "prune"}
     assert shown == {"backbone/a": "no", "b": "yes"}
     assert "trainable" in str(plan)
+
+
+def test_channels_coupled_with_a_layer_that_is_not_pruned(keras_module):
+    """A residual sum whose other branch has no activation to count: nothing of the stem can be removed."""
+    layers = keras_module.layers
+    inputs = keras_module.Input((8, 8, 3))
+    stem = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(inputs)
+    wide = layers.Conv2D(16, 1, activation="relu", name="wide")(stem)
+    x = layers.Add()([stem, layers.Conv2D(8, 1, name="projection")(wide)])
+    outputs = layers.Dense(2, name="output")(layers.GlobalAveragePooling2D()(x))
+    model = keras_module.Model(inputs, outputs)
+    reasons = {row.path: row.reason for row in tfap.plan(model) if row.pruned}
+    expected = (
+        "its channels are not removable: they are coupled with those of 'projection', which is not pruned"
+    )
+    assert reasons == {"stem": expected, "wide": ""}
+    assert {
+        row.reason for row in tfap.plan(model, criterion="magnitude", granularity="neuron") if row.pruned
+    } == {""}

@@ -109,7 +109,28 @@ def make_plan(
                 _with_details(row, layer, trained, channel_map, graph.calls_of[path][0])
                 for row in _layer_rows(graph, path, settings, is_output, layer in skipped, why_shared)
             ]
-    return PruningPlan(rows)
+    return PruningPlan(rows if channel_map is None else _with_coupling(rows, graph, channel_map))
+
+
+def _with_coupling(rows, graph, channel_map):
+    """The rows, with a reason for those whose channels are coupled with channels that nothing prunes."""
+
+    def groups_of(row):
+        call = graph.calls_of[row.path][0]
+        produced = channel_map.of(call.outputs[0])
+        is_linear = layer_types.of(unwrap(call.layer)).channels is layer_types.ChannelRule.LINEAR
+        return [] if produced is None or not is_linear else produced.groups.tolist()
+
+    unpruned = {group: row.path for row in rows if row.weight and not row.pruned for group in groups_of(row)}
+
+    def with_reason(row):
+        coupled = [unpruned.get(group) for group in groups_of(row)] if row.pruned and not row.reason else []
+        if not coupled or None in coupled:
+            return row
+        why = f"they are coupled with those of '{coupled[0]}', which is not pruned"
+        return dataclasses.replace(row, reason=f"its channels are not removable: {why}")
+
+    return [with_reason(row) for row in rows]
 
 
 def _with_details(row, layer, trained, channel_map, call):
