@@ -108,6 +108,7 @@ def test_methods_begin_with_the_same_weights_and_see_the_same_batches(keras_modu
     assert seen["dense", 0] != seen["dense", 1]
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_the_runs_before_it(keras_module):
     first = Experiment(keras_module, dropout=True).compare(["magnitude"], (0.25,), (3, 1)).rows
     second = Experiment(keras_module, dropout=True).compare(["magnitude"], (0.25,), (1, 3)).rows

@@ -153,6 +153,7 @@ def test_validation_metrics(keras_module):
     assert history.history["sparsity"] == [0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_fit_and_compact_with_intervals(keras_module):
     model = nets.mlp(keras_module, (12, 32, 16, 4))
     x, y = nets.data(model)
@@ -163,6 +164,7 @@ def test_fit_and_compact_with_intervals(keras_module):
     assert fitted.history["sparsity"][0] > 0.2
 
 
+@pytest.mark.slow
 def test_stopping_in_fit_and_compact(keras_module):
     model = nets.mlp(keras_module)
     x, y = nets.data(model)

@@ -149,6 +149,7 @@ def test_rewinding_to_the_first_weights(keras_module):
     assert len({id(optimizer) for optimizer in spy.optimizers}) == 3
 
 
+@pytest.mark.slow
 def test_rewinding_to_an_epoch(keras_module):
     model, spy, seen = net(keras_module), Fit(), []
 
@@ -178,6 +179,7 @@ def test_training_on(keras_module):
         assert_same_weights(spy.began[cycle], times_masks(ended[cycle - 1], pruned.masks(cycle)))
 
 
+@pytest.mark.slow
 def test_drawing_anew(keras_module):
     spies = [Fit(), Fit()]
     for spy in spies:
@@ -291,6 +293,7 @@ def test_a_directory_goes_on_to_the_same_bits(keras_module, tmp_path, rewind):
     assert again.rows[0].fit_seconds == resumed.rows[0].fit_seconds
 
 
+@pytest.mark.slow
 def test_more_cycles_than_before(keras_module, tmp_path):
     model = net(keras_module)
     tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path)
