@@ -66,7 +66,7 @@ class PruningSession:
         """Tells whether this is the layer's first call in a training step."""
         if tf.executing_eagerly():
             if not self.running:
-                return True  # nobody tells when a step ends
+                return True  # nothing signals the end of a step
             step = self._eager_step()
         else:
             step = weakref.ref(tf.compat.v1.get_default_graph())
