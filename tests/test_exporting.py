@@ -205,6 +205,7 @@ def test_dicts_of_the_users(keras_module, tmp_path):
         assert report.accuracy == (1, 1) and report.samples == 6
 
 
+@pytest.mark.slow
 def test_augmentation_is_off(keras_module, tmp_path):
     """Its layers train where nobody says that they should not."""
     layers = keras_module.layers

@@ -167,6 +167,7 @@ def test_rewinding_to_an_epoch(keras_module):
         tfap.prune_iteratively(model, fit, rewind=3)
 
 
+@pytest.mark.slow
 def test_training_on(keras_module):
     model, spy, ended = net(keras_module), Fit(), []
 
@@ -197,6 +198,7 @@ def test_drawing_anew(keras_module):
 # -- criteria --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ap_measures_movement_from_the_begin_of_the_cycle(keras_module):
     """AP alone: of the negative weights those go that have moved least in the training before."""
     spy, ended = Fit(), []

@@ -274,6 +274,7 @@ def test_several_inputs(keras_module):
         tfap.measure_activations(model, {"left": left, "right": right[1:]})
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_text(keras_module):
     """tf_keras lists the vocabulary among the model's weights, though it is no variable."""
