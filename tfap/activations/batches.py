@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import rich.console
 import rich.progress
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.keras_compat.types import Data, Model
 from tfap.utils import checks
 
+_INFINITE = -1  # tf.data.INFINITE_CARDINALITY
 _PATIENCE = 3  # seconds of work before a progress bar appears
 EMPTY = "The data is empty: there is nothing to measure."
 _WRONG_TYPE = (
@@ -76,9 +76,9 @@ def can_repeat(data: Data) -> bool:
 
 def _batches(model, data, batch_size):
     """Returns an iterable of inputs and the number of batches: None if unknown, inf if infinite."""
-    if isinstance(data, tf.data.Dataset):
+    if keras_compat.is_tf_dataset(data):
         size = int(data.cardinality())
-        count = np.inf if size == tf.data.INFINITE_CARDINALITY else size if size >= 0 else None
+        count = np.inf if size == _INFINITE else size if size >= 0 else None
         return _inputs_of_batches(data), count
     if isinstance(data, dict | list | tuple) or hasattr(data, "__array__"):
         return _slices(model, data, batch_size)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.activations.batches import Batches, can_repeat
@@ -225,7 +224,7 @@ class DeadNeuronMonitor(Callback):
         """Prepares the measurement. `fit` calls it."""
         self._meter = None
         if self._log_dir is not None:
-            self._writer = tf.summary.create_file_writer(str(self._log_dir))
+            self._writer = _summaries().create_file_writer(str(self._log_dir))
         if not keras_compat.is_graph_model(self.model) or keras_compat.is_built(self.model):
             self._prepare()
 
@@ -275,6 +274,22 @@ class DeadNeuronMonitor(Callback):
         return report
 
 
+def _summaries():
+    """Returns `tf.summary`.
+
+    Raises:
+        ModuleNotFoundError: If TensorFlow is not installed.
+    """
+    try:
+        import tensorflow as tf
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "DeadNeuronMonitor(log_dir=...) writes TensorBoard files with TensorFlow, which is not "
+            "installed: pip install tensorflow, or leave log_dir out."
+        ) from error
+    return tf.summary
+
+
 def _write_summaries(writer, report, epoch):
     tags = {"dead_neurons": report.net}
     tags |= {f"dead_neurons/{path}": dead_neurons for path, dead_neurons in report.layers.items()}
@@ -288,6 +303,8 @@ def _write_summaries(writer, report, epoch):
 
 def _write_scalar(name, value):
     """Does what `tf.summary.scalar` does, but without TensorBoard."""
+    import tensorflow as tf
+
     scalars = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
     metadata = tf.compat.v1.SummaryMetadata(plugin_data=scalars, data_class=1)  # DATA_CLASS_SCALAR
     tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)

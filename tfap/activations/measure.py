@@ -2,18 +2,17 @@
 
 import contextlib
 import functools
-import math
 import operator
 from collections.abc import Iterable
 from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
 from tfap import keras_compat
 from tfap.activations.batches import EMPTY, Batches
 from tfap.graph import layer_types
 from tfap.graph.calls import Graph, channel_axis, unwrap
-from tfap.graph.counts import ActivationCounts, firing
+from tfap.graph.counts import ActivationCounts
 from tfap.keras_compat.types import Data, Model
 from tfap.utils import checks
 
@@ -95,13 +94,11 @@ class ActivationMeter:
         self._places = _places(graph)
         if positions:
             _check_positions(graph, self._places)
-        self._counters = _counters(graph, self._places, threshold, positions)
+        backend = keras_compat.backend_of(model)
+        count = backend.firing_by_position if positions else backend.firing
+        self._counters = _counters(graph, self._places, count, threshold)
         # A partial, because TensorFlow warns of retracing if many functions share their code.
-        self._forward = tf.function(
-            functools.partial(model, training=False),
-            reduce_retracing=True,
-            autograph=not keras_compat.is_keras3(model),  # as each Keras compiles its own steps
-        )
+        self._forward = backend.compiled(model, functools.partial(_counts_of_batch, model, self._counters))
 
     @property
     def paths(self) -> list[str]:
@@ -133,7 +130,9 @@ class ActivationMeter:
             with contextlib.ExitStack() as stack:
                 for counter in self._counters.values():
                     stack.enter_context(counter.counting())
-                self._forward(batch)
+                counted = self._forward(batch)
+            for counter, calls in zip(self._counters.values(), counted):
+                counter.add(calls)
             is_empty = False
         if is_empty:
             raise ValueError(EMPTY)
@@ -180,35 +179,48 @@ def _positions(shape, axis):
     return tuple(size for index, size in enumerate(shape) if index not in (0, axis % len(shape)))
 
 
-def _counters(graph, places, threshold, positions):
+def _counters(graph, places, count, threshold):
     """Returns `{(path of a site, channel axis): _OutputCounter}`: layers in the same place share one."""
     counters = {}
     for sites, axis in places.values():
         for site in sites:
             if (site.path, axis) not in counters:
                 call = graph.calls_of[site.path][0]
-                counters[site.path, axis] = _OutputCounter(call, axis, threshold, positions)
+                counters[site.path, axis] = _OutputCounter(call, axis, count, threshold)
     return counters
+
+
+def _counts_of_batch(model, counters, batch):
+    """Calls the model on a batch; returns the `(counts, seen)` of each call of each counter's layer."""
+    model(batch, training=False)
+    return [counter.taken() for counter in counters.values()]
 
 
 class _OutputCounter:
     """Counts the outputs of a layer above a threshold, inside the `counting` context."""
 
-    def __init__(self, call, axis, threshold, positions):
-        self._layer, self._axis, self._threshold = call.layer, axis, threshold
-        self._count = _firing_by_position if positions else firing
-        shape = call.outputs[0].shape
-        rows = (math.prod(_positions(shape, axis)),) if positions else ()
-        self._counts = tf.Variable(tf.zeros((*rows, shape[axis]), tf.int64), trainable=False)
-        self._seen = tf.Variable(tf.zeros((), tf.int64), trainable=False)
+    def __init__(self, call, axis, count, threshold):
+        self._layer, self._axis, self._count, self._threshold = call.layer, axis, count, threshold
+        self._batch = []  # (counts, seen) of each call in one batch
+        self.reset()
 
     def reset(self):
-        for variable in (self._counts, self._seen):
-            variable.assign(tf.zeros_like(variable))
+        self._counts, self._seen = 0, 0
+
+    def taken(self):
+        """Returns the `(counts, seen)` of each call since the last time, which may be symbolic."""
+        batch, self._batch = self._batch, []
+        return batch
+
+    def add(self, batch):
+        """Adds what `taken` returned, as arrays."""
+        for counts, seen in batch:
+            self._counts = self._counts + counts.astype(np.int64)
+            self._seen += int(seen)
 
     def counts_of(self, site):
-        counts = self._counts.numpy()[..., site.start : site.stop]
-        return ActivationCounts(counts.ravel(), int(self._seen.numpy()), self._threshold)
+        counts = self._counts[..., site.start : site.stop]
+        return ActivationCounts(counts.ravel(), self._seen, self._threshold)
 
     @contextlib.contextmanager
     def counting(self):
@@ -220,23 +232,13 @@ class _OutputCounter:
 
         def counting_call(*args, **kwargs):
             outputs = call(*args, **kwargs)
-            counts, seen = self._count(outputs, self._axis, self._threshold)
-            self._counts.assign_add(counts)
-            self._seen.assign_add(seen)
+            self._batch.append(self._count(outputs, self._axis, self._threshold))
             return outputs
 
         attributes[name] = counting_call
         try:
             yield
         finally:
+            self._batch = []
             del attributes[name]
             attributes.update(saved)
-
-
-def _firing_by_position(activations, axis, threshold):
-    """Counts like `firing`, but with shape `(positions, neurons)`. Also returns the number of samples."""
-    fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int64)
-    if axis == 1:
-        fired = tf.transpose(fired, [0, *range(2, fired.shape.rank), 1])
-    by_position = tf.reduce_sum(fired, axis=0)
-    return tf.reshape(by_position, (-1, fired.shape[-1])), tf.shape(activations, tf.int64)[0]

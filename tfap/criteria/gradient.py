@@ -4,13 +4,13 @@ import contextlib
 import itertools
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.criteria.base import Criterion, built_in
 from tfap.graph.kernel import Kernel
 from tfap.utils import checks
 
+_INFINITE = -1  # tf.data.INFINITE_CARDINALITY
 _BATCH = 128  # samples, where arrays are given
 MISSING = (
     "{criterion} needs gradients: pass tfap.UpdatePruningStep(gradient_data=(x, y)) to fit, or "
@@ -78,16 +78,17 @@ class MeanGradients:
             ValueError: If the data has no batch, or the model no loss.
         """
         if self._function is None or list(map(id, variables)) != list(map(id, self._variables)):
-            self._variables, self._function = variables, self._traced(variables)
+            self._variables = variables
+            self._function = keras_compat.backend_of(self._model).gradient_function(self._model, variables)
         total, samples = None, 0
         with _unchanged(self._model):
             for batch in itertools.islice(_batches(self._data), self._steps):
                 batch = _unpacked(batch)
                 self._check_targets(batch)
-                size, gradients = len(tf.nest.flatten(batch)[0]), self._function(*batch)
+                size, gradients = len(_parts(batch)[0]), self._function(*batch)
                 total = total or [np.zeros(gradient.shape) for gradient in gradients]
                 for summed, gradient in zip(total, gradients):
-                    summed += size * gradient.numpy()
+                    summed += size * gradient
                 samples += size
         if not samples:
             raise ValueError("gradient_data is empty: there is nothing to take gradients of.")
@@ -99,21 +100,6 @@ class MeanGradients:
                 f"gradient_data has inputs alone, but the model '{self._model.name}' is compiled with a "
                 "loss, which needs targets: pass (x, y), or batches of these."
             )
-
-    def _traced(self, variables):
-        watched = [keras_compat.tensorflow_variable(variable) for variable in variables]
-
-        def gradients(x, y=None, sample_weight=None):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(watched)
-                loss = self._model.compute_loss(x, y, self._model(x, training=False), sample_weight)
-            found = tape.gradient(loss, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return [tf.convert_to_tensor(gradient) for gradient in found]
-
-        # As each Keras compiles its own steps.
-        return tf.function(
-            gradients, reduce_retracing=True, autograph=not keras_compat.is_keras3(self._model)
-        )
 
 
 def check_data(data, steps):
@@ -130,7 +116,7 @@ def check_data(data, steps):
             "gradient_data is needed at every mask update, and an iterator can be read only once: "
             "pass a list of batches, a tf.data.Dataset or arrays."
         )
-    if steps is None and getattr(data, "cardinality", lambda: 0)() == tf.data.INFINITE_CARDINALITY:
+    if steps is None and keras_compat.is_tf_dataset(data) and int(data.cardinality()) == _INFINITE:
         raise ValueError("gradient_data is infinite: pass gradient_steps, the number of batches to read.")
 
 
@@ -154,12 +140,26 @@ def _batches(data):
 
 
 def _slices(data):
-    arrays = tf.nest.map_structure(lambda part: part if part is None else np.asarray(part), data)
-    samples = len(tf.nest.flatten(arrays)[0])
-    for start in range(0, samples, _BATCH):
-        yield tf.nest.map_structure(
-            lambda part, start=start: part if part is None else part[start : start + _BATCH], arrays
-        )
+    arrays = _mapped(np.asarray, data)
+    for start in range(0, len(_parts(arrays)[0]), _BATCH):
+        yield _mapped(lambda part, start=start: part[start : start + _BATCH], arrays)
+
+
+def _mapped(function, structure):
+    """Applies a function to all arrays in tuples, lists and dicts; None stays."""
+    if isinstance(structure, dict):
+        return {key: _mapped(function, part) for key, part in structure.items()}
+    if isinstance(structure, tuple | list):
+        parts = [_mapped(function, part) for part in structure]
+        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
+    return None if structure is None else function(structure)
+
+
+def _parts(structure):
+    """Lists all arrays in tuples, lists and dicts."""
+    found = []
+    _mapped(found.append, structure)
+    return found
 
 
 @contextlib.contextmanager

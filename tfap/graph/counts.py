@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,57 +104,5 @@ class ActivationCounts:
         return ActivationCounts(counts, seen, self.threshold)
 
 
-def firing(activations, axis, threshold):
-    """Counts how often each neuron fires in a batch.
-
-    Args:
-        activations: Tensor. The activations of the batch.
-        axis: Integer. The axis of the neurons.
-        threshold: Float. A neuron fires if its activation is above it.
-
-    Returns:
-        Tuple of int64 tensors: the counts, shape `(neurons,)`, and the number of activations per neuron.
-    """
-    fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int32)
-    return tf.cast(_over_all_but(axis, fired), tf.int64), _seen(activations, axis)
-
-
-def summed(activations, axis, threshold):
-    """Sums the activations above the threshold of each neuron in a batch.
-
-    Args:
-        activations: See `firing`.
-        axis: See `firing`.
-        threshold: Float. Lower activations are left out.
-
-    Returns:
-        Tuple of the sums, float64 tensor, shape `(neurons,)`, and the int64 number of activations per neuron.
-    """
-    above = activations > tf.cast(threshold, activations.dtype)
-    sums = _over_all_but(axis, tf.where(above, tf.cast(activations, tf.float64), 0.0))
-    return sums, _seen(activations, axis)
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistic:
-    """A statistic of each neuron's activations.
-
-    Attributes:
-        function: Function `(activations, axis, threshold)` that computes it for a batch, such as `firing`.
-        dtype: String. The dtype of its values.
-    """
-
-    function: Callable
-    dtype: str
-
-
-STATISTICS = {"count": Statistic(firing, "int64"), "sum": Statistic(summed, "float64")}
-
-
-def _over_all_but(axis, values):
-    rank = values.shape.rank
-    return tf.reduce_sum(values, [other for other in range(rank) if other != axis % rank])
-
-
-def _seen(activations, axis):
-    return tf.size(activations, tf.int64) // activations.shape[axis]
+# The statistics of a neuron's activations, with the dtypes of their values. The backends compute them.
+STATISTICS = {"count": "int64", "sum": "float64"}

@@ -92,11 +92,6 @@ def keras_of(layer):
     """
     if isinstance(layer, tf_keras.layers.Layer):
         return tf_keras
-    if keras.config.backend() != "tensorflow":
-        raise ValueError(
-            f"tfap prunes Keras 3 models on the TensorFlow backend; the backend is "
-            f"'{keras.config.backend()}'. Set KERAS_BACKEND=tensorflow before importing keras."
-        )
     return keras
 
 

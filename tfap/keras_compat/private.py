@@ -5,6 +5,7 @@ These attributes may change in any release. Nothing else in tfap reads or writes
 """
 
 import contextlib
+import sys
 
 import tensorflow as tf
 
@@ -24,6 +25,8 @@ SEEN_IN = {
     "_insert_layers": {"tf_keras.Model": _TF_KERAS},
     "_is_compiled": {"tf_keras.Model": _TF_KERAS},
     "_iterations": {"keras.optimizers.Optimizer": _KERAS},
+    "_jax_state": {"keras.Model on jax": _KERAS},
+    "_jax_state_synced": {"keras.Model on jax": _KERAS},
     "_keras_history": {"keras.KerasTensor": _KERAS, "tf_keras.KerasTensor": _TF_KERAS},
     "_key_shape": {"tf_keras.layers.MultiHeadAttention": _TF_KERAS},
     "_nested_inputs": {"tf_keras.Model": _TF_KERAS},
@@ -34,6 +37,7 @@ SEEN_IN = {
     "_query_shape": {"tf_keras.layers.MultiHeadAttention": _TF_KERAS},
     "_seed_generators": {"keras.layers.Layer": _KERAS},
     "_steps_per_execution": {"tf_keras.Model": _TF_KERAS},
+    "_symbolic_build": {"keras.Model": _KERAS},
     "_trainable": {"keras.layers.Layer": _KERAS, "tf_keras.layers.Layer": _TF_KERAS},
     "_value_shape": {"tf_keras.layers.MultiHeadAttention": _TF_KERAS},
     "_variable": {"tf_keras.AutoCastVariable": _TF_KERAS},
@@ -173,6 +177,49 @@ def copy_weight_decay_exclusions(optimizer, copy):
     for name in ("_exclude_from_weight_decay_pattern", "_exclude_from_weight_decay_names"):
         if getattr(optimizer, name, None):
             setattr(copy, name, getattr(optimizer, name))
+
+
+# -- JAX -------------------------------------------------------------------------------------------
+
+
+def stateless_scope():
+    """The scope in which Keras 3 computes on given values instead of those of its variables, or None."""
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+    return get_stateless_scope()
+
+
+def build_compiled(model, batch):
+    """Makes the variables of a Keras 3 model's losses and metrics, given a batch `(x, y, sample_weight)`."""
+    model._symbolic_build(data_batch=batch)
+
+
+_JAX_STATE = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+
+
+def put_jax_state(model, state):
+    """Makes `fit` bring a state, lists of values as its train function takes them, into the variables."""
+    if any(value.is_deleted() for values in state for value in values):
+        return  # the step has run, and Keras holds what it returned
+    model._jax_state = dict(zip(_JAX_STATE, state))
+    model._jax_state_synced = False
+    model.jax_state_sync()
+
+
+def jax_fit_in_progress():
+    """The model and state of the `fit` or `train_on_batch` that calls, found on the stack; None if none."""
+    frame = sys._getframe()
+    while frame is not None:
+        held = frame.f_locals if frame.f_code.co_name in ("fit", "train_on_batch") else {}
+        if isinstance(held.get("state"), tuple) and hasattr(held.get("self"), "jax_state_sync"):
+            return held["self"], held["state"]
+        frame = frame.f_back
+    return None
 
 
 # -- TensorFlow ------------------------------------------------------------------------------------

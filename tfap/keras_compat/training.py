@@ -4,9 +4,8 @@ import contextlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tfap.keras_compat import private
+from tfap.keras_compat import backends, private
 from tfap.keras_compat.copying import fresh
 from tfap.keras_compat.graphs import all_layers
 from tfap.keras_compat.owner import is_keras3, is_variable
@@ -83,7 +82,7 @@ def optimizer_slots(model):
     if not optimizer.built if is_keras3(model) else not private.is_tf_keras_optimizer_built(optimizer):
         optimizer.build(trainable)
     # A copy is built on variables of different shapes, so the shape of a slot tells which one it belongs to.
-    stand_in = keras.Variable if is_keras3(model) else tf.Variable
+    stand_in = keras.Variable if is_keras3(model) else backends.named("tensorflow").tf.Variable
     probe = fresh(optimizer)
     probe.build([stand_in(np.zeros(index + 2, "float32")) for index in range(len(trainable))])
     held, marks, seen, slots = _variables(optimizer), _variables(probe), [], []

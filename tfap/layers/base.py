@@ -1,15 +1,17 @@
 """The common part of the wrappers for Keras 3 and tf_keras: counting, masks, and settings.
 
 The wrappers store and count. Scores and masks are computed outside, in NumPy (tfap/training/mask_update.py).
-A class for one Keras adds to these mixins how to make a state variable (`_add_state`) and add to it
-(`_add_to`), how to set a constraint on a kernel (`_constrain`), serialization of the inner layer, and shapes.
+A class for one Keras adds to these mixins its backend (`_backend`), how to make a state variable
+(`_add_state`), how to set a constraint on a kernel (`_constrain`), serialization of the inner layer, and
+shapes.
 """
 
+import functools
 import inspect
+import sys
 import weakref
 
 import numpy as np
-import tensorflow as tf
 
 from tfap.graph import layer_types
 from tfap.graph.activation import fires
@@ -17,6 +19,7 @@ from tfap.graph.calls import channel_axis
 from tfap.graph.counts import STATISTICS, ActivationCounts
 from tfap.graph.kernel import neuron_count
 from tfap.keras_compat import is_keras3
+from tfap.keras_compat.state import ExactArray
 from tfap.layers.history import CountMemory, PreviousWeights
 from tfap.layers.session import PruningSession
 from tfap.utils import checks
@@ -39,16 +42,32 @@ KERNEL_MISSING = (
 )
 
 
-class ZeroPruned:
-    """Keeps pruned weights at zero: a constraint, which optimizers apply after every step."""
+_FUNCTIONS = {"count": "firing", "sum": "summed"}  # of a backend, by statistic
 
-    def __init__(self, mask, users=None):
+
+class ZeroPruned:
+    """Keeps pruned weights at zero: a constraint, which optimizers apply after every step.
+
+    Where steps are stateless, the optimizer does not know the value of the mask. So the forward pass of the
+    same step notes it.
+    """
+
+    def __init__(self, mask, backend, users=None):
         self.mask = mask
+        self.backend = backend.__name__  # by name: a layer is copied with its constraints
         self.users = users  # the constraint that the weight had before
+        self.noted = None
+
+    def note(self):
+        self.noted = sys.modules[self.backend].noted(self.mask)
 
     def __call__(self, weight):
+        noted, self.noted = self.noted, None  # the next step notes it again
         weight = self.users(weight) if self.users else weight
-        return weight * tf.cast(self.mask, weight.dtype)
+        return sys.modules[self.backend].masked(weight, self.mask, noted)
+
+    def __getstate__(self):
+        return {**vars(self), "noted": None}
 
 
 class CountingWrapper:
@@ -76,13 +95,16 @@ class CountingWrapper:
             args, kwargs = args[:1], {**dict(zip(names[1:], args[1:])), **kwargs}
         return super().__call__(*args, **kwargs)
 
+    def _add_host_state(self, name, shape, dtype, initializer="zeros"):
+        return self._backend.host_state(self._add_state, name, shape, dtype, initializer)
+
     def _add_step(self, initializer="zeros"):
-        self.pruning_step = self._add_state("pruning_step", (), "int64", initializer)
+        self.pruning_step = self._add_host_state("pruning_step", (), "int64", initializer)
 
     def _add_counters(self, neurons, statistic):
-        dtype = STATISTICS[statistic].dtype
-        self._counts = self._add_state("activation_counts", (neurons,), dtype)
-        self._seen = self._add_state("activations_seen", (), "int64")
+        counter = functools.partial(self._backend.counter, self._add_state)
+        self._counts = counter("activation_counts", (neurons,), STATISTICS[statistic])
+        self._seen = counter("activations_seen", (), "int64")
 
     @property
     def activation_counts(self):
@@ -116,7 +138,7 @@ class CountingWrapper:
         return ActivationCounts(self._counts.numpy(), int(self._seen.numpy()), self._threshold_counted)
 
     def _own_state(self):
-        """Returns the wrapper's variables by the names that saved files use."""
+        """Returns the wrapper's state by the names that saved files use."""
         state = {"pruning_step": self.pruning_step}
         if self._counts is not None:
             state.update(activation_counts=self._counts, activations_seen=self._seen)
@@ -127,7 +149,7 @@ class CountingWrapper:
         if not self.built:
             return
         for name, variable in self._own_state().items():
-            store[name] = variable.numpy()
+            store[name] = _as_saved(variable.numpy())
 
     def load_own_variables(self, store):
         """Reads the state from such a file; raises ValueError if it does not fit the layer."""
@@ -153,24 +175,20 @@ class CountingWrapper:
     def _step_once(self):
         """Adds 1 to `pruning_step` once per training step, also if the layer is called several times."""
         if self.session.begins_step(self):
-            self._add_to(self.pruning_step, tf.constant(1, tf.int64))
+            self._backend.add_to(self.pruning_step, 1)
 
     def _count(self, activations, axis, threshold, sample_every, statistic):
         """Counts one call in training, before the weight update, if `sample_every` includes the step."""
-        measure = STATISTICS[statistic]
-
-        def measured():
-            return measure.function(activations, axis, threshold)
-
+        backend = self._backend
+        measure = functools.partial(getattr(backend, _FUNCTIONS[statistic]), activations, axis, threshold)
         if sample_every == 1:
-            counts, seen = measured()
-        else:  # only tensors leave the branches: replicas cannot communicate inside one
-            steps_before = tf.convert_to_tensor(self.pruning_step) - 1
-            nothing = tf.zeros(activations.shape[axis], measure.dtype), tf.zeros((), tf.int64)
-            counts, seen = tf.cond(steps_before % sample_every == 0, measured, lambda: nothing)
-        counts, seen = _sum_over_replicas(counts, seen)
-        self._add_to(self._counts, counts)
-        self._add_to(self._seen, seen)
+            counts, seen = measure()
+        else:
+            neurons, dtype = activations.shape[axis], STATISTICS[statistic]
+            counts, seen = backend.every_nth(self.pruning_step, sample_every, measure, neurons, dtype)
+        counts, seen = backend.sum_over_replicas(counts, seen)
+        backend.add_to(self._counts, counts)
+        backend.add_to(self._seen, seen)
 
 
 class CountActivationsBase(CountingWrapper):
@@ -226,6 +244,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         self.specs = self._specs()
         self.session = PruningSession()
         self._masks = {}
+        self._zeroing = {}  # constraints by weight name
         self.fan_in_scale = {}
         self.dense_sizes = {}
         self._linked = None
@@ -277,15 +296,15 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
 
     def _build_state(self, input_shape):
         self._add_step()
-        self.last_update_step = self._add_state("last_update_step", (), "int64")
-        self.updates_made = self._add_state("updates_made", (), "int64")
+        self.last_update_step = self._add_host_state("last_update_step", (), "int64")
+        self.updates_made = self._add_host_state("updates_made", (), "int64")
         for spec in self.specs:
             kernel = spec.find(self.layer)
             if kernel is None:
                 raise ValueError(KERNEL_MISSING.format(name=self.layer.name, weight=spec.name))
             mask = self._add_state(f"{spec.name.replace('.', '_')}_mask", kernel.shape, "uint8", "ones")
             self._masks[spec.name] = mask
-            self._constrain(kernel, mask)
+            self._zeroing[spec.name] = self._constrain(kernel, mask)
         if "previous" in self.criterion.needs:
             self._add_previous()
         if self.counts_here:
@@ -303,7 +322,11 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         in_graph = training and not self.session.running
         if in_graph and not self.prunes_in_graph:
             self.session.callback_missed = True
+            self._backend.keep_weights()
             raise RuntimeError(CALLBACK_MISSING.format(name=self.name))
+        if training or self.session.running:
+            for constraint in self._zeroing.values():
+                constraint.note()
         outputs = self.layer(inputs, *args, **kwargs)
         if training:
             self._step_once()
@@ -389,20 +412,15 @@ class _LinkedCounters:
         self._counters = [(weakref.ref(counter), part) for counter, part in counters]
 
     def counts(self):
-        return sum(counter().activation_counts[part] for counter, part in self._counters)
+        return ExactArray.of(sum(counter().own_counts().counts[part] for counter, part in self._counters))
 
     def seen(self):
-        return sum(counter().activations_seen for counter, _ in self._counters)
+        return ExactArray.of(sum(counter().own_counts().seen for counter, _ in self._counters))
 
     def threshold(self):
         return max(counter().threshold for counter, _ in self._counters)
 
 
-def _sum_over_replicas(counts, seen):
-    """Sums both over the replicas in one all-reduce; `seen` is exact below 2**53 as float64."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return counts, seen
-    together = tf.concat([counts, [tf.cast(seen, counts.dtype)]], axis=0)
-    together = context.all_reduce(tf.distribute.ReduceOp.SUM, together)
-    return together[:-1], tf.cast(together[-1], tf.int64)
+def _as_saved(values):
+    """Returns what files hold, whatever dtypes a backend has."""
+    return values.astype(np.int64) if values.dtype == np.int32 else values

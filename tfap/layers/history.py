@@ -3,13 +3,12 @@
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
 from tfap.utils import checks
 
 
 class CountMemory:
-    """Decays and weights activation counts, for wrappers with `criterion`, `counted()` and `_add_state`.
+    """Decays and weights activation counts, for wrappers with `criterion`, `counted()` and `_add_host_state`.
 
     The counters themselves are never reset and stay exact. The criterion reads
     `fade * remembered + epoch_weight * (counters - remembered_until)`, of the counts and of the number of
@@ -20,10 +19,10 @@ class CountMemory:
 
     def _add_memory(self, neurons):
         self.remembers = True
-        self._remembered = self._add_state("remembered", (neurons + 1,), "float64")
-        self._until = self._add_state("remembered_until", (neurons + 1,), "float64")
-        self._epoch_weight = self._add_state("epoch_weight", (), "float64", "ones")
-        self._fade = self._add_state("fade", (), "float64", "ones")
+        self._remembered = self._add_host_state("remembered", (neurons + 1,), "float64")
+        self._until = self._add_host_state("remembered_until", (neurons + 1,), "float64")
+        self._epoch_weight = self._add_host_state("epoch_weight", (), "float64", "ones")
+        self._fade = self._add_host_state("fade", (), "float64", "ones")
 
     def _memory_state(self):
         if not self.remembers:
@@ -104,7 +103,7 @@ class PreviousWeights:
     def _add_previous(self):
         self.keeps_previous = True
         self._previous = {
-            spec.name: self._add_state(
+            spec.name: self._add_host_state(
                 f"{spec.name.replace('.', '_')}_previous", kernel.shape, "float32", _unknown
             )
             for spec, kernel, _ in self.kernel_and_mask()
@@ -125,7 +124,7 @@ class PreviousWeights:
     def previous_unknown(self):
         """True until `note_weights` has been called for the first time."""
         return self.keeps_previous and any(
-            tf.math.is_nan(tf.reshape(variable, [-1])[0]) for variable in self._previous.values()
+            np.isnan(variable.numpy().ravel()[0]) for variable in self._previous.values()
         )
 
     def previous(self, spec):
@@ -135,4 +134,4 @@ class PreviousWeights:
 
 
 def _unknown(shape, dtype=None):
-    return tf.fill(shape, tf.constant(float("nan"), dtype or "float32"))
+    return np.full(tuple(shape), np.nan, "float32")

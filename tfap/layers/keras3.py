@@ -4,9 +4,8 @@ import inspect
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tfap.keras_compat.private import made_by_each_worker
+from tfap.keras_compat import backends
 from tfap.layers.base import (
     SEVERAL_INPUTS,
     CountActivationsBase,
@@ -59,7 +58,9 @@ class _Wrapper(keras.layers.Wrapper):
     def compute_mask(self, inputs, previous_mask=None):
         return self.layer.compute_mask(inputs, previous_mask)
 
-    @made_by_each_worker()
+    _backend = backends.of_keras3()
+
+    @_backend.made_by_each_worker()
     def _add_state(self, name, shape, dtype, initializer="zeros"):
         return self.add_weight(
             name=name,
@@ -70,12 +71,6 @@ class _Wrapper(keras.layers.Wrapper):
             autocast=False,
             aggregation="only_first_replica",
         )
-
-    @staticmethod
-    def _add_to(variable, value):
-        # Keras's own assign_add reads, adds and assigns: three operations where TensorFlow has one.
-        inner = variable.value
-        (inner if isinstance(inner, tf.Variable) else variable).assign_add(value)
 
     @classmethod
     def from_config(cls, config):
@@ -104,7 +99,8 @@ class PruneByActivation(PruneByActivationBase, _Wrapper):
         self._configure(settings)
 
     def _constrain(self, kernel, mask):
-        kernel.constraint = _ZeroPruned(mask, users=kernel.constraint)
+        kernel.constraint = _ZeroPruned(mask, self._backend, users=kernel.constraint)
+        return kernel.constraint
 
     # Keras 3 does not save the states of seed generators. One wrapper adds them to every file, so that a
     # resumed fit draws the same dropout.

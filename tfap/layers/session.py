@@ -6,8 +6,6 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import tensorflow as tf
-
 from tfap import keras_compat
 
 
@@ -64,13 +62,13 @@ class PruningSession:
 
     def begins_step(self, layer) -> bool:
         """Tells whether this is the layer's first call in a training step."""
-        if tf.executing_eagerly():
+        backend = keras_compat.backend_of(layer)
+        step = backend.step_identity()
+        if step is None:
             if not self.running:
                 return True  # nothing signals the end of a step
             step = self._eager_step()
-        else:
-            step = weakref.ref(tf.compat.v1.get_default_graph())
-        caller = id(layer), _replica()
+        caller = id(layer), backend.replica()
         if self._stepped.get(caller) == step:
             return False
         self._stepped[caller] = step
@@ -82,8 +80,3 @@ class PruningSession:
 
     def __reduce__(self):
         return PruningSession, ()
-
-
-def _replica():
-    context = tf.distribute.get_replica_context()
-    return None if context is None else int(tf.get_static_value(context.replica_id_in_sync_group))

@@ -10,7 +10,7 @@ import tf_keras
 from tfap.graph import layer_types
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.kernel import Kernel
-from tfap.keras_compat import PruneLowMagnitude, TfmotPruning, private
+from tfap.keras_compat import PruneLowMagnitude, TfmotPruning, backends, private
 from tfap.layers.base import (
     CALLBACK_MISSING,
     SEVERAL_INPUTS,
@@ -53,6 +53,8 @@ class _Wrapper(tf_keras.layers.Wrapper):
     def set_weights(self, weights):
         tf_keras.layers.Layer.set_weights(self, weights)
 
+    _backend = backends.named("tensorflow")
+
     @private.made_by_each_worker()
     def _add_state(self, name, shape, dtype, initializer="zeros"):
         return self.add_weight(
@@ -64,10 +66,6 @@ class _Wrapper(tf_keras.layers.Wrapper):
             experimental_autocast=False,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
-
-    @staticmethod
-    def _add_to(variable, value):
-        variable.assign_add(value)
 
     @classmethod
     def from_config(cls, config):
@@ -166,7 +164,9 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
     def _constrain(self, kernel, mask):
         variable = private.not_autocast(kernel)
         for component in getattr(variable, "values", (variable,)):  # one on each replica
-            private.set_constraint(component, ZeroPruned(mask, users=component.constraint))
+            constraint = ZeroPruned(mask, self._backend, users=component.constraint)
+            private.set_constraint(component, constraint)
+        return constraint
 
     def get_config(self):
         return {**tf_keras.layers.Wrapper.get_config(self), **self.settings.get_config()}

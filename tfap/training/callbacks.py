@@ -68,6 +68,7 @@ class UpdatePruningStep(Callback):
 
     def on_train_begin(self, logs=None):
         self._wrappers = prunable_layers(self.model)
+        self._backend = keras_compat.backend_of(self.model)
         if not self._wrappers:
             raise ValueError(
                 f"The model '{self.model.name}' has no pruning wrappers: call tfap.prune(model, schedule) "
@@ -89,6 +90,7 @@ class UpdatePruningStep(Callback):
         self._repair_train_function()
         self._begin_session()
         self._note_first_weights()
+        self._backend.protected(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._batches = 0
@@ -152,6 +154,7 @@ class UpdatePruningStep(Callback):
 
     def _start(self, passed, logs):
         """Makes the groups after the first batch: all is built, and other callbacks have restored state."""
+        self._backend.sync(self.model)
         self._weights = [w for w in mask_update.pruned_weights(self.model) if w.wrapper.trained]
         if not self._weights:
             raise RuntimeError(
@@ -202,6 +205,7 @@ class UpdatePruningStep(Callback):
         self._prune(due, trained)
 
     def _update(self):
+        self._backend.sync(self.model)
         self._step = self._current_step()
         due = [(group, group.due_at_step(self._step), self._step) for group in self._groups]
         self._prune(due, self._weights)
@@ -306,10 +310,11 @@ class _NeedsCallback:
         self._model = weakref.ref(model)
         self._needing = [wrapper.name for wrapper in wrappers if not wrapper.prunes_in_graph]
 
-    def __call__(self, iterator):
+    def __call__(self, *arguments):
         if self._needing:
+            keras_compat.backend_of(self._model()).restored(self._model(), arguments)
             raise RuntimeError(CALLBACK_MISSING.format(name=self._needing[0]))
-        return self._model().make_train_function(force=True)(iterator)
+        return self._model().make_train_function(force=True)(*arguments)
 
     @classmethod
     def impose(cls, model, wrappers):
