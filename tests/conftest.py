@@ -1,4 +1,8 @@
-"""Fixtures that every test may use, and what `make test` leaves to `make test-all`."""
+"""Fixtures that every test may use, and what `make test` leaves to `make test-all`.
+
+With KERAS_BACKEND=jax or torch, only the Keras 3 half of the tests runs, without those that are marked
+`tensorflow_only`.
+"""
 
 import os
 
@@ -19,10 +23,17 @@ hypothesis.settings.register_profile("quick", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("long", deadline=None, derandomize=False, print_blob=True)
 hypothesis.settings.load_profile("long" if LONG else "quick")
 
+BACKEND = os.environ.get("KERAS_BACKEND") or "tensorflow"
+KERASES = ["keras", "tf_keras"] if BACKEND == "tensorflow" else ["keras"]
+
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
-def pytest_collection_modifyitems(items):
-    """Marks as slow the tf_keras half of tests that need one Keras only."""
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is about TensorFlow; marks the tf_keras half of tests that need one Keras as slow."""
+    if BACKEND != "tensorflow":
+        left_out = [item for item in items if needs_tensorflow(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         callspec = getattr(item, "callspec", None)
         one_keras = item.get_closest_marker("one_keras") and not item.get_closest_marker("smoke")
@@ -30,7 +41,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(params=["keras", "tf_keras"])
+def needs_tensorflow(item):
+    """Whether a test is of tf_keras, or marked as one of TensorFlow."""
+    parameters = getattr(item, "callspec", None) and item.callspec.params.values()
+    of_tf_keras = any(isinstance(value, str) and value == "tf_keras" for value in parameters or ())
+    marked = item.get_closest_marker("tensorflow_only")
+    return of_tf_keras or "both_kerases" in item.fixturenames or marked is not None
+
+
+@pytest.fixture(params=KERASES)
 def keras_module(request):
     """Keras 3 and tf_keras in turn, with a fixed seed."""
     module = importlib.import_module(request.param)

@@ -88,6 +88,7 @@ class UpdatePruningStep(Callback):
         self._batches = 0
         self._keep_seed_states()
         self._repair_train_function()
+        self._backend.prepared(self.model)
         self._begin_session()
         self._note_first_weights()
         self._backend.protected(self.model)

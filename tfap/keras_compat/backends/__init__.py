@@ -10,7 +10,8 @@
 | `noted`, `masked` | Read a mask in the forward pass, and apply it where the optimizer writes |
 | `step_identity`, `replica` | Tell one training step, and one replica, from another |
 | `compiled`, `gradient_function` | Compile a function of a model, and the gradients of its loss |
-| `sync`, `protected`, `restored` | Bring the state of a running `fit` into the variables, or back after an error |
+| `prepared`, `sync` | Prepare a model for `fit`, and bring its state into the variables in between |
+| `protected`, `restored`, `keep_weights` | Bring the state back after an error |
 
 `tfap.keras_compat.backends.tensorflow` also serves tf_keras, whatever Keras 3 runs on.
 """

@@ -4,7 +4,6 @@ JAX has no int64 and no float64 unless a program asks for them, and Keras trains
 variables: `fit` takes them out before the first step and brings them back at the end of an epoch.
 """
 
-import contextlib
 import weakref
 
 import jax
@@ -13,16 +12,25 @@ import keras
 import numpy as np
 
 from tfap.keras_compat import private
+from tfap.keras_compat.backends.common import made_by_each_worker, prepared, replica, sum_over_replicas
 from tfap.keras_compat.backends.ops import firing, firing_by_position, summed
 from tfap.keras_compat.state import StoredArray
 
-__all__ = ["firing", "firing_by_position", "summed"]
+__all__ = [
+    "firing",
+    "firing_by_position",
+    "made_by_each_worker",
+    "prepared",
+    "replica",
+    "sum_over_replicas",
+    "summed",
+]
 
 _LOW_BITS = 30
 
 MASK_MISSING = (
-    "The mask of the weight '{weight}' is unknown in this step: its layer was not called before the optimizer "
-    "wrote the weight. Call the model inside the function that applies the gradients, or leave the layers "
+    "The mask of the weight '{weight}' is unknown in this step: its layer was not called before the "
+    "optimizer wrote the weight. Call the model inside the function that applies the gradients, or leave the layers "
     "that it does not call out of the optimizer."
 )
 MASK_FROZEN = (
@@ -43,10 +51,6 @@ def every_nth(step, n, count, neurons, dtype):
         return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(counted))
 
     return jax.lax.cond((step.value - 1) % n == 0, counted, nothing)
-
-
-def sum_over_replicas(counts, seen):
-    return counts, seen  # one program computes the whole batch, on however many devices
 
 
 class Counter(StoredArray):
@@ -135,12 +139,6 @@ def add_to(state, value):
         state.assign_add(value)
 
 
-@contextlib.contextmanager
-def made_by_each_worker():
-    """Only several workers of TensorFlow need it; see `private.made_by_each_worker`."""
-    yield
-
-
 # -- masks -----------------------------------------------------------------------------------------
 
 
@@ -176,10 +174,6 @@ def masked(weight, mask, noted):
 def step_identity():
     scope = private.stateless_scope()  # one for each forward pass
     return None if scope is None else weakref.ref(scope)
-
-
-def replica():
-    return None
 
 
 def sync(model):

@@ -16,8 +16,8 @@ def firing(activations, axis, threshold):
     )
 
 
-def summed(activations, axis, threshold):
-    values = ops.cast(activations, "float32")
+def summed(activations, axis, threshold, dtype="float32"):
+    values = ops.cast(activations, dtype)
     sums = _sum_over_all_but(axis, ops.where(_above(activations, threshold), values, ops.zeros_like(values)))
     return sums, _seen(activations, axis)
 

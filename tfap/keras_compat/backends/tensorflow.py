@@ -5,8 +5,19 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-from tfap.keras_compat import private
+from tfap.keras_compat.backends.common import keep_weights, noted, prepared, protected, restored, sync
 from tfap.keras_compat.owner import is_keras3, tensorflow_variable
+from tfap.keras_compat.private import made_by_each_worker
+
+__all__ = [
+    "keep_weights",
+    "made_by_each_worker",
+    "noted",
+    "prepared",
+    "protected",
+    "restored",
+    "sync",
+]
 
 # -- counting --------------------------------------------------------------------------------------
 
@@ -96,14 +107,7 @@ def add_to(variable, value):
     )
 
 
-made_by_each_worker = private.made_by_each_worker  # a context for making variables
-
-
 # -- masks -----------------------------------------------------------------------------------------
-
-
-def noted(mask):
-    """Returns what `masked` needs of a mask besides the variable: nothing here."""
 
 
 def masked(weight, mask, noted):
@@ -123,22 +127,6 @@ def replica():
     """Returns the number of the replica that calls; None outside of replicas."""
     context = tf.distribute.get_replica_context()
     return None if context is None else int(tf.get_static_value(context.replica_id_in_sync_group))
-
-
-def sync(model):
-    """Brings the state of a `fit` that runs into the variables, which TensorFlow trains themselves."""
-
-
-def protected(model):
-    """Makes the model's train function keep the weights if it raises: TensorFlow's does."""
-
-
-def restored(model, arguments):
-    """Puts the state back that a train function was called on, if it holds any."""
-
-
-def keep_weights():
-    """Called where a layer raises while a step is traced; see the module for JAX."""
 
 
 # -- functions of a model --------------------------------------------------------------------------

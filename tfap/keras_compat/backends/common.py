@@ -1,0 +1,42 @@
+"""What some backends need nothing for: the functions that do nothing, with their descriptions."""
+
+import contextlib
+
+
+@contextlib.contextmanager
+def made_by_each_worker():
+    """A context in which each of several workers makes variables; only TensorFlow sends them around."""
+    yield
+
+
+def sum_over_replicas(counts, seen):
+    """Sums both over replicas; here, one program computes the whole batch, on however many devices."""
+    return counts, seen
+
+
+def replica():
+    """Returns the number of the replica that calls; None outside of replicas."""
+
+
+def noted(mask):
+    """Returns what `masked` needs to know of a mask besides its variable, from the forward pass."""
+
+
+def sync(model):
+    """Brings the state of a `fit` that runs into the variables, which otherwise are trained themselves."""
+
+
+def protected(model):
+    """Makes the model's train function keep the weights if it raises."""
+
+
+def restored(model, arguments):
+    """Puts the state back that a train function was called with."""
+
+
+def keep_weights():
+    """Keeps the weights of the `fit` that runs; called before a layer raises an error in a step."""
+
+
+def prepared(model):
+    """Prepares a model for `fit`; called when it begins."""
