@@ -71,6 +71,8 @@ def subclassed(keras, hidden):
 def channels_first(keras, *arguments, **options):
     """A Conv2D over channels-first values on any CPU, where TensorFlow has one only with oneDNN."""
     layer = keras.layers.Conv2D(*arguments, data_format="channels_first", **options)
+    if keras.backend.backend() != "tensorflow":
+        return layer
 
     def convolution(inputs, kernel):
         channels_last = tf.transpose(inputs, (0, 2, 3, 1))
@@ -113,6 +115,44 @@ def build_optimizer(model):
     if getattr(model, "built", False) and hasattr(optimizer, "build"):
         optimizer.build(model.trainable_variables)
     return model
+
+
+def gradient_step(keras, model, x, loss_of):
+    """One step of a training loop of one's own: `loss_of` takes the outputs of the model on x."""
+    if keras.backend.backend() == "jax":
+        return _jax_step(keras, model, x, loss_of)
+    if keras.backend.backend() == "torch":
+        model.zero_grad()
+        loss_of(model(x, training=True)).backward()
+        gradients = [variable.value.grad for variable in model.trainable_variables]
+        import torch
+
+        with torch.no_grad():
+            return model.optimizer.apply(gradients, model.trainable_variables)
+    with tf.GradientTape() as tape:
+        loss = loss_of(model(x, training=True))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    return model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+
+
+def _jax_step(keras, model, x, loss_of):
+    import jax
+
+    optimizer = build_optimizer(model).optimizer
+
+    def loss(trainable, others):
+        outputs, others = model.stateless_call(trainable, others, x, training=True)
+        return loss_of(outputs), others
+
+    def step(trainable, others, slots):
+        gradients, others = jax.grad(loss, has_aux=True)(trainable, others)
+        return *optimizer.stateless_apply(slots, gradients, trainable), others
+
+    groups = model.trainable_variables, model.non_trainable_variables, optimizer.variables
+    trainable, slots, others = jax.jit(step)(*[[v.value for v in group] for group in groups])
+    for group, values in zip(groups, (trainable, others, slots)):
+        for variable, value in zip(group, values):
+            variable.assign(value)
 
 
 def set_counts(wrapper, counts, seen):

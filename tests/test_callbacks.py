@@ -1,3 +1,5 @@
+import functools
+
 import nets
 import numpy as np
 import pytest
@@ -8,6 +10,11 @@ import tfap
 pytestmark = pytest.mark.one_keras
 
 EVERY_STEP = tfap.PolynomialDecay(0.0, 0.8, 1, 9, frequency=1)
+
+
+def mean_of(keras):
+    """The mean of positive outputs, as a loss."""
+    return functools.partial(keras.losses.MeanAbsoluteError(), 0.0)
 
 
 def test_sparsity_is_in_the_logs(keras_module, capsys):
@@ -161,10 +168,7 @@ def test_a_batch_is_a_step_however_often_its_optimizer_runs(keras_module):
     x, _ = nets.data(model)
     for batch in range(3):
         for _ in range(2):
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(model(x, training=True))
-            gradients = tape.gradient(loss, model.trainable_variables)
-            model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+            nets.gradient_step(keras_module, model, x, mean_of(keras_module))
         callback.on_train_batch_end(batch)
     (wrapper, *_) = tfap.prunable_layers(model)
     assert wrapper.pruning_step.numpy() == 3 and wrapper.counted().seen == 6 * len(x)
@@ -191,13 +195,8 @@ def test_a_training_loop_of_ones_own(keras_module):
         for epoch in range(3):
             for batch in range(4):
                 rows = slice(16 * batch, 16 * batch + 16)
-                with tf.GradientTape() as tape:
-                    loss = keras_module.losses.sparse_categorical_crossentropy(
-                        y[rows], model(x[rows], training=True)
-                    )
-                    loss = tf.reduce_mean(loss)
-                gradients = tape.gradient(loss, model.trainable_variables)
-                model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+                loss = keras_module.losses.SparseCategoricalCrossentropy()
+                nets.gradient_step(keras_module, model, x[rows], functools.partial(loss, y[rows]))
                 callback.on_train_batch_end(batch)
             callback.on_epoch_end(epoch)
         callback.on_train_end()
@@ -307,11 +306,8 @@ def test_two_models_trained_in_turns_do_not_meet(keras_module):
     class Between(layers.Layer):
         def call(self, inputs, training=None):
             if training and len(turns) < 16:
-                with tf.GradientTape() as tape:
-                    loss = tf.reduce_mean(other(nets.data(other, 4)[0], training=True))
-                variables = other.trainable_variables
-                other.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
-                turns.append(loss)
+                nets.gradient_step(keras_module, other, nets.data(other, 4)[0], mean_of(keras_module))
+                turns.append(inputs)
             return inputs
 
     turns = []

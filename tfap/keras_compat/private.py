@@ -203,12 +203,14 @@ _JAX_STATE = (
 
 
 def put_jax_state(model, state):
-    """Makes `fit` bring a state, lists of values as its train function takes them, into the variables."""
+    """Makes `fit` bring a state, lists of values as its train function takes them, into the variables.
+
+    It does so when it ends, also by an error.
+    """
     if any(value.is_deleted() for values in state for value in values):
         return  # the step has run, and Keras holds what it returned
     model._jax_state = dict(zip(_JAX_STATE, state))
     model._jax_state_synced = False
-    model.jax_state_sync()
 
 
 def jax_fit_in_progress():

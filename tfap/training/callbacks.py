@@ -86,6 +86,7 @@ class UpdatePruningStep(Callback):
         self._first_epoch = None
         self._groups = None  # made after the first batch: a subclassed model is not built before
         self._batches = 0
+        self._steps_before = self._steps_so_far()
         self._keep_seed_states()
         self._repair_train_function()
         self._backend.prepared(self.model)
@@ -167,7 +168,8 @@ class UpdatePruningStep(Callback):
             if not wrapper.trained:
                 logging.warning("'%s' is not pruned: it is called with training=False.", wrapper.name)
         self._note_first_weights()  # those of a subclassed model have just been made
-        self._step = max(self._steps_counted())
+        # A first batch that runs a step's graph several times has counted as many.
+        self._step = min(max(self._steps_counted()), self._steps_before + passed)
         before = self._step - passed
         self._groups = [
             group_of(
@@ -191,6 +193,7 @@ class UpdatePruningStep(Callback):
 
     def _resume(self):
         """Makes up for what an interruption has cut off: seed states, and a mask update that was due."""
+        self._steps_before = self._steps_so_far()  # other callbacks may have restored them
         self._wrappers[0].restore_seed_states()
         if not all(wrapper.built for wrapper in self._wrappers):
             return  # never trained
@@ -247,6 +250,9 @@ class UpdatePruningStep(Callback):
             for wrapper in {id(weight.wrapper): weight.wrapper for weight in self._weights}.values():
                 wrapper.pruning_step.assign(min(step, int(wrapper.pruning_step.numpy())))
         return step
+
+    def _steps_so_far(self):
+        return max(int(wrapper.pruning_step.numpy()) if wrapper.built else 0 for wrapper in self._wrappers)
 
     def _steps_counted(self):
         return [int(weight.wrapper.pruning_step.numpy()) for weight in self._weights]

@@ -30,8 +30,8 @@ _LOW_BITS = 30
 
 MASK_MISSING = (
     "The mask of the weight '{weight}' is unknown in this step: its layer was not called before the "
-    "optimizer wrote the weight. Call the model inside the function that applies the gradients, or leave the layers "
-    "that it does not call out of the optimizer."
+    "optimizer wrote the weight. Call the model inside the function that applies the gradients, or leave the "
+    "layers that it does not call out of the optimizer."
 )
 MASK_FROZEN = (
     "The mask of the weight '{weight}' is a constant of the compiled step, which would never change: pass "
@@ -116,10 +116,10 @@ class HostFloat64(StoredArray):
         super().__init__(add_state(name, (*shape, 2), "int32", bits), shape)
 
     def _to_rows(self, values):
-        return np.ascontiguousarray(values)[..., np.newaxis].view(np.int32)
+        return np.array(values, order="C")[..., np.newaxis].view(np.int32)
 
     def _from_rows(self, rows):
-        return np.ascontiguousarray(rows).view(np.float64)[..., 0]
+        return np.array(rows, order="C").view(np.float64)[..., 0]
 
 
 def counter(add_state, name, shape, dtype):
@@ -214,7 +214,7 @@ def keep_weights():
     """
     found = private.jax_fit_in_progress()
     if found is not None:
-        restored(*found)
+        private.put_jax_state(*found)
 
 
 # -- functions of a model --------------------------------------------------------------------------
