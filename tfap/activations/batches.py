@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import rich.console
 import rich.progress
-import tensorflow as tf
 
 from tfap import keras_compat
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Data, Model
 from tfap.utils import checks
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.activations.batches import Batches, can_repeat
@@ -14,6 +13,7 @@ from tfap.activations.measure import ActivationMeter
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.parts import parts_of
 from tfap.keras_compat import Callback
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Data
 from tfap.utils import checks, tables
 

@@ -7,13 +7,12 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-import tensorflow as tf
-
 from tfap import keras_compat
 from tfap.activations.batches import EMPTY, Batches
 from tfap.graph import layer_types
 from tfap.graph.calls import Graph, channel_axis, unwrap
 from tfap.graph.counts import ActivationCounts, firing
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Data, Model
 from tfap.utils import checks
 

@@ -5,10 +5,9 @@ import functools
 import importlib
 from typing import Any
 
-import tensorflow as tf
-
 from tfap.comparison.runs import Run
 from tfap.datasets import Dataset, load
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
 from tfap.pruning.prune import prune
 from tfap.training.callbacks import UpdatePruningStep

@@ -13,7 +13,8 @@ from typing import Any
 
 import rich.console
 import rich.progress
-import tensorflow as tf
+
+from tfap.keras_compat.lazy import tensorflow as tf
 
 _INSTALL = "pip install 'tfap[comparison]'"
 

@@ -4,11 +4,11 @@ import contextlib
 import itertools
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.criteria.base import Criterion, built_in
 from tfap.graph.kernel import Kernel
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.utils import checks
 
 _BATCH = 128  # samples, where arrays are given

@@ -7,13 +7,14 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import onnx, runtime, tflite
 from tfap.exporting.runtime import Runtime
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
 
 
@@ -126,12 +127,19 @@ def _write_saved_model(model, path, quantize, batch_size):
 
 
 def _load_saved_model(path, threads):
-    loaded = tf.saved_model.load(str(path))
+    loaded: Any = tf.saved_model.load(str(path))
     if not hasattr(loaded, "serve"):
         raise ValueError(f"The SavedModel '{path}' has no endpoint 'serve'. Write it with tfap.export.")
     arguments, _ = loaded.serve.concrete_functions[0].structured_input_signature
-    # `loaded` owns the variables and must live as long as the function.
-    return runtime.of_function("saved_model", list(arguments), lambda *inputs: loaded.serve(*inputs))
+    inputs = [
+        runtime.Input(spec.name or f"input_{index}", tuple(spec.shape), np.dtype(spec.dtype.as_numpy_dtype))
+        for index, spec in enumerate(tf.nest.flatten(arguments))
+    ]
+
+    def run(arrays):  # holds `loaded`, which owns the variables
+        return tf.nest.flatten(loaded.serve(*tf.nest.pack_sequence_as(arguments, arrays)))
+
+    return runtime.Runtime("saved_model", inputs, run)
 
 
 def _saved_model_weights(path):

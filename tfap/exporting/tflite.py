@@ -4,10 +4,10 @@ import pathlib
 import tempfile
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import runtime
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
 
 
@@ -27,7 +27,7 @@ def write(model: Model, path: pathlib.Path, quantize: str | None, batch_size: in
         if quantize == "dynamic_range":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         content = converter.convert()
-    names = [spec.name for spec in tf.nest.flatten(keras_compat.call_signature(model))]
+    names = [spec.name for spec in keras_compat.inputs_of(model)]
     path.write_bytes(_in_model_order(content, names))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+
+from tfap.keras_compat.lazy import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -4,11 +4,11 @@ import contextlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfap.keras_compat import private
 from tfap.keras_compat.copying import fresh
 from tfap.keras_compat.graphs import all_layers
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.owner import is_keras3, is_variable
 
 

@@ -9,7 +9,6 @@ import inspect
 import weakref
 
 import numpy as np
-import tensorflow as tf
 
 from tfap.graph import layer_types
 from tfap.graph.activation import fires
@@ -17,6 +16,7 @@ from tfap.graph.calls import channel_axis
 from tfap.graph.counts import STATISTICS, ActivationCounts
 from tfap.graph.kernel import neuron_count
 from tfap.keras_compat import is_keras3
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.layers.history import CountMemory, PreviousWeights
 from tfap.layers.session import PruningSession
 from tfap.utils import checks

@@ -3,8 +3,8 @@
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.utils import checks
 
 

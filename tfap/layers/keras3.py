@@ -4,8 +4,8 @@ import inspect
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.private import made_by_each_worker
 from tfap.layers.base import (
     SEVERAL_INPUTS,

@@ -6,9 +6,8 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import tensorflow as tf
-
 from tfap import keras_compat
+from tfap.keras_compat.lazy import tensorflow as tf
 
 
 class PruningSession:

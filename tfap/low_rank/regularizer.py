@@ -5,11 +5,11 @@ import numbers
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from tfap import keras_compat
 from tfap.keras_compat import private
+from tfap.keras_compat.lazy import tensorflow as tf
 
 
 @keras_compat.register

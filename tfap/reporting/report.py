@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import formats, runtime
@@ -227,7 +226,7 @@ class _MeasuredModel:
 
 def _read(data, input_names):
     """Returns the list of input arrays, in the order of `input_names`, and the labels."""
-    if isinstance(data, tf.data.Dataset):
+    if keras_compat.is_instance(data, "tensorflow.data.Dataset"):
         data = _concatenated(data)
     if not isinstance(data, list | tuple) or len(data) != 2:
         raise TypeError(f"data must be (x, y) or a tf.data.Dataset of such pairs: received {type(data)}.")
@@ -250,12 +249,14 @@ def _concatenated(dataset):
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2:
         raise TypeError(f"data must be a dataset of pairs (x, y): received elements {spec}.")
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+    if keras_compat.is_infinite(dataset):
         raise ValueError("data must be a finite dataset: pass it without repeat().")
-    if any(part.shape.rank == 0 for part in tf.nest.flatten(spec)):
+    if any(part.shape.rank == 0 for part in keras_compat.tree.flatten(spec)):
         raise ValueError(f"data must be batched: pass dataset.batch(64). Received elements {spec}.")
     batches = list(dataset.as_numpy_iterator())
-    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches) if batches else ([], [])
+    if not batches:
+        return [], []
+    return keras_compat.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
 
 
 class _Samples:
@@ -287,7 +288,7 @@ class _Samples:
             except ValueError as error:
                 raise ValueError(f"'{model.name}' cannot take data: {error}") from error
         sizes = [len(array) for array in self._inputs]
-        labels = [len(array) for array in tf.nest.flatten(self._labels)]
+        labels = [len(array) for array in keras_compat.tree.flatten(self._labels)]
         if sizes[0] == 0 or set(sizes) != set(labels):
             raise ValueError(
                 "data must have as many labels as samples, and at least one: received "
@@ -324,13 +325,13 @@ class _Samples:
         if self.use_loss:
             return self._loss(model, rows)
         chunks = [self._outputs(model, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
-        outputs = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *chunks)
+        outputs = keras_compat.tree.map_structure(lambda *parts: np.concatenate(parts), *chunks)
         return float(self._metric(self._labels, outputs))
 
     def _loss(self, model, rows):
         """Returns the loss that a model is compiled with."""
         x = keras_compat.packed_inputs(model.keras_model, self._rows(model, rows))
-        y = tf.nest.map_structure(lambda array: array[rows], self._labels)
+        y = keras_compat.tree.map_structure(lambda array: array[rows], self._labels)
         return float(model.keras_model.evaluate(x, y, verbose=0, return_dict=True)["loss"])
 
     def _rows(self, model, rows):
