@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from tfap import keras_compat
-from tfap.exporting import runtime
+from tfap.exporting import conversion, runtime
 from tfap.exporting.formats import FORMATS, load_runtime
 from tfap.exporting.silence import quiet
 from tfap.keras_compat import equality
@@ -85,6 +85,8 @@ def export(
     """
     path = pathlib.Path(path)
     _check(model, path, format, quantize, dtype)
+    if FORMATS[format].needs_tensorflow:
+        keras_compat.require("tensorflow")
     if verify:
         FORMATS[format].require()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,14 +106,34 @@ def export(
 
 
 def _write(model, path, format, quantize):
+    """Writes the file in this process or, if the model's backend cannot, in one with TensorFlow."""
+    failure = None
+    if keras_compat.backend_of(model) in FORMATS[format].backends:
+        try:
+            return write_here(model, path, format, quantize)
+        except ValueError as error:
+            if keras_compat.backend_of(model) == "tensorflow" or not FORMATS[format].needs_tensorflow:
+                raise
+            failure = error
+    try:
+        conversion.write(model, path, format, quantize)
+    except ValueError as error:
+        text = f"The model '{model.name}' cannot be converted to format='{format}'"
+        text = str(error) if text in str(error) else f"{text}: {error}"
+        raise ValueError(text) from failure or error
+
+
+def write_here(model: Model, path: pathlib.Path, format: str, quantize: str | None) -> None:
     """Writes the file for any batch size or, if that fails, for the fixed one of the model's inputs."""
     fixed = keras_compat.fixed_batch_size(model)
+    failure: Exception | None = None
     batch_sizes = list(dict.fromkeys([None, fixed]))
     if format == "tflite" and fixed is not None and _rolled(model):
         batch_sizes = [fixed]  # for any other, the conversion takes as long and always fails
     for batch_size in batch_sizes:
         try:
-            return FORMATS[format].write(model, path, quantize, batch_size)
+            FORMATS[format].write(model, path, quantize, batch_size)
+            return
         except (ImportError, OSError):  # a missing package, a full disk: not a fault of the model
             raise
         except Exception as error:

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,8 @@ class Format:
             them.
         suffix: String. Suffix of the file name, or "" for a folder.
         quantizations: Tuple of strings. Valid values of `quantize` besides None.
+        backends: Tuple of strings. Backends of Keras on which `write` works. For others, a process with
+            TensorFlow writes the file.
         modules: Tuple of strings. Optional modules that running the file needs.
         extra: String. Extra of tfap that installs the modules.
     """
@@ -40,7 +41,13 @@ class Format:
     suffix: str = ""
     quantizations: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ("tensorflow", "jax")
     extra: str | None = None
+
+    @property
+    def needs_tensorflow(self) -> bool:
+        """Whether writing the file needs TensorFlow."""
+        return "torch" not in self.backends
 
     def require(self) -> None:
         """Checks that the modules that run the file are installed.
@@ -127,7 +134,7 @@ def _write_saved_model(model, path, quantize, batch_size):
 
 
 def _load_saved_model(path, threads):
-    loaded: Any = tf.saved_model.load(str(path))
+    loaded = tf.saved_model.load(str(path))
     if not hasattr(loaded, "serve"):
         raise ValueError(f"The SavedModel '{path}' has no endpoint 'serve'. Write it with tfap.export.")
     arguments, _ = loaded.serve.concrete_functions[0].structured_input_signature
@@ -161,7 +168,9 @@ def _no_weights(path):
 
 FORMATS: dict[str, Format] = {
     "saved_model": Format(_write_saved_model, _load_saved_model, _saved_model_weights),
-    "keras": Format(_write_keras, _load_keras, _no_weights, ".keras"),
+    "keras": Format(
+        _write_keras, _load_keras, _no_weights, ".keras", backends=("tensorflow", "jax", "torch")
+    ),
     "tflite": Format(
         tflite.write,
         tflite.load,
@@ -171,5 +180,13 @@ FORMATS: dict[str, Format] = {
         modules=("ai_edge_litert.interpreter",),
         extra="tflite",
     ),
-    "onnx": Format(onnx.write, onnx.load, onnx.weights, ".onnx", modules=("onnxruntime",), extra="onnx"),
+    "onnx": Format(
+        onnx.write,
+        onnx.load,
+        onnx.weights,
+        ".onnx",
+        backends=("tensorflow",),
+        modules=("onnxruntime",),
+        extra="onnx",
+    ),
 }

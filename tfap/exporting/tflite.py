@@ -133,12 +133,14 @@ def _input_names(interpreter):
     return {detail["index"]: name for name, detail in details.items()}
 
 
-def weights(path: pathlib.Path) -> list[np.ndarray]:
+def weights(path: pathlib.Path) -> list[np.ndarray] | None:
     """Reads the float and int8 weights of a LiteRT file.
 
     Returns:
-        List of NumPy arrays of one dimension.
+        List of NumPy arrays of one dimension. None if TensorFlow is not installed.
     """
+    if not keras_compat.is_installed("tensorflow"):
+        return None
     from tensorflow.lite.python import schema_py_generated as schema
 
     dtypes = {schema.TensorType.FLOAT32: "float32", schema.TensorType.FLOAT16: "float16"}

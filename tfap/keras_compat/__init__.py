@@ -12,6 +12,7 @@ from tfap.keras_compat.copying import (
     copied,
     copy_of,
     from_config,
+    own_objects,
     tied_layers,
     why_shared,
 )
@@ -26,7 +27,7 @@ from tfap.keras_compat.graphs import (
     is_graph_model,
     is_tfap_wrapper,
 )
-from tfap.keras_compat.lazy import is_instance, tfmot
+from tfap.keras_compat.lazy import is_installed, is_instance, require, tfmot, when_loaded
 from tfap.keras_compat.owner import (
     Callback,
     Regularizer,
@@ -45,6 +46,7 @@ from tfap.keras_compat.owner import (
     is_variable,
     keras_of,
     kind_of,
+    ops,
     set_seeds,
     start_afresh,
     tensorflow_variable,
@@ -123,6 +125,7 @@ __all__ = [
     "is_compiled",
     "is_graph_model",
     "is_infinite",
+    "is_installed",
     "is_instance",
     "is_keras3",
     "is_keras_class",
@@ -134,14 +137,17 @@ __all__ = [
     "keras_of",
     "kind_of",
     "load_model",
+    "ops",
     "optimizer_slots",
     "optimizer_updates",
+    "own_objects",
     "packed_inputs",
     "rebuild",
     "register",
     "register_lazily",
     "registered_class",
     "registered_name",
+    "require",
     "set_seeds",
     "snake_case",
     "start_afresh",
@@ -157,6 +163,7 @@ __all__ = [
     "unchanged",
     "untrained_variables",
     "weights_of",
+    "when_loaded",
     "why_shared",
     "with_policy",
     "write_saved_model",

@@ -37,10 +37,15 @@ def imported(name):
     module = sys.modules.get(name)
     if module is not None:
         return module
+    require(name)
+    return _IMPORTERS.get(name, importlib.import_module)(name)
+
+
+def require(name):
+    """Raises ImportError with the pip command if a package is not installed. Does not import it."""
     if not is_installed(name):
         package = _PACKAGES.get(name, name)
         raise ImportError(f"This needs {package}, which is not installed: pip install {package}", name=name)
-    return _IMPORTERS.get(name, importlib.import_module)(name)
 
 
 def is_installed(name):

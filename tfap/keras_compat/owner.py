@@ -7,7 +7,7 @@ import numpy as np
 
 from tfap.keras_compat import lazy
 
-tree = keras.tree  # for structures of plain data
+ops, tree = keras.ops, keras.tree  # of Keras 3; `tree` also for structures of plain data
 _LAYER, _MODEL, _SEQUENTIAL = "tf_keras.layers.Layer", "tf_keras.Model", "tf_keras.Sequential"
 
 

@@ -225,8 +225,12 @@ def write_saved_model(model, path, batch_size=None):
 # -- files -------------------------------------------------------------------------------------------
 
 
-def load_model(path):
-    """The model of a `.keras` file, not compiled, in the Keras that wrote it. Loads no code.
+def load_model(path, safe_mode=True):
+    """The model of a `.keras` file, not compiled, in the Keras that wrote it.
+
+    Args:
+        path: Path of the file.
+        safe_mode: Whether to load no code, as that of a Lambda layer.
 
     Raises:
         ValueError: the file is another one, or not whole, or holds code.
@@ -237,4 +241,4 @@ def load_model(path):
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"'{path}' is no .keras file, or not whole: {error}") from error
     module = lazy.imported("tf_keras" if version.startswith("2.") else "keras")
-    return module.models.load_model(path, compile=False, safe_mode=True)
+    return module.models.load_model(path, compile=False, safe_mode=safe_mode)

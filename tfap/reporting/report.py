@@ -49,7 +49,7 @@ def report(
         seconds: Float >= 0. Time budget per batch size, for all models together. The minimum of 20 rounds
             takes precedence.
         threads: Integer >= 1. Threads of LiteRT and ONNX Runtime. None for their defaults. Keras models use
-            TensorFlow's setting.
+            the setting of their backend.
 
     Returns:
         A `tfap.reporting.table.Report`, which prints as a table with a verdict, converts with `to_dict()` and
@@ -97,14 +97,14 @@ def report(
 
 
 def _row(model, samples, latencies):
-    weights, size = model.weights(), model.size()
+    weights, (size, _) = model.weights(), model.size_and_note
     return ModelReport(
         model.name,
         model.runtime.format,
         weights=weights and weights.total,
         nonzero=weights and weights.nonzero,
-        bytes=size.raw,
-        gzipped_bytes=size.gzipped,
+        bytes=size and size.raw,
+        gzipped_bytes=size and size.gzipped,
         flops=model.flops()[0],
         latency={batch_size: of_model[model.name] for batch_size, of_model in latencies.items()},
         score=samples.score(model) if samples else None,
@@ -119,8 +119,8 @@ def _latencies(models, samples, batch_size, baseline, seconds):
 
 
 def _notes(models):
-    flops_notes = {model.name: model.flops()[1] for model in models}
-    notes = [f"'{name}': {note}" for name, note in flops_notes.items() if note]
+    found = [(model.name, note) for model in models for note in (model.flops()[1], model.size_and_note[1])]
+    notes = [f"'{name}': {note}" for name, note in found if note]
     formats = dict.fromkeys(model.runtime.format for model in models)
     if len(formats) > 1:
         notes.append(f"The models run in different runtimes, which differ in speed: {', '.join(formats)}.")
@@ -201,8 +201,17 @@ class _MeasuredModel:
             raise ValueError(f"'{self.name}' still has pruning wrappers: call strip_pruning() first.")
         return runtime.of_model(self.keras_model)
 
-    def size(self):
-        return disk_size(self.path) if self.path else exported_size(self.keras_model)
+    @functools.cached_property
+    def size_and_note(self):
+        """The `DiskSize`, and a note about it; each None if there is none."""
+        if self.path:
+            return disk_size(self.path), None
+        try:
+            return exported_size(self.keras_model), None
+        except (ImportError, ValueError) as error:
+            if keras_compat.backend_of(self.keras_model) == "tensorflow":
+                raise
+            return None, f"no size on disk, which is that of its SavedModel. {error}"
 
     def weights(self):
         """Returns a `WeightCount`, or None if the weights cannot be read."""
