@@ -9,6 +9,7 @@ import gc
 import importlib
 
 import hypothesis
+import keras
 import pytest
 from examples_per_run import LONG
 
@@ -30,7 +31,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(params=["keras", "tf_keras"])
+KERASES = ["keras", "tf_keras"] if keras.config.backend() == "tensorflow" else ["keras"]
+
+
+@pytest.fixture(params=KERASES)
 def keras_module(request):
     """Keras 3 and tf_keras in turn, with a fixed seed."""
     module = importlib.import_module(request.param)
@@ -41,7 +45,7 @@ def keras_module(request):
 
 @pytest.fixture
 def both_kerases():
-    modules = [importlib.import_module(name) for name in ("keras", "tf_keras")]
+    modules = [importlib.import_module(name) for name in KERASES]
     for module in modules:
         module.backend.clear_session()
     return modules
