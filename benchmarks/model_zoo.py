@@ -56,11 +56,11 @@ class Entry:
 
         def random(spec):
             shape = (samples, *(UNDEFINED_SIZE if size is None else size for size in spec.shape[1:]))
-            if spec.dtype.is_integer:
+            if spec.dtype.kind in "iu":
                 return generator.integers(0, self.integers_below, shape).astype("int32")
             return generator.normal(size=shape).astype("float32")
 
-        x = tf.nest.map_structure(random, keras_compat.call_signature(model))
+        x = keras_compat.tree_of(model).map_structure(random, keras_compat.call_signature(model))
         outputs = tf.nest.flatten(model(tf.nest.map_structure(lambda array: array[:1], x), training=False))
         return x, generator.integers(0, outputs[0].shape[-1], (samples, *outputs[0].shape[1:-1]))
 

@@ -60,7 +60,7 @@ def keras_module(request):
 
 @pytest.fixture
 def both_kerases():
-    modules = [importlib.import_module(name) for name in ("keras", "tf_keras")]
+    modules = [importlib.import_module(name) for name in KERASES]
     for module in modules:
         module.backend.clear_session()
     return modules

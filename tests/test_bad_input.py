@@ -71,16 +71,3 @@ def test_scores_that_are_no_numbers_of_the_kernels_shape(given, scores):
     with pytest.raises(ValueError, match="Broken gave scores for 'hidden_0' that are not finite or not of"):
         tfap.update_masks(wrapped, 0.5)
     assert nets.pruned_weights(wrapped) == 0
-
-
-def test_another_keras_backend(keras_module, monkeypatch):
-    """tf_keras models go on working whatever the backend of Keras 3 is."""
-    import keras
-
-    model = nets.mlp(keras_module)
-    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    if keras_module is keras:
-        with pytest.raises(ValueError, match="TensorFlow backend; the backend is 'jax'. Set KERAS_BACKEND="):
-            tfap.prune(model, 0.5)
-    else:
-        assert len(tfap.prunable_layers(tfap.prune(model, 0.5))) == 2

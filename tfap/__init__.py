@@ -1,36 +1,42 @@
 """tfap: prunes Keras networks by what their neurons do."""
 
-from tfap import layers, low_rank, moved
-from tfap.activations.dead_neurons import DeadNeuronMonitor, dead_neuron_report
-from tfap.activations.measure import measure_activations
-from tfap.compaction.compact import compact
-from tfap.compaction.fit import fit_and_compact
-from tfap.compaction.report import compaction_report
-from tfap.comparison import compare
-from tfap.criteria import AP, LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
-from tfap.exporting.export import export
-from tfap.exporting.formats import load_runtime
-from tfap.graph.counts import ActivationCounts
-from tfap.graph.flops import flops, layer_flops
-from tfap.graph.kernel import Kernel, KernelSpec
-from tfap.graph.registration import register_pass_through_layer, register_prunable_layer
-from tfap.iterative import prune_iteratively
-from tfap.layers.find import prunable_layers
-from tfap.pruning.prune import plan, prune, prune_scope, strip_pruning
-from tfap.reporting.latency import measure as measure_latency
-from tfap.reporting.report import report
-from tfap.schedules import (
-    AccuracyIntervals,
-    ConstantSparsity,
-    IterativeSparsity,
-    PolynomialDecay,
-    PruningSchedule,
-)
-from tfap.training.callbacks import UpdatePruningStep
-from tfap.training.disconnected import unremovable_neurons
-from tfap.training.mask_update import update_masks
-from tfap.training.stopping import StopWhenPruned, pruning_is_over
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tfap import keras_compat, layers, moved
 from tfap.version import __version__
+
+if TYPE_CHECKING:
+    from tfap import low_rank
+    from tfap.activations.dead_neurons import DeadNeuronMonitor, dead_neuron_report
+    from tfap.activations.measure import measure_activations
+    from tfap.compaction.compact import compact
+    from tfap.compaction.fit import fit_and_compact
+    from tfap.compaction.report import compaction_report
+    from tfap.comparison import compare
+    from tfap.criteria import AP, LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
+    from tfap.exporting.export import export
+    from tfap.exporting.formats import load_runtime
+    from tfap.graph.counts import ActivationCounts
+    from tfap.graph.flops import flops, layer_flops
+    from tfap.graph.kernel import Kernel, KernelSpec
+    from tfap.graph.registration import register_pass_through_layer, register_prunable_layer
+    from tfap.iterative import prune_iteratively
+    from tfap.layers.find import prunable_layers
+    from tfap.pruning.prune import plan, prune, prune_scope, strip_pruning
+    from tfap.reporting.latency import measure as measure_latency
+    from tfap.reporting.report import report
+    from tfap.schedules import (
+        AccuracyIntervals,
+        ConstantSparsity,
+        IterativeSparsity,
+        PolynomialDecay,
+        PruningSchedule,
+    )
+    from tfap.training.callbacks import UpdatePruningStep
+    from tfap.training.disconnected import unremovable_neurons
+    from tfap.training.mask_update import update_masks
+    from tfap.training.stopping import StopWhenPruned, pruning_is_over
 
 __all__ = [
     "AP",
@@ -78,5 +84,67 @@ __all__ = [
     "unremovable_neurons",
     "update_masks",
 ]
+
+# The module of each name above, which is imported when the name is first used. Names here are those that
+# type checkers see above: tests/test_lazy_imports.py compares them.
+_MODULE_OF = {
+    name: module
+    for module, names in {
+        "activations.dead_neurons": ("DeadNeuronMonitor", "dead_neuron_report"),
+        "activations.measure": ("measure_activations",),
+        "compaction.compact": ("compact",),
+        "compaction.fit": ("fit_and_compact",),
+        "compaction.report": ("compaction_report",),
+        "comparison": ("compare",),
+        "criteria": ("AP", "LAMP", "ActivationCount", "Criterion", "Gradient", "Lookahead", "Magnitude"),
+        "exporting.export": ("export",),
+        "exporting.formats": ("load_runtime",),
+        "graph.counts": ("ActivationCounts",),
+        "graph.flops": ("flops", "layer_flops"),
+        "graph.kernel": ("Kernel", "KernelSpec"),
+        "graph.registration": ("register_pass_through_layer", "register_prunable_layer"),
+        "iterative": ("prune_iteratively",),
+        "layers.find": ("prunable_layers",),
+        "pruning.prune": ("plan", "prune", "prune_scope", "strip_pruning"),
+        "reporting.report": ("report",),
+        "schedules": (
+            *("AccuracyIntervals", "ConstantSparsity", "IterativeSparsity"),
+            *("PolynomialDecay", "PruningSchedule"),
+        ),
+        "training.callbacks": ("UpdatePruningStep",),
+        "training.disconnected": ("unremovable_neurons",),
+        "training.mask_update": ("update_masks",),
+        "training.stopping": ("StopWhenPruned", "pruning_is_over"),
+    }.items()
+    for name in names
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is used."""
+    if name == "low_rank":
+        return importlib.import_module("tfap.low_rank")
+    if name == "measure_latency":
+        return importlib.import_module("tfap.reporting.latency").measure
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'tfap' has no attribute '{name}'")
+    found = getattr(importlib.import_module(f"tfap.{_MODULE_OF[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# Files name these classes, which `import tfap` does not load.
+for _name, _module in (
+    ("AccuracyIntervals", "schedules"),
+    ("IterativeSparsity", "schedules"),
+    ("SingularValueRegularizer", "low_rank.regularizer"),
+):
+    keras_compat.register_lazily(
+        _name, lambda name=_name, module=_module: getattr(importlib.import_module(f"tfap.{module}"), name)
+    )
 
 moved.alias()

@@ -1,12 +1,13 @@
 """Trains, prunes, and compacts a model in stages, so that training gets faster as neurons are removed."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from tfap import keras_compat, schedules
@@ -21,12 +22,14 @@ from tfap.keras_compat.types import Data, Model
 from tfap.layers.find import is_pruning_wrapper
 from tfap.pruning.plan import LayerSelection
 from tfap.pruning.prune import prune, strip_pruning
-from tfap.schedules import PruningSchedule
 from tfap.training.callbacks import UpdatePruningStep
 from tfap.utils import checks
 
+if TYPE_CHECKING:
+    from tfap.schedules import PruningSchedule
+
 _DEFAULT_STAGES = 5
-_GENERATED = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)  # by tf.data.Dataset.from_generator
+_GENERATED = ("TensorSpec", "RaggedTensorSpec", "SparseTensorSpec")  # by tf.data.Dataset.from_generator
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -202,7 +205,7 @@ def _one_shot_batches(model, data, fit_arguments):
             "arrays or a re-iterable dataset, or stages=1."
         )
     x = _x(data, fit_arguments)
-    is_endless = isinstance(x, tf.data.Dataset) and x.cardinality() == tf.data.INFINITE_CARDINALITY
+    is_endless = keras_compat.is_infinite(x)
     if not is_endless and not hasattr(x, "__next__"):
         return None
     if fit_arguments.get("steps_per_epoch") is None:
@@ -213,7 +216,7 @@ def _one_shot_batches(model, data, fit_arguments):
     checks.integer("steps_per_epoch", fit_arguments["steps_per_epoch"])
     if not is_endless:
         return OneShotBatches(model, x)
-    if not all(isinstance(spec, _GENERATED) for spec in tf.nest.flatten(x.element_spec)):
+    if not all(type(spec).__name__ in _GENERATED for spec in keras_compat.tree.flatten(x.element_spec)):
         return None
     return OneShotBatches(model, iter(x), x.element_spec)
 

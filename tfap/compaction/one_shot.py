@@ -4,10 +4,11 @@ import itertools
 import threading
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
+from tfap.keras_compat.lazy import tensorflow as tf
 
+_COMPOSITE = ("tensorflow.SparseTensor", "tensorflow.RaggedTensor")
 _PEEKED = 2  # as in Keras: a dimension that differs between two batches is undefined
 
 
@@ -98,7 +99,7 @@ class OneShotBatches:
             return {key: self._arrays(value) for key, value in part.items()}
         if isinstance(part, list | tuple):
             return tuple(self._arrays(value) for value in part)
-        if tf.is_tensor(part):
+        if keras_compat.is_instance(part, "tensorflow.Tensor", *_COMPOSITE):
             return part
         array = np.asarray(part)
         if array.dtype == object:
@@ -111,7 +112,7 @@ class OneShotBatches:
         return array.astype(keras_compat.keras_of(self._model).backend.floatx()) if is_wide else array
 
     def _spec(self, first, *others):
-        if isinstance(first, tf.SparseTensor | tf.RaggedTensor):
+        if keras_compat.is_instance(first, *_COMPOSITE):
             raise ValueError(
                 f"The batches of the iterator contain a {type(first).__name__}, expected arrays: pass a "
                 "tf.data.Dataset, or stages=1."

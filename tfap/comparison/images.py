@@ -5,10 +5,10 @@ import functools
 import importlib
 from typing import Any
 
-import tensorflow as tf
-
+from tfap import keras_compat
 from tfap.comparison.runs import Run
 from tfap.datasets import Dataset, load
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
 from tfap.pruning.prune import prune
 from tfap.training.callbacks import UpdatePruningStep
@@ -55,18 +55,15 @@ class Images:
             gradient_data = data.x_train[:_GRADIENT_IMAGES], data.y_train[:_GRADIENT_IMAGES]
             callbacks = [*callbacks, UpdatePruningStep(gradient_data=gradient_data)]
         samples = len(data.x_train)
+        common = {"epochs": self.epochs, "verbose": 0, "callbacks": callbacks}
+        if keras_compat.backend_name(model) != "tensorflow":
+            model.fit(data.x_train, data.y_train, batch_size=_BATCH, **common)
+            return
         # One iterator for all epochs: making one per epoch takes longer than training.
         batches = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train))
         batches = batches.shuffle(samples).batch(_BATCH).repeat()
         steps = -(-samples // _BATCH)
-        model.fit(
-            batches,
-            steps_per_epoch=steps,
-            epochs=self.epochs,
-            shuffle=False,  # the dataset shuffles
-            verbose=0,
-            callbacks=callbacks,
-        )
+        model.fit(batches, steps_per_epoch=steps, shuffle=False, **common)  # the dataset shuffles
 
     def evaluate(self, model: Model, run: Run) -> dict[str, float]:
         """Returns test accuracy and loss."""

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import importlib
 import inspect
 import json
 import re
@@ -10,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from tfap import criteria, keras_compat
-from tfap.comparison import tfmot
 from tfap.comparison.runs import DENSE
 from tfap.criteria import Criterion
 from tfap.keras_compat.types import Model
@@ -174,7 +174,7 @@ def _method_from(spec, pruning_schedule):
     if isinstance(spec, Method):
         return spec
     if spec == "tfmot":
-        return tfmot.Magnitude(pruning_schedule)
+        return importlib.import_module("tfap.comparison.tfmot").Magnitude(pruning_schedule)  # imports tfmot
     arguments = dict(spec) if isinstance(spec, dict) else {"criterion": spec}
     pruning_schedule = arguments.pop("pruning_schedule", pruning_schedule)
     _check_schedule_function(pruning_schedule)

@@ -1,11 +1,13 @@
 """Compares pruning methods: one run for every method, sparsity, and seed."""
 
+from __future__ import annotations
+
 import collections.abc
 import contextlib
 import numbers
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfap.comparison import methods as pruning_methods
 from tfap.comparison import workers as worker_processes
@@ -14,8 +16,10 @@ from tfap.comparison.methods import Methods
 from tfap.comparison.results import Comparison
 from tfap.comparison.runs import DENSE, Row, Run, Store
 from tfap.keras_compat.types import Model
-from tfap.schedules import PruningSchedule
 from tfap.utils import checks
+
+if TYPE_CHECKING:
+    from tfap.schedules import PruningSchedule
 
 
 def compare(

@@ -90,4 +90,5 @@ class _UpdatePruningStep(_tfmot.UpdatePruningStep):
                     "steps_per_epoch to fit()."
                 )
             steps = self.params["epochs"] * self.params["steps"]
-            schedule.over_fit = schedules.over_fit(schedule.sparsity, steps)
+            over_fit = schedules.over_fit(schedule.sparsity, steps)  # in NumPy: tfmot calls it in a graph
+            schedule.over_fit = schedules.get(over_fit.get_config())

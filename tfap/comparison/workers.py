@@ -13,7 +13,8 @@ from typing import Any
 
 import rich.console
 import rich.progress
-import tensorflow as tf
+
+from tfap import keras_compat
 
 _INSTALL = "pip install 'tfap[comparison]'"
 
@@ -126,7 +127,7 @@ def _pool(perform, workers):
 
     environment = {f"{name}_NUM_THREADS": "1" for name in _THREAD_VARIABLES}
     # Processes cannot share a GPU, since each takes all of its memory.
-    environment |= {"CUDA_VISIBLE_DEVICES": "-1"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
     return loky.ProcessPoolExecutor(
         workers, initializer=_start, initargs=(_import("cloudpickle").dumps(perform),), env=environment
@@ -135,11 +136,15 @@ def _pool(perform, workers):
 
 def _start(pickled_perform):
     global _pickled_perform
+    keras_compat.when_loaded("tensorflow", _limit_tensorflow)
+    _pickled_perform = pickled_perform
+    gc.freeze()  # garbage collection between runs skips the imported modules
+
+
+def _limit_tensorflow(tf):
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.get_logger().setLevel("ERROR")  # warnings about functions that many models trace
-    _pickled_perform = pickled_perform
-    gc.freeze()  # garbage collection between runs skips the imported modules
 
 
 def _perform(run):

@@ -7,10 +7,9 @@ import tempfile
 from typing import Literal
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
-from tfap.exporting import runtime
+from tfap.exporting import conversion, runtime
 from tfap.exporting.formats import FORMATS, load_runtime
 from tfap.exporting.silence import quiet
 from tfap.keras_compat import equality
@@ -86,6 +85,8 @@ def export(
     """
     path = pathlib.Path(path)
     _check(model, path, format, quantize, dtype)
+    if FORMATS[format].needs_tensorflow:
+        keras_compat.require("tensorflow")
     if verify:
         FORMATS[format].require()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,14 +106,34 @@ def export(
 
 
 def _write(model, path, format, quantize):
+    """Writes the file in this process or, if the model's backend cannot, in one with TensorFlow."""
+    failure = None
+    if keras_compat.backend_name(model) in FORMATS[format].backends:
+        try:
+            return write_here(model, path, format, quantize)
+        except ValueError as error:
+            if keras_compat.backend_name(model) == "tensorflow" or not FORMATS[format].needs_tensorflow:
+                raise
+            failure = error
+    try:
+        conversion.write(model, path, format, quantize)
+    except ValueError as error:
+        text = f"The model '{model.name}' cannot be converted to format='{format}'"
+        text = str(error) if text in str(error) else f"{text}: {error}"
+        raise ValueError(text) from failure or error
+
+
+def write_here(model: Model, path: pathlib.Path, format: str, quantize: str | None) -> None:
     """Writes the file for any batch size or, if that fails, for the fixed one of the model's inputs."""
     fixed = keras_compat.fixed_batch_size(model)
+    failure: Exception | None = None
     batch_sizes = list(dict.fromkeys([None, fixed]))
     if format == "tflite" and fixed is not None and _rolled(model):
         batch_sizes = [fixed]  # for any other, the conversion takes as long and always fails
     for batch_size in batch_sizes:
         try:
-            return FORMATS[format].write(model, path, quantize, batch_size)
+            FORMATS[format].write(model, path, quantize, batch_size)
+            return
         except (ImportError, OSError):  # a missing package, a full disk: not a fault of the model
             raise
         except Exception as error:
@@ -247,7 +268,7 @@ class _Expected:
         for index, output in enumerate(self.outputs):
             if not output.size:
                 reasons.append(f"output {index} is empty, {output.shape}")
-            elif tf.as_dtype(output.dtype).is_floating and np.isnan(output).all():
+            elif _is_float(output) and np.isnan(output).all():
                 reasons.append(f"output {index} is NaN in all {output.size} values")
         if reasons:
             raise ValueError(
@@ -301,11 +322,16 @@ def _custom_classes(model):
 
 
 def _on_cpu():
-    return tf.device("CPU:0")  # as LiteRT and ONNX Runtime, because GPUs round differently (TF32)
+    """As LiteRT and ONNX Runtime, because GPUs round differently (TF32)."""
+    return keras_compat.device("cpu:0")
+
+
+def _is_float(array):
+    return "float" in array.dtype.name
 
 
 def _tolerance(model, expected):
-    if not tf.as_dtype(expected.dtype).is_floating:
+    if not _is_float(expected):
         return 0
     relative = equality.rounding(model)
     finite = expected[np.isfinite(expected)].astype("float64")

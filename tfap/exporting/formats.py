@@ -9,11 +9,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import onnx, runtime, tflite
 from tfap.exporting.runtime import Runtime
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
 
 
@@ -29,6 +29,8 @@ class Format:
             them.
         suffix: String. Suffix of the file name, or "" for a folder.
         quantizations: Tuple of strings. Valid values of `quantize` besides None.
+        backends: Tuple of strings. Backends of Keras on which `write` works. For others, a process with
+            TensorFlow writes the file.
         modules: Tuple of strings. Optional modules that running the file needs.
         extra: String. Extra of tfap that installs the modules.
     """
@@ -39,7 +41,13 @@ class Format:
     suffix: str = ""
     quantizations: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ("tensorflow", "jax")
     extra: str | None = None
+
+    @property
+    def needs_tensorflow(self) -> bool:
+        """Whether writing the file needs TensorFlow."""
+        return "torch" not in self.backends
 
     def require(self) -> None:
         """Checks that the modules that run the file are installed.
@@ -130,8 +138,15 @@ def _load_saved_model(path, threads):
     if not hasattr(loaded, "serve"):
         raise ValueError(f"The SavedModel '{path}' has no endpoint 'serve'. Write it with tfap.export.")
     arguments, _ = loaded.serve.concrete_functions[0].structured_input_signature
-    # `loaded` owns the variables and must live as long as the function.
-    return runtime.of_function("saved_model", list(arguments), lambda *inputs: loaded.serve(*inputs))
+    inputs = [
+        runtime.Input(spec.name or f"input_{index}", tuple(spec.shape), np.dtype(spec.dtype.as_numpy_dtype))
+        for index, spec in enumerate(tf.nest.flatten(arguments))
+    ]
+
+    def run(arrays):  # holds `loaded`, which owns the variables
+        return tf.nest.flatten(loaded.serve(*tf.nest.pack_sequence_as(arguments, arrays)))
+
+    return runtime.Runtime("saved_model", inputs, run)
 
 
 def _saved_model_weights(path):
@@ -153,7 +168,9 @@ def _no_weights(path):
 
 FORMATS: dict[str, Format] = {
     "saved_model": Format(_write_saved_model, _load_saved_model, _saved_model_weights),
-    "keras": Format(_write_keras, _load_keras, _no_weights, ".keras"),
+    "keras": Format(
+        _write_keras, _load_keras, _no_weights, ".keras", backends=("tensorflow", "jax", "torch")
+    ),
     "tflite": Format(
         tflite.write,
         tflite.load,
@@ -163,5 +180,13 @@ FORMATS: dict[str, Format] = {
         modules=("ai_edge_litert.interpreter",),
         extra="tflite",
     ),
-    "onnx": Format(onnx.write, onnx.load, onnx.weights, ".onnx", modules=("onnxruntime",), extra="onnx"),
+    "onnx": Format(
+        onnx.write,
+        onnx.load,
+        onnx.weights,
+        ".onnx",
+        backends=("tensorflow",),
+        modules=("onnxruntime",),
+        extra="onnx",
+    ),
 }

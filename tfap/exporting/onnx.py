@@ -5,10 +5,10 @@ import pathlib
 import threading
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import runtime
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
 
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"}  # others have NumPy's names
@@ -29,8 +29,8 @@ def write(model: Model, path: pathlib.Path, quantize: str | None, batch_size: in
     """
     # Not with Keras 3's "onnx" exporter, because it leaves NumPy and tf2onnx patched.
     onnx, tf2onnx = (runtime.imported(module, "onnx") for module in ("onnx", "tf2onnx.convert"))
-    function = keras_compat.inference(model, batch_size)
-    signature = [keras_compat.call_signature(model, batch_size)]
+    function = keras_compat.tensorflow_function(model, batch_size)
+    signature = [keras_compat.tensor_specs(model, batch_size)]
     with contextlib.suppress(Exception), _inlined_functions():  # if this fails, tf2onnx traces with calls
         function.get_concrete_function()
     content, _ = tf2onnx.from_function(function, signature, custom_op_handlers={"Erfc": (_write_erfc, [])})

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.keras_compat.types import Model
@@ -232,38 +231,13 @@ def of_model(model: Model) -> Runtime:
     >>> run([[1.0, 2.0], [3.0, 4.0]])
     [array([[3.], [7.]], dtype=float32)]
     """
-    structure, function = keras_compat.call_signature(model), keras_compat.inference(model)
-    batch_size = keras_compat.fixed_batch_size(model)
-    if batch_size is not None:
-        try:
-            function.get_concrete_function()
-        except Exception:  # of the user's layers
-            structure = keras_compat.call_signature(model, batch_size)
-            function = keras_compat.inference(model, batch_size)
-    return of_function("keras", [structure], function)
-
-
-def of_function(format: str, arguments: Sequence[Any], function: Callable[..., Any]) -> Runtime:
-    """Wraps a TensorFlow function of positional arguments as a `Runtime`.
-
-    Args:
-        format: String. Name of the format that the function was loaded from.
-        arguments: List of structures of `tf.TensorSpec`s, one per argument.
-        function: Function that returns a structure of tensors.
-
-    Returns:
-        A `Runtime`.
-    """
-    specs = tf.nest.flatten(arguments)
+    specs = keras_compat.inputs_of(model)
+    function, batch_size = keras_compat.inference(model)
     inputs = [
-        Input(spec.name or f"input_{index}", tuple(spec.shape), np.dtype(spec.dtype.as_numpy_dtype))
+        Input(spec.name or f"input_{index}", (batch_size, *spec.shape[1:]), spec.dtype)
         for index, spec in enumerate(specs)
     ]
-
-    def run(arrays):
-        return tf.nest.flatten(function(*tf.nest.pack_sequence_as(arguments, arrays)))
-
-    return Runtime(format, inputs, run)
+    return Runtime("keras", inputs, function)
 
 
 def imported(module: str, extra: str | None) -> Any:

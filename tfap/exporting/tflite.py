@@ -4,10 +4,10 @@ import pathlib
 import tempfile
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import runtime
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
 
 
@@ -27,7 +27,7 @@ def write(model: Model, path: pathlib.Path, quantize: str | None, batch_size: in
         if quantize == "dynamic_range":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         content = converter.convert()
-    names = [spec.name for spec in tf.nest.flatten(keras_compat.call_signature(model))]
+    names = [spec.name for spec in keras_compat.inputs_of(model)]
     path.write_bytes(_in_model_order(content, names))
 
 
@@ -133,12 +133,14 @@ def _input_names(interpreter):
     return {detail["index"]: name for name, detail in details.items()}
 
 
-def weights(path: pathlib.Path) -> list[np.ndarray]:
+def weights(path: pathlib.Path) -> list[np.ndarray] | None:
     """Reads the float and int8 weights of a LiteRT file.
 
     Returns:
-        List of NumPy arrays of one dimension.
+        List of NumPy arrays of one dimension. None if TensorFlow is not installed.
     """
+    if not keras_compat.is_installed("tensorflow"):
+        return None
     from tensorflow.lite.python import schema_py_generated as schema
 
     dtypes = {schema.TensorType.FLOAT32: "float32", schema.TensorType.FLOAT16: "float16"}

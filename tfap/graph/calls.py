@@ -3,8 +3,6 @@
 import collections
 import dataclasses
 
-import tensorflow as tf
-
 from tfap import keras_compat
 from tfap.graph import functions, layer_types
 from tfap.graph.activation import fires
@@ -83,7 +81,7 @@ class Graph:
 
     def _trace(self, model, prefix, inputs, inherited=None):
         """Adds the calls of a model and of the models nested in it. Returns its output `Value`s."""
-        values = dict(zip(map(id, model.inputs), inputs))
+        values, tree = dict(zip(map(id, model.inputs), inputs)), keras_compat.tree_of(model)
         for layer, tensors, results, training, arguments in keras_compat.calls(model):
             if not tensors or any(id(tensor) not in values for tensor in tensors):
                 continue  # an input, or a call of a shared layer outside this model
@@ -100,7 +98,7 @@ class Graph:
                 produced = [Value(result.shape) for result in results]
                 path = self._unique_path(layer, prefix + layer.name)
                 named = unwrap(layer) if self._plain else layer
-                given = tf.nest.map_structure(lambda thing: values.get(id(thing), thing), arguments)
+                given = tree.map_structure(lambda thing: values.get(id(thing), thing), arguments)
                 self._add(Call(named, path, consumed, produced, given, training))
             values.update(zip(map(id, results), produced))
         return [values[id(tensor)] for tensor in model.outputs]
@@ -210,10 +208,8 @@ def _makes_units(layer):
 
 def _is_float_cast(layer, tensors, results):
     """Returns whether a call casts between float types, as older Keras 3 does in mixed precision."""
-    dtypes = [tf.as_dtype(tensor.dtype) for tensor in (*tensors, *results)]
-    return keras_compat.function_name(layer) in ("Cast", "cast") and all(
-        dtype.is_floating for dtype in dtypes
-    )
+    dtypes = [getattr(tensor.dtype, "name", tensor.dtype) for tensor in (*tensors, *results)]
+    return keras_compat.function_name(layer) in ("Cast", "cast") and all("float" in dtype for dtype in dtypes)
 
 
 def _nearest_activation(call):

@@ -9,7 +9,6 @@ import dataclasses
 import math
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.graph import channels, functions, layer_types
@@ -110,7 +109,7 @@ class ConstantMap:
         if functions.name_of(call) is not None and row.channels in (ChannelRule.SAME, ChannelRule.MERGED):
             return _through_function(call, inputs, len(output.groups))
         if row.channels is ChannelRule.MERGED:
-            return _through_merge(layer.__call__, inputs, len(output.groups), _is_product(call))
+            return _through_merge(layer, layer.__call__, inputs, len(output.groups), _is_product(call))
         if row.channels is ChannelRule.CONCATENATED:
             return _through_concatenate(inputs, len(output.groups))
         return self._through_same(layer, row.constants, inputs[0], output.axis)
@@ -126,7 +125,7 @@ class ConstantMap:
         if rule is ConstantRule.PRELU:
             return _through_prelu(layer, constants, axis)
         if rule is ConstantRule.APPLIED:
-            return Constants.of(constants.known, _activated(layer, constants.values))
+            return Constants.of(constants.known, _activated(layer, layer, constants.values))
         return Constants.none(len(constants.known))
 
     def _along(self, value, axis):
@@ -179,7 +178,7 @@ def _after_activation(layer, known, values):
     """Applies the activation of a layer to its constants."""
     if not is_elementwise(layer):
         return Constants.none(len(known))
-    return Constants.of(known, _activated(getattr(layer, "activation", None), values))
+    return Constants.of(known, _activated(layer, getattr(layer, "activation", None), values))
 
 
 def _through_normalization(layer, constants, training):
@@ -205,17 +204,17 @@ def _through_function(call, inputs, count):
     def apply(arrays):
         return functions.applied(call, arrays)
 
-    return _through_merge(apply, inputs, count, _is_product(call) and len(inputs) > 1)
+    return _through_merge(call.layer, apply, inputs, count, _is_product(call) and len(inputs) > 1)
 
 
 def _is_product(call):
     return (functions.name_of(call) or keras_compat.kind_of(call.layer)) in ("Multiply", "multiply")
 
 
-def _through_merge(merge, inputs, count, is_product):
+def _through_merge(layer, merge, inputs, count, is_product):
     known = np.logical_and.reduce([np.broadcast_to(constants.known, count) for constants in inputs])
-    values = [np.broadcast_to(constants.values, count) for constants in inputs]
-    merged = np.asarray(merge([_as_batch(part) for part in values]), np.float64)[0]
+    values = [_as_batch(layer, np.broadcast_to(constants.values, count)) for constants in inputs]
+    merged = keras_compat.to_numpy(merge(values)).astype(np.float64)[0]
     known = known & np.isfinite(merged)
     if is_product:  # a product with a constant zero is zero
         zero = np.logical_or.reduce([np.broadcast_to(constants.zero, count) for constants in inputs])
@@ -264,11 +263,13 @@ def _through_prelu(layer, constants, axis):
     return Constants.of(constants.known & (same | positive), values)
 
 
-def _activated(activation, values):
-    """Applies an elementwise activation, a function or a layer, to one value per channel."""
-    return values if activation is None else np.asarray(activation(_as_batch(values)))[0].astype(np.float64)
+def _activated(layer, activation, values):
+    """Applies a layer's elementwise activation, a function or a layer, to one value per channel."""
+    if activation is None:
+        return values
+    return keras_compat.to_numpy(activation(_as_batch(layer, values)))[0].astype(np.float64)
 
 
-def _as_batch(values):
+def _as_batch(layer, values):
     """Returns one value per channel as a batch of one sample."""
-    return tf.constant(values[None], tf.float64)
+    return keras_compat.float_tensor(layer, values[None])

@@ -8,7 +8,6 @@ import inspect
 import itertools
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.graph.values import Value
@@ -63,7 +62,7 @@ def operand_shapes(call):
     for name, value in arguments(call).items():
         if name in ("name", "dtype") or value is None or _is_value(value) or isinstance(value, str | bool):
             continue
-        if any(map(_is_value, tf.nest.flatten(value))):
+        if any(map(_is_value, keras_compat.tree_of(call.layer).flatten(value))):
             if not isinstance(value, list | tuple) or not all(map(_is_value, value)):
                 return None
         elif keras_compat.is_variable(value):
@@ -80,12 +79,14 @@ def applied(call, arrays):
     def filled(value):
         if _is_value(value):
             return next(values)
-        is_array = isinstance(value, np.ndarray | np.generic | tf.Tensor)
-        if not is_array or np.asarray(value).dtype.kind != "f":
-            return np.asarray(value).item() if is_array else value
-        return tf.constant(np.asarray(value).item(), tf.float64)  # as a tensor: it may come first
+        if not keras_compat.is_array(value):
+            return value
+        array = keras_compat.to_numpy(value)
+        if array.dtype.kind != "f":
+            return array.item()
+        return keras_compat.float_tensor(call.layer, array.item())  # as a tensor: it may come first
 
-    args, kwargs = tf.nest.map_structure(filled, call.arguments)
+    args, kwargs = keras_compat.tree_of(call.layer).map_structure(filled, call.arguments)
     return keras_compat.function_of(call.layer)(*args, **kwargs)
 
 
@@ -254,8 +255,8 @@ def has_fixed_shape(call):
 
 def _sizes(shape):
     """Returns a shape as a list of integers and of scalar tensors. None if it is one tensor of the graph."""
-    if isinstance(shape, np.ndarray) or (tf.is_tensor(shape) and hasattr(shape, "numpy")):
-        shape = np.asarray(shape).tolist()
+    if keras_compat.is_array(shape):
+        shape = keras_compat.to_numpy(shape).tolist()
     return list(shape) if isinstance(shape, list | tuple) else None
 
 

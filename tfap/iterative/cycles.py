@@ -16,7 +16,7 @@ from tfap.keras_compat import Callback
 from tfap.keras_compat.types import Data, Model
 from tfap.layers.find import prunable_layers
 from tfap.pruning.prune import prune, strip_pruning
-from tfap.schedules import ConstantSparsity
+from tfap.schedules.own import ConstantSparsity
 from tfap.training import mask_update
 from tfap.training.callbacks import UpdatePruningStep
 from tfap.utils.accuracy import metrics_of

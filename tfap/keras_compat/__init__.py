@@ -1,7 +1,10 @@
 """One set of functions for Keras 3 and tf_keras: to read, copy, rebuild, and run the models of either.
 
-All other packages are written once for both. Only this package and `tfap/layers/` import a Keras.
+All other packages are written once for both. Only this package and `tfap/layers/` import a Keras. TensorFlow,
+tf_keras and tfmot are imported when they are first used: see `lazy`.
 """
+
+import importlib
 
 from tfap.keras_compat.backends import backend_of, is_tf_dataset
 from tfap.keras_compat.copying import (
@@ -10,6 +13,7 @@ from tfap.keras_compat.copying import (
     copied,
     copy_of,
     from_config,
+    own_objects,
     tied_layers,
     why_shared,
 )
@@ -24,11 +28,17 @@ from tfap.keras_compat.graphs import (
     is_graph_model,
     is_tfap_wrapper,
 )
+from tfap.keras_compat.lazy import is_installed, is_instance, require, tfmot, when_loaded
 from tfap.keras_compat.owner import (
     Callback,
     Regularizer,
+    backend_name,
+    device,
+    float_tensor,
     function_name,
     function_of,
+    is_array,
+    is_infinite,
     is_keras3,
     is_keras_class,
     is_layer,
@@ -37,9 +47,13 @@ from tfap.keras_compat.owner import (
     is_variable,
     keras_of,
     kind_of,
+    ops,
     set_seeds,
     start_afresh,
     tensorflow_variable,
+    to_numpy,
+    tree,
+    tree_of,
     weights_of,
 )
 from tfap.keras_compat.precision import half_layers, with_policy
@@ -47,6 +61,7 @@ from tfap.keras_compat.rebuilding import rebuild
 from tfap.keras_compat.registry import (
     custom_object_scope,
     register,
+    register_lazily,
     registered_class,
     registered_name,
     snake_case,
@@ -59,9 +74,10 @@ from tfap.keras_compat.running import (
     inputs_of,
     load_model,
     packed_inputs,
+    tensor_specs,
+    tensorflow_function,
     write_saved_model,
 )
-from tfap.keras_compat.tfmot_import import PruneLowMagnitude, TfmotPruning, tfmot
 from tfap.keras_compat.training import (
     SeedStates,
     has_compiled_loss,
@@ -82,6 +98,7 @@ __all__ = [
     "SeedStates",
     "TfmotPruning",
     "all_layers",
+    "backend_name",
     "backend_of",
     "built_copy_of",
     "call_signature",
@@ -92,7 +109,9 @@ __all__ = [
     "copied",
     "copy_of",
     "custom_object_scope",
+    "device",
     "fixed_batch_size",
+    "float_tensor",
     "from_config",
     "function_name",
     "function_of",
@@ -103,9 +122,13 @@ __all__ = [
     "input_arrays",
     "inputs_of",
     "is_any_wrapper",
+    "is_array",
     "is_built",
     "is_compiled",
     "is_graph_model",
+    "is_infinite",
+    "is_installed",
+    "is_instance",
     "is_keras3",
     "is_keras_class",
     "is_layer",
@@ -117,24 +140,41 @@ __all__ = [
     "keras_of",
     "kind_of",
     "load_model",
+    "ops",
     "optimizer_slots",
     "optimizer_updates",
+    "own_objects",
     "packed_inputs",
     "rebuild",
     "register",
+    "register_lazily",
     "registered_class",
     "registered_name",
+    "require",
     "set_seeds",
     "snake_case",
     "start_afresh",
     "steps_per_execution",
+    "tensor_specs",
+    "tensorflow_function",
     "tensorflow_variable",
     "tfmot",
     "tied_layers",
+    "to_numpy",
+    "tree",
+    "tree_of",
     "unchanged",
     "untrained_variables",
     "weights_of",
+    "when_loaded",
     "why_shared",
     "with_policy",
     "write_saved_model",
 ]
+
+
+def __getattr__(name):
+    """Imports tfmot only for its classes."""
+    if name in ("PruneLowMagnitude", "TfmotPruning"):
+        return getattr(importlib.import_module("tfap.keras_compat.tfmot_import"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -62,15 +62,15 @@ def from_config(thing, changes=None, left_out=()):
         left_out: Names of entries that are not passed on.
     """
     config = {**thing.get_config(), **(changes or {})}
-    with custom_object_scope(_own_objects(thing)):
+    with custom_object_scope(own_objects(thing)):
         copy = type(thing).from_config({key: config[key] for key in config if key not in left_out})
     _share_objects(thing, copy, changes or ())
     return copy
 
 
-def _own_objects(thing):
+def own_objects(thing):
     """`{name: function or class}` of what a user's own config entries may name, in sublayers too."""
-    found = {}
+    found = {} if is_keras_class(type(thing)) else {type(thing).__name__: type(thing)}
     for owner in [thing, *(private.layers_inside(thing) if is_layer(thing) else ())]:
         if owner is not thing and not is_keras_class(type(owner)):
             found[type(owner).__name__] = type(owner)

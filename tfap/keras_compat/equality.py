@@ -4,12 +4,11 @@ import dataclasses
 import re
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from tfap.keras_compat.graphs import all_layers
 from tfap.keras_compat.inputs import random_arrays
-from tfap.keras_compat.owner import is_model
+from tfap.keras_compat.owner import is_model, to_numpy, tree_of
 from tfap.keras_compat.running import inputs_of, packed_inputs
 from tfap.keras_compat.training import unchanged
 
@@ -127,10 +126,10 @@ def _check_comparable_values(model, outputs):
 def outputs_of(model, arrays):
     """The outputs of a model in inference mode, as float64 arrays."""
     chunks = [
-        tf.nest.flatten(_called(model, [part[start:stop] for part in arrays]))
+        tree_of(model).flatten(_called(model, [part[start:stop] for part in arrays]))
         for start, stop in _chunks(len(arrays[0]))
     ]
-    return [np.concatenate([np.asarray(part, np.float64) for part in parts]) for parts in zip(*chunks)]
+    return [np.concatenate([to_numpy(part).astype(np.float64) for part in parts]) for parts in zip(*chunks)]
 
 
 class _ChannelsFirstError(ValueError):

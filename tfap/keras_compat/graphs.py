@@ -3,11 +3,10 @@
 import inspect
 from typing import Any, NamedTuple
 
-import tensorflow as tf
+from tfap.keras_compat import lazy, private
+from tfap.keras_compat.owner import is_model, is_sequential, tree_of
 
-from tfap.keras_compat import private
-from tfap.keras_compat.owner import is_model, is_sequential, keras_of
-from tfap.keras_compat.tfmot_import import PruneLowMagnitude
+_TFMOT_WRAPPER = "tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper.PruneLowMagnitude"
 
 
 def is_graph_model(thing):
@@ -46,7 +45,8 @@ def calls(model):
         args, kwargs = arguments_of(node)
         layer = layer_of(node)
         inputs = [] if node.is_input else _tensors(layer, args, kwargs)
-        yield LayerCall(layer, inputs, tf.nest.flatten(node.outputs), kwargs.get("training"), (args, kwargs))
+        outputs = tree_of(model).flatten(node.outputs)
+        yield LayerCall(layer, inputs, outputs, kwargs.get("training"), (args, kwargs))
 
 
 def nodes(model):
@@ -72,7 +72,7 @@ def _tensors(layer, args, kwargs):
     ordered = [*args, *(kwargs[name] for name in names)]
     if is_graph_model(layer):
         ordered = [_as_the_model_takes_them(layer, ordered[0])]
-    flat = tf.nest.flatten(ordered)
+    flat = tree_of(layer).flatten(ordered)
     return [tensor for tensor in flat if private.producer_of(tensor) is not None]
 
 
@@ -104,7 +104,7 @@ def is_tfap_wrapper(layer):
 
 def is_any_wrapper(layer):
     """True for tfap's wrappers and for tfmot's."""
-    return is_tfap_wrapper(layer) or isinstance(layer, PruneLowMagnitude)
+    return is_tfap_wrapper(layer) or lazy.is_instance(layer, _TFMOT_WRAPPER)
 
 
 def check_plain(model, function):
@@ -131,7 +131,6 @@ def check_readable(model, function):
     """Like `check_plain`, for a function that takes models with pruning wrappers too."""
     if not is_model(model):
         raise TypeError(f"{function} takes a Keras model: received an object of type {type(model).__name__}.")
-    keras_of(model)
     if not is_graph_model(model):
         raise ValueError(f"{function} takes Sequential and Functional models: '{model.name}' is subclassed.")
     if not is_built(model):

@@ -7,7 +7,7 @@ These attributes may change in any release. Nothing else in tfap reads or writes
 import contextlib
 import sys
 
-import tensorflow as tf
+from tfap.keras_compat.lazy import loaded
 
 _KERAS, _TF_KERAS, _TENSORFLOW, _TFMOT = "keras 3.15.1", "tf_keras 2.21.0", "tensorflow 2.21.0", "tfmot 0.8.1"
 # Attribute: whose it is, and the release in which it was seen.
@@ -234,7 +234,8 @@ def made_by_each_worker():
     TensorFlow would send them the first worker's value, and cannot send uint8. It asks `_num_workers`, in
     CollectiveAllReduceExtended._get_variable_creator_initial_value.
     """
-    extended = tf.distribute.get_strategy().extended
+    tf = loaded("tensorflow")
+    extended = tf.distribute.get_strategy().extended if tf else None
     workers = getattr(extended, "_num_workers", 1)
     if workers == 1:
         yield
@@ -248,7 +249,8 @@ def made_by_each_worker():
 
 def is_in_xla():
     """True while a `tf.function(jit_compile=True)` is traced."""
-    graph = tf.compat.v1.get_default_graph()
+    tf = loaded("tensorflow")
+    graph = tf.compat.v1.get_default_graph() if tf else None
     while graph is not None:
         context = graph._get_control_flow_context()
         while context is not None:

@@ -5,14 +5,12 @@ import inspect
 import threading
 
 import keras
-import tensorflow as tf
-import tf_keras
 from absl import logging
 
 from tfap.keras_compat import private
 from tfap.keras_compat.copying import Replacement, fresh
 from tfap.keras_compat.graphs import arguments_of, calls, is_graph_model, layer_of, nodes
-from tfap.keras_compat.owner import is_keras3, is_sequential, keras_of
+from tfap.keras_compat.owner import is_keras3, is_sequential, keras_of, tree_of
 
 _hidden_compile_lock = threading.RLock()  # two threads at once would restore each other's setting
 
@@ -78,12 +76,12 @@ def _clone_model(model, clone, shapes, call):
     if not is_sequential(model):
         return _clone_functional(model, clone, shapes, call)
     world = keras_of(model)
-    if world is tf_keras and _calls_a_layer_twice(model):  # it would be there once in the clone
+    if world is not keras and _calls_a_layer_twice(model):  # it would be there once in the clone
         return _clone_functional(model, clone, shapes, call)
     if any(_chained(clone(layer)) is not None for layer in model.layers):
         return _longer_sequential(model, clone, _new_inputs(model, shapes))
     same = all(tuple(a) == tuple(b) for a, b in zip(shapes, _own_input_shapes(model)))
-    inputs = None if same and world is tf_keras else _new_inputs(model, shapes)
+    inputs = None if same and world is not keras else _new_inputs(model, shapes)
     with _hidden_compile(model):
         return world.models.clone_model(model, input_tensors=inputs, clone_function=clone)
 
@@ -94,21 +92,21 @@ def _clone_functional(model, clone, shapes, call):
     Neither Keras's clone_model is used: that of tf_keras goes through a config, which loses arguments of
     functions such as the operands of `tf.einsum`, and neither lets arguments change.
     """
-    inputs = _new_inputs(model, shapes)
-    tensors = dict(zip(map(id, model.inputs), tf.nest.flatten(inputs)))
+    inputs, tree = _new_inputs(model, shapes), tree_of(model)
+    tensors = dict(zip(map(id, model.inputs), tree.flatten(inputs)))
     added = []  # calls that add_loss and add_metric of tf_keras add below the outputs
     for depth, node in nodes(model):
         layer, arguments = layer_of(node), arguments_of(node)
-        given = filter(private.producer_of, tf.nest.flatten(arguments))
+        given = filter(private.producer_of, tree.flatten(arguments))
         if node.is_input or any(id(tensor) not in tensors for tensor in given):
             continue  # an input, or a call of a shared layer outside this model
-        args, kwargs = tf.nest.map_structure(lambda value: tensors.get(id(value), value), arguments)
+        args, kwargs = tree.map_structure(lambda value: tensors.get(id(value), value), arguments)
         new_layer = clone(layer)
         outputs = call(layer, new_layer, args, kwargs)
-        tensors.update(zip(map(id, tf.nest.flatten(node.outputs)), tf.nest.flatten(outputs)))
+        tensors.update(zip(map(id, tree.flatten(node.outputs)), tree.flatten(outputs)))
         if depth < 0:
             added.append((layer, new_layer, new_layer.inbound_nodes[-1]))
-    outputs = tf.nest.map_structure(lambda tensor: tensors[id(tensor)], private.output_structure(model))
+    outputs = tree.map_structure(lambda tensor: tensors[id(tensor)], private.output_structure(model))
     cloned = _model_like(model, inputs, outputs)
     if added:
         order = {id(layer): at for at, layer in enumerate(model.layers)}
@@ -177,7 +175,7 @@ def _new_inputs(model, shapes):
     new_input = _keras3_input if is_keras3(model) else _tf_keras_input
     shape_of = {id(tensor): tuple(shape) for tensor, shape in zip(model.inputs, shapes)}
     structure = model.inputs[0] if is_sequential(model) else private.input_structure(model)
-    return tf.nest.map_structure(lambda tensor: new_input(tensor, shape_of[id(tensor)]), structure)
+    return tree_of(model).map_structure(lambda tensor: new_input(tensor, shape_of[id(tensor)]), structure)
 
 
 def _tf_keras_input(tensor, shape):
@@ -220,6 +218,9 @@ def _compile_like(target, source):
     arguments = {key: value for key, value in arguments.items() if value is not None}
     if is_keras3(source) and "LossScale" not in type(source.optimizer).__name__:
         arguments["auto_scale_loss"] = False
+    if is_keras3(source) and keras.config.backend() == "torch":
+        # Keras does not compile models by itself there, but a file from JAX says that it did.
+        arguments.pop("jit_compile", None)
     if source.optimizer is not None:
         arguments["optimizer"] = source.optimizer  # with its learning rate of now; tf_keras notes the first
     try:

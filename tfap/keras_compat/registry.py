@@ -4,19 +4,51 @@ import contextlib
 import re
 
 import keras
-import tf_keras
+
+from tfap.keras_compat import lazy
 
 
 def register(cls):
     """Registers a class that neither Keras owns, such as a criterion or schedule, with both of them."""
-    for module in (keras, tf_keras):
-        module.saving.register_keras_serializable(package="tfap")(cls)
+    _register(cls, keras)
+    lazy.when_loaded("tf_keras", lambda tf_keras: _register(cls, tf_keras))
     return cls
+
+
+def register_lazily(name, load, in_keras3=True):
+    """Registers a class by its name with both Kerases. It is loaded when a file with it is.
+
+    Args:
+        name: String. Name of the class, which `load` registers under the same name.
+        load: Function that imports and returns the class.
+        in_keras3: Whether to register it with Keras 3 too.
+    """
+    stand_in = type(name, (_StandIn,), {"load": staticmethod(load)})
+    if in_keras3:
+        _register(stand_in, keras)
+    lazy.when_loaded("tf_keras", lambda tf_keras: _register(stand_in, tf_keras, replace=False))
+
+
+class _StandIn:
+    """What both Kerases know of a class that has not been loaded."""
+
+    @classmethod
+    def from_config(cls, config):
+        return cls.load().from_config(config)
+
+    def get_config(self):  # Keras registers no class without it
+        raise NotImplementedError
+
+
+def _register(cls, module, replace=True):
+    name = f"tfap>{cls.__name__}"
+    if replace or module.saving.get_registered_object(name) is None:
+        module.saving.register_keras_serializable(package="tfap")(cls)
 
 
 def registered_name(cls):
     """Returns the name under which either Keras knows a class, or its own name."""
-    for module in (keras, tf_keras):
+    for module in _kerases():
         name = module.saving.get_registered_name(cls)
         if name != cls.__name__:
             return name
@@ -25,20 +57,24 @@ def registered_name(cls):
 
 def registered_class(name):
     """Returns the class that either Keras knows under a name, or None. Does not load code."""
-    for module in (keras, tf_keras):
+    for module in _kerases():
         found = module.saving.get_registered_object(name)
         if found is not None:
-            return found
+            return found.load() if issubclass(found, _StandIn) else found
     return None
+
+
+def _kerases():
+    """Returns the Kerases that know any class."""
+    return filter(None, (keras, lazy.loaded("tf_keras")))
 
 
 @contextlib.contextmanager
 def custom_object_scope(custom_objects):
     """Opens the custom-object scopes of both Kerases."""
-    with (
-        keras.saving.custom_object_scope(custom_objects),
-        tf_keras.saving.custom_object_scope(custom_objects),
-    ):
+    with contextlib.ExitStack() as stack:
+        for module in _kerases():
+            stack.enter_context(module.saving.custom_object_scope(custom_objects))
         yield
 
 

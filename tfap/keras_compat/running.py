@@ -1,24 +1,37 @@
-"""What a model is called on, and its files."""
+"""What a model is called on, its compiled inference, and its files."""
 
+import dataclasses
 import functools
 import inspect
 import json
 import re
 import zipfile
 
-import keras
 import numpy as np
-import tensorflow as tf
-import tf_keras
 
-from tfap.keras_compat import private
+from tfap.keras_compat import lazy, private
 from tfap.keras_compat.graphs import is_built, is_graph_model
 from tfap.keras_compat.inputs import listed
-from tfap.keras_compat.owner import is_keras3, keras_of
+from tfap.keras_compat.owner import backend_name, is_keras3, keras_of, to_numpy, tree_of
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """Describes one input of a model.
+
+    Attributes:
+        shape: Tuple of integers, with None for undefined dimensions.
+        dtype: NumPy dtype; that of objects for strings.
+        name: String. Name of the input, without characters that SavedModels do not allow. None if unknown.
+    """
+
+    shape: tuple
+    dtype: np.dtype
+    name: str | None = None
 
 
 def call_signature(model, batch_size=None):
-    """The structure that a model is called on, with a `tf.TensorSpec` for every input.
+    """The structure that a model is called on, with an `InputSpec` for every input.
 
     Args:
         model: A built model of either Keras.
@@ -33,7 +46,7 @@ def call_signature(model, batch_size=None):
             f"The inputs of the model '{model.name}' are not known. Expected a model that is built and is "
             f"called on one argument (which may hold several inputs): call it on data first."
         )
-    return tf.nest.map_structure(lambda tensor: _spec_of(tensor, batch_size), structure)
+    return tree_of(model).map_structure(lambda tensor: _spec_of(tensor, batch_size), structure)
 
 
 def fixed_batch_size(model):
@@ -43,18 +56,19 @@ def fixed_batch_size(model):
     batch size may run with any.
     """
     structure = _input_structure(model) if is_graph_model(model) else None
-    sizes = {tensor.shape[0] for tensor in tf.nest.flatten(structure) if tensor is not None} - {None}
+    tensors = tree_of(model).flatten(structure)
+    sizes = {tensor.shape[0] for tensor in tensors if tensor is not None} - {None}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def inputs_of(model):
-    """A `tf.TensorSpec` for each input, in order."""
-    return tf.nest.flatten(call_signature(model))
+    """An `InputSpec` for each input, in order."""
+    return tree_of(model).flatten(call_signature(model))
 
 
 def packed_inputs(model, arrays):
     """Arrays, one for each input, in the structure that a model is called on."""
-    return tf.nest.pack_sequence_as(_input_structure(model), arrays)
+    return tree_of(model).pack_sequence_as(_input_structure(model), arrays)
 
 
 def input_arrays(model, data):
@@ -74,7 +88,12 @@ def input_arrays(model, data):
 def _spec_of(tensor, batch_size):
     layer = private.producer_of(tensor) or tensor  # the input layer, whose name the user knows
     name = layer.name and re.sub(r"[^\w.-]", "_", layer.name)  # as SavedModels name their inputs
-    return tf.TensorSpec((batch_size, *tensor.shape[1:]), tensor.dtype, name)
+    return InputSpec((batch_size, *tensor.shape[1:]), _numpy_dtype(tensor.dtype), name)
+
+
+def _numpy_dtype(dtype):
+    dtype = getattr(dtype, "as_numpy_dtype", dtype)
+    return np.dtype(object if dtype == "string" else dtype)
 
 
 def _input_structure(model):
@@ -85,16 +104,82 @@ def _input_structure(model):
     if is_keras3(model):
         shape = (model.get_build_config() or {}).get("input_shape")
         flat = isinstance(shape, list | tuple) and all(isinstance(n, int | None) for n in shape)
-        return tf.TensorSpec(shape, model.input_dtype) if flat else None
+        return InputSpec(tuple(shape), _numpy_dtype(model.input_dtype)) if flat else None
     arguments, keywords = model.save_spec() or ((), {})
     return arguments[0] if len(arguments) == 1 and not keywords else None
 
 
-def inference(model, batch_size=None):
-    """The model's outputs as a `tf.function` of `call_signature(model, batch_size)`."""
-    autograph = not is_keras3(model)  # as each Keras does for its own exports
-    signature = [call_signature(model, batch_size)]
-    return tf.function(_in_inference(model), input_signature=signature, autograph=autograph)
+# -- inference ---------------------------------------------------------------------------------------
+
+
+def inference(model):
+    """Compiles a model for inference, for all batch sizes or, if that fails, for that of its inputs.
+
+    Args:
+        model: A built model of either Keras. It is not copied, so later changes of its weights take effect.
+
+    Returns:
+        `(function, batch size)`. The function takes a list of arrays, one per input, and returns a list of
+        NumPy arrays, one per output. The batch size is None if it may be any.
+    """
+    compiled = {"tensorflow": _tensorflow_inference, "jax": _jax_inference, "torch": _torch_inference}
+    run, batch_size = compiled[backend_name(model)](model)
+    tree = tree_of(model)
+    return lambda arrays: list(map(to_numpy, tree.flatten(run(packed_inputs(model, arrays))))), batch_size
+
+
+def _tensorflow_inference(model):
+    function, fixed = tensorflow_function(model), fixed_batch_size(model)
+    if fixed is not None:
+        try:
+            function.get_concrete_function()
+        except Exception:  # of the user's layers
+            return tensorflow_function(model, fixed), fixed
+    return function, None
+
+
+def _jax_inference(model):
+    import jax
+
+    if any(spec.dtype == object for spec in inputs_of(model)):  # JAX has no strings
+        return _in_inference(model), None
+
+    def call(trainable, untrained, inputs):
+        return model.stateless_call(trainable, untrained, inputs, **_not_training(model))[0]
+
+    compiled = jax.jit(call)
+
+    def run(inputs):
+        return compiled(_values(model.trainable_variables), _values(model.non_trainable_variables), inputs)
+
+    return run, _required_batch_size(model, run)
+
+
+def _values(variables):
+    return [variable.value for variable in variables]
+
+
+def _torch_inference(model):
+    import torch
+
+    run = torch.no_grad()(_in_inference(model))
+    return run, _required_batch_size(model, run)
+
+
+def _required_batch_size(model, run):
+    """Returns the batch size of a model's inputs if it does not run with another one."""
+    fixed = fixed_batch_size(model)
+    if fixed is None or any(None in spec.shape[1:] for spec in inputs_of(model)):
+        return fixed
+    try:
+        run(
+            packed_inputs(
+                model, [np.zeros((fixed + 1, *spec.shape[1:]), spec.dtype) for spec in inputs_of(model)]
+            )
+        )
+    except Exception:  # of the user's layers
+        return fixed
+    return None
 
 
 def _in_inference(model):
@@ -102,20 +187,50 @@ def _in_inference(model):
 
     A partial, since TensorFlow warns of retracing where many functions have the same code.
     """
-    takes_training = "training" in inspect.signature(model.call).parameters
-    return functools.partial(model.__call__, **({"training": False} if takes_training else {}))
+    return functools.partial(model.__call__, **_not_training(model))
+
+
+def _not_training(model):
+    return {"training": False} if "training" in inspect.signature(model.call).parameters else {}
+
+
+# -- TensorFlow --------------------------------------------------------------------------------------
+
+
+def tensor_specs(model, batch_size=None):
+    """The structure that a model is called on, with a `tf.TensorSpec` for every input."""
+    tf = lazy.tensorflow
+    return tree_of(model).map_structure(
+        lambda spec: tf.TensorSpec(spec.shape, tf.as_dtype(spec.dtype), spec.name),
+        call_signature(model, batch_size),
+    )
+
+
+def tensorflow_function(model, batch_size=None):
+    """The model's outputs as a `tf.function` of `tensor_specs(model, batch_size)`."""
+    autograph = not is_keras3(model)  # as each Keras does for its own exports
+    signature = [tensor_specs(model, batch_size)]
+    return lazy.tensorflow.function(_in_inference(model), input_signature=signature, autograph=autograph)
 
 
 def write_saved_model(model, path, batch_size=None):
-    """Writes a SavedModel with the endpoint `serve`, a function of `call_signature(model, batch_size)`."""
+    """Writes a SavedModel with the endpoint `serve`, a function of `tensor_specs(model, batch_size)`."""
+    lazy.imported("tensorflow")
     archive = keras_of(model).export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serve", _in_inference(model), [call_signature(model, batch_size)])
+    archive.add_endpoint("serve", _in_inference(model), [tensor_specs(model, batch_size)])
     archive.write_out(str(path))
 
 
-def load_model(path):
-    """The model of a `.keras` file, not compiled, in the Keras that wrote it. Loads no code.
+# -- files -------------------------------------------------------------------------------------------
+
+
+def load_model(path, safe_mode=True):
+    """The model of a `.keras` file, not compiled, in the Keras that wrote it.
+
+    Args:
+        path: Path of the file.
+        safe_mode: Whether to load no code, as that of a Lambda layer.
 
     Raises:
         ValueError: the file is another one, or not whole, or holds code.
@@ -125,5 +240,5 @@ def load_model(path):
             version = json.loads(file.read("metadata.json"))["keras_version"]
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"'{path}' is no .keras file, or not whole: {error}") from error
-    world = tf_keras if version.startswith("2.") else keras
-    return world.models.load_model(path, compile=False, safe_mode=True)
+    module = lazy.imported("tf_keras" if version.startswith("2.") else "keras")
+    return module.models.load_model(path, compile=False, safe_mode=safe_mode)

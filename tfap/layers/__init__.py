@@ -1,19 +1,24 @@
 """Custom layers. Each name makes an object of the Keras that owns the wrapped layer."""
 
 import abc
+import functools
+import importlib
 from typing import Any
 
 from tfap import keras_compat
 from tfap.keras_compat.types import Layer
-from tfap.layers import keras3, tf_keras
 
-_MODULES = {"keras": keras3, "tf_keras": tf_keras}
+_FILES = {"keras": "keras3", "tf_keras": "tf_keras"}  # the second imports tf_keras and tfmot
 
 
 def _class_for(layer, name):
     if not keras_compat.is_layer(layer):
         raise TypeError(f"Expected a Keras layer: received {layer!r} of type {type(layer).__name__}.")
-    return getattr(_MODULES[keras_compat.keras_of(layer).__name__], name)
+    return _class_of(keras_compat.keras_of(layer).__name__, name)
+
+
+def _class_of(keras, name):
+    return getattr(importlib.import_module(f"tfap.layers.{_FILES[keras]}"), name)
 
 
 class PruneByActivation(metaclass=abc.ABCMeta):
@@ -88,6 +93,6 @@ class CountActivations(metaclass=abc.ABCMeta):
         return _class_for(layer, "CountActivations")(layer, *args, **kwargs)
 
 
-for _module in _MODULES.values():
-    PruneByActivation.register(_module.PruneByActivation)
-    CountActivations.register(_module.CountActivations)
+for _name, _class in (("PruneByActivation", PruneByActivation), ("CountActivations", CountActivations)):
+    _class.register(_class_of("keras", _name))  # those for tf_keras register themselves
+    keras_compat.register_lazily(_name, functools.partial(_class_of, "tf_keras", _name), in_keras3=False)

@@ -4,13 +4,14 @@ import functools
 import inspect
 
 import numpy as np
-import tensorflow as tf
 import tf_keras
 
+from tfap import layers
 from tfap.graph import layer_types
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.kernel import Kernel
 from tfap.keras_compat import PruneLowMagnitude, TfmotPruning, backends, private
+from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.layers.base import (
     CALLBACK_MISSING,
     SEVERAL_INPUTS,
@@ -91,6 +92,7 @@ def _build_attention(layer):
     layer(*(tf.zeros([size or 1 for size in tf.TensorShape(shape)]) for shape in shapes))
 
 
+@layers.CountActivations.register
 @tf_keras.saving.register_keras_serializable(package="tfap")
 class CountActivations(CountActivationsBase, _Wrapper):
     def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, statistic="count", **kwargs):
@@ -103,6 +105,7 @@ class CountActivations(CountActivationsBase, _Wrapper):
         return {**super().get_config(), **self._own_config()}
 
 
+@layers.PruneByActivation.register
 @tf_keras.saving.register_keras_serializable(package="tfap")
 class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
     def __init__(self, layer, *settings, **kwargs):

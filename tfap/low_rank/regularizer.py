@@ -5,11 +5,11 @@ import numbers
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from tfap import keras_compat
 from tfap.keras_compat import private
+from tfap.keras_compat.lazy import tensorflow as tf
 
 
 @keras_compat.register
@@ -21,8 +21,9 @@ class SingularValueRegularizer(keras_compat.Regularizer):
     order. The weighted loss lowers the smallest singular values most.
 
     The kernel of a convolution is a matrix of shape `(everything else, last axis)`. Singular values that are
-    zero within float32 tolerance have no gradient. The loss computes the eigenvectors of the smaller Gram
-    matrix of the kernel in float64, which is slow in XLA on CPUs. There, use `compile(jit_compile=False)`.
+    zero within float32 tolerance have no gradient. With TensorFlow, the loss computes the eigenvectors of the
+    smaller Gram matrix of the kernel in float64, which is slow in XLA on CPUs. There, use
+    `compile(jit_compile=False)`. With JAX and PyTorch, it computes the singular values in float32.
 
     Args:
         strength: Float >= 0. Factor of the loss.
@@ -55,7 +56,7 @@ class SingularValueRegularizer(keras_compat.Regularizer):
         self.strength = float(strength)
         self.weighted = bool(weighted)
 
-    def __call__(self, kernel: Any) -> tf.Tensor:
+    def __call__(self, kernel: Any) -> Any:
         """Computes the loss of a kernel.
 
         Args:
@@ -64,12 +65,21 @@ class SingularValueRegularizer(keras_compat.Regularizer):
         Returns:
             A scalar tensor of the dtype of the kernel.
         """
-        kernel = tf.convert_to_tensor(kernel)
-        if kernel.shape.rank < 2:
+        if len(kernel.shape) < 2:
             raise ValueError(
                 f"SingularValueRegularizer takes kernels of two axes or more: received the shape "
                 f"{tuple(kernel.shape)}."
             )
+        in_tensorflow = keras_compat.is_instance(kernel, "tensorflow.Tensor", "tensorflow.Variable")
+        if in_tensorflow or keras_compat.backend_name(None) == "tensorflow":
+            return self._in_tensorflow(kernel)
+        ops = keras_compat.ops
+        kernel = ops.convert_to_tensor(kernel)
+        total = _sum_of_svd(ops.cast(ops.reshape(kernel, (-1, kernel.shape[-1])), "float32"), self.weighted)
+        return ops.cast(self.strength * total, kernel.dtype)
+
+    def _in_tensorflow(self, kernel):
+        kernel = tf.convert_to_tensor(kernel)
         if private.is_in_xla() and not tf.config.list_physical_devices("GPU"):
             logging.log_first_n(
                 logging.WARNING,
@@ -86,6 +96,17 @@ class SingularValueRegularizer(keras_compat.Regularizer):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, for serialization."""
         return {"strength": self.strength, "weighted": self.weighted}
+
+
+def _sum_of_svd(matrix, weighted):
+    """Computes the sum of the singular values of a float32 matrix, in the operations of Keras 3."""
+    ops = keras_compat.ops
+    finite = ops.all(ops.isfinite(matrix))  # PyTorch raises on NaN
+    values = ops.svd(ops.where(finite, matrix, 0.0), full_matrices=False, compute_uv=False)
+    tolerance = max(matrix.shape) * float(np.finfo(np.float32).eps) * ops.stop_gradient(values[0])
+    positive = ops.where(values > tolerance, values, 0.0)  # 0 is a subgradient of others
+    factors = ops.arange(1, len(values) + 1, dtype="float32") if weighted else 1.0
+    return ops.where(finite, ops.sum(factors * positive), float("nan"))
 
 
 def _weighted_sum(matrix, factors):

@@ -1,10 +1,13 @@
 """Wraps the layers of a model for pruning, and strips the wrappers."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import math
 import uuid
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import logging
@@ -20,7 +23,9 @@ from tfap.layers.find import prunable_layers
 from tfap.layers.settings import PruningSettings
 from tfap.pruning import strip
 from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan, why_not_built
-from tfap.schedules import PruningSchedule
+
+if TYPE_CHECKING:
+    from tfap.schedules import PruningSchedule
 
 
 def prune(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfap import keras_compat
 from tfap.exporting import formats, runtime
@@ -50,7 +49,7 @@ def report(
         seconds: Float >= 0. Time budget per batch size, for all models together. The minimum of 20 rounds
             takes precedence.
         threads: Integer >= 1. Threads of LiteRT and ONNX Runtime. None for their defaults. Keras models use
-            TensorFlow's setting.
+            the setting of their backend.
 
     Returns:
         A `tfap.reporting.table.Report`, which prints as a table with a verdict, converts with `to_dict()` and
@@ -98,14 +97,14 @@ def report(
 
 
 def _row(model, samples, latencies):
-    weights, size = model.weights(), model.size()
+    weights, (size, _) = model.weights(), model.size_and_note
     return ModelReport(
         model.name,
         model.runtime.format,
         weights=weights and weights.total,
         nonzero=weights and weights.nonzero,
-        bytes=size.raw,
-        gzipped_bytes=size.gzipped,
+        bytes=size and size.raw,
+        gzipped_bytes=size and size.gzipped,
         flops=model.flops()[0],
         latency={batch_size: of_model[model.name] for batch_size, of_model in latencies.items()},
         score=samples.score(model) if samples else None,
@@ -120,8 +119,8 @@ def _latencies(models, samples, batch_size, baseline, seconds):
 
 
 def _notes(models):
-    flops_notes = {model.name: model.flops()[1] for model in models}
-    notes = [f"'{name}': {note}" for name, note in flops_notes.items() if note]
+    found = [(model.name, note) for model in models for note in (model.flops()[1], model.size_and_note[1])]
+    notes = [f"'{name}': {note}" for name, note in found if note]
     formats = dict.fromkeys(model.runtime.format for model in models)
     if len(formats) > 1:
         notes.append(f"The models run in different runtimes, which differ in speed: {', '.join(formats)}.")
@@ -202,8 +201,17 @@ class _MeasuredModel:
             raise ValueError(f"'{self.name}' still has pruning wrappers: call strip_pruning() first.")
         return runtime.of_model(self.keras_model)
 
-    def size(self):
-        return disk_size(self.path) if self.path else exported_size(self.keras_model)
+    @functools.cached_property
+    def size_and_note(self):
+        """The `DiskSize`, and a note about it; each None if there is none."""
+        if self.path:
+            return disk_size(self.path), None
+        try:
+            return exported_size(self.keras_model), None
+        except (ImportError, ValueError) as error:
+            if keras_compat.backend_name(self.keras_model) == "tensorflow":
+                raise
+            return None, f"no size on disk, which is that of its SavedModel. {error}"
 
     def weights(self):
         """Returns a `WeightCount`, or None if the weights cannot be read."""
@@ -227,7 +235,7 @@ class _MeasuredModel:
 
 def _read(data, input_names):
     """Returns the list of input arrays, in the order of `input_names`, and the labels."""
-    if isinstance(data, tf.data.Dataset):
+    if keras_compat.is_instance(data, "tensorflow.data.Dataset"):
         data = _concatenated(data)
     if not isinstance(data, list | tuple) or len(data) != 2:
         raise TypeError(f"data must be (x, y) or a tf.data.Dataset of such pairs: received {type(data)}.")
@@ -250,12 +258,14 @@ def _concatenated(dataset):
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2:
         raise TypeError(f"data must be a dataset of pairs (x, y): received elements {spec}.")
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+    if keras_compat.is_infinite(dataset):
         raise ValueError("data must be a finite dataset: pass it without repeat().")
-    if any(part.shape.rank == 0 for part in tf.nest.flatten(spec)):
+    if any(part.shape.rank == 0 for part in keras_compat.tree.flatten(spec)):
         raise ValueError(f"data must be batched: pass dataset.batch(64). Received elements {spec}.")
     batches = list(dataset.as_numpy_iterator())
-    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches) if batches else ([], [])
+    if not batches:
+        return [], []
+    return keras_compat.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
 
 
 class _Samples:
@@ -287,7 +297,7 @@ class _Samples:
             except ValueError as error:
                 raise ValueError(f"'{model.name}' cannot take data: {error}") from error
         sizes = [len(array) for array in self._inputs]
-        labels = [len(array) for array in tf.nest.flatten(self._labels)]
+        labels = [len(array) for array in keras_compat.tree.flatten(self._labels)]
         if sizes[0] == 0 or set(sizes) != set(labels):
             raise ValueError(
                 "data must have as many labels as samples, and at least one: received "
@@ -324,13 +334,13 @@ class _Samples:
         if self.use_loss:
             return self._loss(model, rows)
         chunks = [self._outputs(model, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
-        outputs = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *chunks)
+        outputs = keras_compat.tree.map_structure(lambda *parts: np.concatenate(parts), *chunks)
         return float(self._metric(self._labels, outputs))
 
     def _loss(self, model, rows):
         """Returns the loss that a model is compiled with."""
         x = keras_compat.packed_inputs(model.keras_model, self._rows(model, rows))
-        y = tf.nest.map_structure(lambda array: array[rows], self._labels)
+        y = keras_compat.tree.map_structure(lambda array: array[rows], self._labels)
         return float(model.keras_model.evaluate(x, y, verbose=0, return_dict=True)["loss"])
 
     def _rows(self, model, rows):

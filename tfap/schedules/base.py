@@ -1,27 +1,52 @@
 """The base class of pruning schedules, which is tfmot's, and functions for all schedules.
 
-Schedules that decide by step therefore also work in tfmot's `prune_low_magnitude`. Steps count from 1: step n
-ends when the n-th batch of the first fit has been trained on.
+Schedules that decide by step therefore also work in tfmot's `prune_low_magnitude`. Where tfmot is not
+installed, the classes in `own` take the place of tfmot's. Either are loaded when they are first used. Steps
+count from 1: step n ends when the n-th batch of the first fit has been trained on.
 """
+
+from __future__ import annotations
 
 import numbers
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tfap import keras_compat
-from tfap.keras_compat import registry
+from tfap.keras_compat import lazy, registry
+from tfap.schedules import own
 
 if TYPE_CHECKING:  # type checkers cannot see through keras_compat's import of tfmot
     from tensorflow_model_optimization.sparsity.keras import (
-        ConstantSparsity,
-        PolynomialDecay,
         PruningSchedule,
     )
-else:
-    PruningSchedule = keras_compat.tfmot.sparsity.keras.PruningSchedule
-    ConstantSparsity = keras_compat.tfmot.sparsity.keras.ConstantSparsity
-    PolynomialDecay = keras_compat.tfmot.sparsity.keras.PolynomialDecay
 
-_TFMOT_CLASSES = {"ConstantSparsity": ConstantSparsity, "PolynomialDecay": PolynomialDecay}
+_CLASSES = ("PruningSchedule", "ConstantSparsity", "PolynomialDecay")
+_TFMOT = "tensorflow_model_optimization"
+
+
+def __getattr__(name: str) -> Any:
+    """Loads tfmot's class of this name or, without tfmot, returns that of `own`."""
+    if name not in _CLASSES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    has_tfmot = all(map(lazy.is_installed, ("tensorflow", "tf_keras", _TFMOT)))
+    return getattr(keras_compat.tfmot.sparsity.keras if has_tfmot else own, name)
+
+
+def is_schedule(thing: Any) -> bool:
+    """Returns whether a thing is a `PruningSchedule`."""
+    return isinstance(thing, own.PruningSchedule) or _is_tfmots(thing)
+
+
+def _is_tfmots(thing):
+    return keras_compat.is_instance(thing, f"{_TFMOT}.sparsity.keras.PruningSchedule")
+
+
+def evaluate(schedule: PruningSchedule, step: Any) -> Any:
+    """Calls a schedule with a training step, or an array of them, as int64 of the kind that it takes."""
+    if _is_tfmots(schedule):
+        return schedule(lazy.tensorflow.constant(step, "int64"))
+    return schedule(np.asarray(step, np.int64))
 
 
 def by_epochs(schedule: PruningSchedule) -> bool:
@@ -68,8 +93,8 @@ def get(schedule: PruningSchedule | float | dict[str, Any]) -> PruningSchedule |
         ValueError: If the sparsity is not in [0, 1), or the class of a saved schedule is not registered.
     """
     if isinstance(schedule, dict):
-        return registry.deserialize(schedule, _TFMOT_CLASSES)
-    if isinstance(schedule, PruningSchedule):
+        return registry.deserialize(schedule, {name: __getattr__(name) for name in _CLASSES[1:]})
+    if is_schedule(schedule):
         return schedule
     if not isinstance(schedule, numbers.Real) or isinstance(schedule, bool):
         raise TypeError(

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
 from tfap import keras_compat
-from tfap.schedules.base import ConstantSparsity, PolynomialDecay, PruningSchedule
+from tfap.keras_compat.lazy import tensorflow as tf
+from tfap.schedules import own
+from tfap.schedules.base import PruningSchedule
 from tfap.utils import checks
 
 
@@ -50,7 +52,7 @@ class IterativeSparsity(PruningSchedule):
         """Training step of the last update."""
         return self.begin_step + (self.updates - 1) * self.frequency
 
-    def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(self, step: Any) -> tuple[Any, Any]:
         """Computes whether to prune at a step, and the sparsity.
 
         Args:
@@ -58,13 +60,14 @@ class IterativeSparsity(PruningSchedule):
 
         Returns:
             Tuple of two tensors of the shape of `step`: a boolean one, whether to prune, and a float32 one,
-            the sparsity in [0, 1).
+            the sparsity in [0, 1). They are NumPy arrays where tfmot is not installed.
         """
-        step = tf.cast(step, tf.int64)
+        functions = np if isinstance(self, own.PruningSchedule) else tf.experimental.numpy
+        step = functions.asarray(step, np.int64)
         should_prune = self._should_prune_in_step(step, self.begin_step, self.end_step, self.frequency)
-        updates = tf.clip_by_value((step - self.begin_step) // self.frequency + 1, 0, self.updates)
-        kept = tf.pow(tf.constant(1.0 - self.rate, tf.float64), tf.cast(updates, tf.float64))
-        return should_prune, tf.cast(1.0 - kept, tf.float32)
+        updates = functions.clip((step - self.begin_step) // self.frequency + 1, 0, self.updates)
+        kept = functions.power(np.float64(1.0 - self.rate), functions.asarray(updates, np.float64))
+        return should_prune, functions.asarray(1.0 - kept, np.float32)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the class name and the arguments, in the form of tfmot's schedules."""
@@ -77,31 +80,3 @@ class IterativeSparsity(PruningSchedule):
                 "begin_step": self.begin_step,
             },
         }
-
-
-def over_fit(final_sparsity: float, steps: int, after: int = 0) -> PruningSchedule:
-    """Creates the schedule that a float stands for: cubic decay between 10% and 70% of a fit.
-
-    There are about 30 updates, or fewer in a very short fit. The last one is exactly at `end_step`.
-
-    Args:
-        final_sparsity: Float in [0, 1).
-        steps: Integer. Number of training steps in the fit.
-        after: Integer. Number of training steps done before the fit.
-
-    Returns:
-        A `PolynomialDecay`, or a `ConstantSparsity` of one update if the fit is too short for a decay.
-
-    Example:
-
-    >>> schedule = over_fit(0.9, steps=1000)
-    >>> schedule.begin_step, schedule.end_step, schedule.frequency
-    (100, 700, 20)
-    """
-    begin = max(1, round(0.1 * steps))
-    end = max(begin, round(0.7 * steps))
-    frequency = max(1, (end - begin) // 30)
-    begin = end - (end - begin) // frequency * frequency
-    if begin == end:
-        return ConstantSparsity(final_sparsity, after + begin, end_step=after + end, frequency=1)
-    return PolynomialDecay(0.0, final_sparsity, after + begin, after + end, frequency=frequency)

@@ -1,9 +1,15 @@
 """Evaluation of schedules on the host: the steps of the updates, and their sparsities."""
 
-import numpy as np
-import tensorflow as tf
+from __future__ import annotations
 
-from tfap.schedules.base import PruningSchedule
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfap.schedules.base import evaluate
+
+if TYPE_CHECKING:
+    from tfap.schedules.base import PruningSchedule
 
 
 class Timetable:
@@ -91,7 +97,7 @@ class Timetable:
 def _evaluate_block(schedule, steps):
     """Returns the steps of the updates and their sparsities; None if the schedule takes single steps only."""
     try:
-        should_prune, sparsity = (np.asarray(part) for part in schedule(tf.constant(steps, tf.int64)))
+        should_prune, sparsity = (np.asarray(part) for part in evaluate(schedule, steps))
         if should_prune.shape != steps.shape or sparsity.shape not in ((), steps.shape):
             return None
         sparsity = np.broadcast_to(sparsity, steps.shape)
@@ -110,7 +116,7 @@ def _evaluate_block(schedule, steps):
 
 def _evaluate_step(schedule, step):
     """Returns whether to prune at a step, and the sparsity."""
-    decision = schedule(tf.constant(step, tf.int64))
+    decision = evaluate(schedule, step)
     try:
         should_prune, sparsity = decision
         return bool(should_prune), float(sparsity)
