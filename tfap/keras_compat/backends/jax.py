@@ -75,7 +75,7 @@ class Counter(StoredArray):
 
 
 class Sum(StoredArray):
-    """A float64 array as the sum of two float32 rows, which `add` keeps exact to about 48 bits.
+    """A float64 array as the sum of two float32 rows. An addition is off by about 2**-48 at most.
 
     The error of each addition is kept, as in Knuth's two-sum (The Art of Computer Programming 2, 4.2.2).
     """
