@@ -155,6 +155,32 @@ def _jax_step(keras, model, x, loss_of):
             variable.assign(value)
 
 
+def compiled_call(keras, model):
+    """A compiled function of x that calls the model in training, as a step of a loop of one's own does."""
+    if keras.backend.backend() == "tensorflow":
+        return tf.function(lambda x: model(x, training=True))
+    if keras.backend.backend() == "torch":
+        return lambda x: model(x, training=True)
+    import jax
+
+    call = jax.jit(lambda *state: model.stateless_call(*state, training=True))
+
+    def step(x):
+        groups = model.trainable_variables, model.non_trainable_variables
+        _, values = call(*[[variable.value for variable in group] for group in groups], x)
+        for variable, value in zip(groups[1], values):
+            variable.assign(value)
+
+    return step
+
+
+def mean_square(keras, x):
+    """The mean square of the sums over the last axis, as a loss."""
+    if hasattr(keras, "ops"):
+        return keras.ops.mean(keras.ops.sum(x, axis=-1) ** 2)
+    return tf.reduce_mean(tf.reduce_sum(x, axis=-1) ** 2)
+
+
 def set_counts(wrapper, counts, seen):
     wrapper.activation_counts.assign(np.asarray(counts, "int64"))
     wrapper.activations_seen.assign(seen)

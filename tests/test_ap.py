@@ -304,6 +304,7 @@ def test_whole_neurons_are_refused(keras_module):
         tfap.prune(nets.mlp(keras_module), 0.5, "ap", granularity="neuron")
 
 
+@pytest.mark.tensorflow_only(reason="tfmot's callback")
 def test_tfmots_callback_alone_does_not_suffice():
     import tf_keras
 

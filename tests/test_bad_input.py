@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tfap
+from tfap import keras_compat
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs/errors.md").read_text()
 CASES = {code: case for cases in error_table.CASES.values() for code, case in cases.items()}
@@ -71,3 +72,17 @@ def test_scores_that_are_no_numbers_of_the_kernels_shape(given, scores):
     with pytest.raises(ValueError, match="Broken gave scores for 'hidden_0' that are not finite or not of"):
         tfap.update_masks(wrapped, 0.5)
     assert nets.pruned_weights(wrapped) == 0
+
+
+def test_a_backend_that_tfap_does_not_support():
+    with pytest.raises(ValueError, match="the backend 'numpy' of Keras: set KERAS_BACKEND to one of tensor"):
+        keras_compat.backends.named("numpy")
+
+
+@pytest.mark.tensorflow_only(reason="tf_keras")
+def test_tf_keras_works_whatever_the_backend_of_keras_3(monkeypatch):
+    import keras
+    import tf_keras
+
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    assert len(tfap.prunable_layers(tfap.prune(nets.mlp(tf_keras), 0.5))) == 2

@@ -324,6 +324,7 @@ def test_two_models_trained_in_turns_do_not_meet(keras_module):
     assert int(tfap.prunable_layers(model)[0].pruning_step.numpy()) == 8
 
 
+@pytest.mark.tensorflow_only(reason="copies of tf_keras's layers")
 def test_a_copied_layer_is_in_no_fit():
     import copy
 

@@ -238,6 +238,7 @@ def test_wrapped_models_are_measured_like_stripped_ones(keras_module):
     nets.fit(model)  # goes on
 
 
+@pytest.mark.tensorflow_only(reason="tfmot's wrappers")
 def test_models_in_tfmots_wrappers_are_refused():
     import tf_keras
 

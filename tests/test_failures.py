@@ -129,6 +129,7 @@ def test_a_fit_that_was_interrupted_within_an_epoch(keras_module):
     assert all((mask <= before[path]).all() for path, mask in nets.masks(model).items())
 
 
+@pytest.mark.tensorflow_only(reason="BackupAndRestore of tf_keras")
 def test_a_fit_that_goes_on_within_an_epoch(tmp_path):
     """tf_keras's BackupAndRestore can; Keras 3 begins the epoch anew."""
 

@@ -170,6 +170,7 @@ def test_mixed_precision(keras_module):
     assert_counts(tfap.measure_activations(model, x)["hidden"], fired.sum(axis=0), SAMPLES)
 
 
+@pytest.mark.tensorflow_only(reason="autograph of tf_keras")
 def test_a_layer_of_the_users_that_autograph_converts():
     import tf_keras
 

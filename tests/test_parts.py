@@ -3,7 +3,6 @@
 import nets
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tfap
 from tfap.graph.parts import parts_of
@@ -199,7 +198,7 @@ def test_a_step_is_a_batch_however_often_a_part_trains(keras_module, first):
     names, total = sorted(["critic", "generator"], key=first.__ne__), 40
     parts = {name: tfap.prune(residual(keras_module, name), 0.5, "magnitude") for name in names}
     model, x = trainer(keras_module, **parts), np.ones((2, 6), "float32")
-    steps = {name: tf.function(lambda x, part=part: part(x, training=True)) for name, part in parts.items()}
+    steps = {name: nets.compiled_call(keras_module, part) for name, part in parts.items()}
     callback, sparsities = tfap.UpdatePruningStep(total_steps=total), []
     callback.set_model(model)
     callback.on_train_begin()

@@ -214,7 +214,7 @@ def test_gradient_data_is_what_fit_takes(keras_module):
 
     class SquaredSum(keras_module.layers.Layer):
         def call(self, x):
-            self.add_loss(tf.reduce_mean(tf.reduce_sum(x, axis=-1) ** 2))
+            self.add_loss(nets.mean_square(keras_module, x))
             return x
 
     inputs = keras_module.Input((3,), name="x")
@@ -274,6 +274,7 @@ def test_in_fit(keras_module, criterion, scope):
     assert nets.pruned_weights(wrapped) == pytest.approx(0.6 * nets.prunable_weights(wrapped), abs=3)
 
 
+@pytest.mark.tensorflow_only(reason="a strategy of tf_keras")
 def test_gradients_under_a_strategy_of_tf_keras_are_refused_before_training():
     keras = tf_keras
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():

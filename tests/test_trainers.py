@@ -63,6 +63,7 @@ def assert_replicas_equal(found, expected, replicas_here):
             np.testing.assert_array_equal(of_one, value, what)
 
 
+@pytest.mark.tensorflow_only(reason="MirroredStrategy")
 @pytest.mark.parametrize("how", replicas.MIRRORED)
 @pytest.mark.slow
 def test_two_replicas_equal_one(how, mirrored):
@@ -71,11 +72,13 @@ def test_two_replicas_equal_one(how, mirrored):
     assert_replicas_equal(found, on_one_device(importlib.import_module(how.split(",")[0]), criterion), 2)
 
 
+@pytest.mark.tensorflow_only(reason="MirroredStrategy")
 def test_a_strategy_of_one_replica(keras_module):
     found = replicas.state(replicas.train(keras_module, tf.distribute.MirroredStrategy(["CPU:0"])))
     assert_replicas_equal(found, on_one_device(keras_module), 1)
 
 
+@pytest.mark.tensorflow_only(reason="MultiWorkerMirroredStrategy")
 @pytest.mark.slow
 def test_two_workers_equal_one(tmp_path):
     ports = [free_port(), free_port()]

@@ -5,7 +5,7 @@ These attributes may change in any release. Nothing else in tfap reads or writes
 """
 
 import contextlib
-import sys
+import inspect
 
 from tfap.keras_compat.lazy import loaded
 
@@ -25,8 +25,8 @@ SEEN_IN = {
     "_insert_layers": {"tf_keras.Model": _TF_KERAS},
     "_is_compiled": {"tf_keras.Model": _TF_KERAS},
     "_iterations": {"keras.optimizers.Optimizer": _KERAS},
-    "_jax_state": {"keras.Model on jax": _KERAS},
-    "_jax_state_synced": {"keras.Model on jax": _KERAS},
+    "_jax_state": {"keras.Model on JAX": _KERAS},
+    "_jax_state_synced": {"keras.Model on JAX": _KERAS},
     "_keras_history": {"keras.KerasTensor": _KERAS, "tf_keras.KerasTensor": _TF_KERAS},
     "_key_shape": {"tf_keras.layers.MultiHeadAttention": _TF_KERAS},
     "_nested_inputs": {"tf_keras.Model": _TF_KERAS},
@@ -215,7 +215,7 @@ def put_jax_state(model, state):
 
 def jax_fit_in_progress():
     """The model and state of the `fit` or `train_on_batch` that calls, found on the stack; None if none."""
-    frame = sys._getframe()
+    frame = inspect.currentframe()
     while frame is not None:
         held = frame.f_locals if frame.f_code.co_name in ("fit", "train_on_batch") else {}
         if isinstance(held.get("state"), tuple) and hasattr(held.get("self"), "jax_state_sync"):

@@ -75,7 +75,7 @@ class Counter(StoredArray):
 
 
 class Sum(StoredArray):
-    """A float64 array as the sum of two float32 rows, which `add` keeps exact to about 48 bits.
+    """A float64 array as the sum of two float32 rows. An addition is off by about 2**-48 at most.
 
     The error of each addition is kept, as in Knuth's two-sum (The Art of Computer Programming 2, 4.2.2).
     """
@@ -231,9 +231,8 @@ def compiled(model, function):
 
     def run(batch):
         batch = jax.tree.map(np.asarray, batch)
-        # JAX cannot compile strings: layers such as StringLookup compute on the host.
-        numeric = all(array.dtype.kind in "biufcV" for array in jax.tree.leaves(batch))
-        found = (jitted if numeric else stateless)([variable.value for variable in variables], batch)
+        function = jitted if _is_numeric(batch) else stateless
+        found = function([variable.value for variable in variables], batch)
         return jax.tree.map(np.asarray, found)
 
     return run
@@ -248,15 +247,22 @@ def gradient_function(model, variables):
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
             return model.compute_loss(x, y, model(x, training=False), sample_weight)
 
-    gradients = jax.jit(jax.grad(loss))
+    gradients = jax.grad(loss)
+    jitted = jax.jit(gradients)
 
     def run(x, y=None, sample_weight=None):
         private.build_compiled(model, (x, y, sample_weight))
         batch = jax.tree.map(np.asarray, (x, y, sample_weight))
         values = [[variable.value for variable in group] for group in (variables, others)]
-        return [np.asarray(gradient) for gradient in gradients(*values, *batch)]
+        function = jitted if _is_numeric(batch) else gradients
+        return [np.asarray(gradient) for gradient in function(*values, *batch)]
 
     return run
+
+
+def _is_numeric(batch):
+    """Whether JAX can compile the batch. It cannot with strings, which layers look up on the host."""
+    return all(array.dtype.kind in "biufcV" for array in jax.tree.leaves(batch))
 
 
 def _all_variables(model):
