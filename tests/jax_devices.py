@@ -1,7 +1,9 @@
 """The training of tests/replicas.py on JAX: on one device, on two, and in two processes.
 
-    python tests/jax_devices.py FILE DEVICES                        one process with so many CPU devices
-    python tests/jax_devices.py FILE DEVICES INDEX PROCESSES PORT   one of several such processes
+    python tests/jax_devices.py FILE one 1                       one CPU device
+    python tests/jax_devices.py FILE data 2                      each device has a part of the batch
+    python tests/jax_devices.py FILE model 2                     each device has a part of a kernel
+    python tests/jax_devices.py FILE data 1 INDEX PROCESSES PORT one of several processes
 
 JAX wants to know its devices before it starts, so every script is a process.
 """
@@ -34,6 +36,7 @@ def data(index, processes):
 
 
 def pruned_model():
+    keras.utils.set_random_seed(0)  # Keras wants the same first weights in every process
     generator = np.random.default_rng(0)
     layers = keras.layers
     stack = [layers.Input((5, 5, 2)), layers.Dense(4, name="pointwise"), layers.ReLU(name="relu")]
@@ -76,16 +79,34 @@ def state(model):
     return found
 
 
-def main(file, devices, index=0, processes=1, port=None):
+def distribution(how, processes):
+    """Batches or kernels over all devices; None for one device."""
+    if how == "one":
+        return None
+    if how == "data":  # with several processes, each has its own part of the data already
+        return keras.distribution.DataParallel(auto_shard_dataset=processes == 1)
+    layouts = keras.distribution.LayoutMap(keras.distribution.DeviceMesh((1, 2), ("batch", "model")))
+    layouts[".*dense/kernel.*"] = (None, "model")  # and dense/kernel_mask
+    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
+
+
+def main(file, how, devices, index=0, processes=1, port=None):
     devices, index, processes = int(devices), int(index), int(processes)
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{port}", processes, index)
     assert (jax.device_count(), jax.process_count()) == (devices * processes, processes)
-    if devices * processes > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
-    np.savez(file, **state(train(index, processes)))
+    keras.distribution.set_distribution(distribution(how, processes))
+    model = train(index, processes)
+    ((_, kernel, mask),) = tfap.prunable_layers(model)[1].kernel_and_mask()
+    sharded = how == "model"
+    assert kernel.value.sharding.is_fully_replicated == mask.value.sharding.is_fully_replicated != sharded
+    found = state(model)
+    stripped = tfap.strip_pruning(model)
+    keras.distribution.set_distribution(None)  # the sizes that are left need not divide by the devices
+    found["units"] = [layer.units for layer in tfap.compact(stripped).layers if hasattr(layer, "units")]
+    np.savez(file, **found)
 
 
 if __name__ == "__main__":
