@@ -76,7 +76,7 @@ def can_repeat(data: Data) -> bool:
 
 def _batches(model, data, batch_size):
     """Returns an iterable of inputs and the number of batches: None if unknown, inf if infinite."""
-    if keras_compat.backends.is_tf_dataset(data):
+    if keras_compat.is_tf_dataset(data):
         size = int(data.cardinality())
         count = np.inf if size == _INFINITE else size if size >= 0 else None
         return _inputs_of_batches(data), count

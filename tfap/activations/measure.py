@@ -94,7 +94,7 @@ class ActivationMeter:
         self._places = _places(graph)
         if positions:
             _check_positions(graph, self._places)
-        backend = keras_compat.backends.of(model)
+        backend = keras_compat.backend_of(model)
         count = backend.firing_by_position if positions else backend.firing
         self._counters = _counters(graph, self._places, count, threshold)
         # A partial, because TensorFlow warns of retracing if many functions share their code.

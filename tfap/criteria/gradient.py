@@ -79,7 +79,7 @@ class MeanGradients:
         """
         if self._function is None or list(map(id, variables)) != list(map(id, self._variables)):
             self._variables = variables
-            self._function = keras_compat.backends.of(self._model).gradient_function(self._model, variables)
+            self._function = keras_compat.backend_of(self._model).gradient_function(self._model, variables)
         total, samples = None, 0
         with _unchanged(self._model):
             for batch in itertools.islice(_batches(self._data), self._steps):
@@ -116,7 +116,7 @@ def check_data(data, steps):
             "gradient_data is needed at every mask update, and an iterator can be read only once: "
             "pass a list of batches, a tf.data.Dataset or arrays."
         )
-    if steps is None and keras_compat.backends.is_tf_dataset(data) and int(data.cardinality()) == _INFINITE:
+    if steps is None and keras_compat.is_tf_dataset(data) and int(data.cardinality()) == _INFINITE:
         raise ValueError("gradient_data is infinite: pass gradient_steps, the number of batches to read.")
 
 

@@ -3,7 +3,7 @@
 All other packages are written once for both. Only this package and `tfap/layers/` import a Keras.
 """
 
-from tfap.keras_compat import backends
+from tfap.keras_compat.backends import backend_of, is_tf_dataset
 from tfap.keras_compat.copying import (
     Replacement,
     built_copy_of,
@@ -82,7 +82,7 @@ __all__ = [
     "SeedStates",
     "TfmotPruning",
     "all_layers",
-    "backends",
+    "backend_of",
     "built_copy_of",
     "call_signature",
     "calls",
@@ -111,6 +111,7 @@ __all__ = [
     "is_layer",
     "is_layer_class",
     "is_model",
+    "is_tf_dataset",
     "is_tfap_wrapper",
     "is_variable",
     "keras_of",

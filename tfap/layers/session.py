@@ -62,7 +62,7 @@ class PruningSession:
 
     def begins_step(self, layer) -> bool:
         """Tells whether this is the layer's first call in a training step."""
-        backend = keras_compat.backends.of(layer)
+        backend = keras_compat.backend_of(layer)
         step = backend.step_identity()
         if step is None:
             if not self.running:

@@ -72,7 +72,7 @@ class UpdatePruningStep(Callback):
 
     def on_train_begin(self, logs=None):
         self._wrappers = prunable_layers(self.model)
-        self._backend = keras_compat.backends.of(self.model)
+        self._backend = keras_compat.backend_of(self.model)
         if not self._wrappers:
             raise ValueError(
                 f"The model '{self.model.name}' has no pruning wrappers: call tfap.prune(model, schedule) "
@@ -323,7 +323,7 @@ class _NeedsCallback:
 
     def __call__(self, *arguments):
         if self._needing:
-            keras_compat.backends.of(self._model()).restored(self._model(), arguments)
+            keras_compat.backend_of(self._model()).restored(self._model(), arguments)
             raise RuntimeError(CALLBACK_MISSING.format(name=self._needing[0]))
         return self._model().make_train_function(force=True)(*arguments)
 

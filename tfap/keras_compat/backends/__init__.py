@@ -47,7 +47,7 @@ def of_keras3():
     return named(keras.config.backend())
 
 
-def of(layer):
+def backend_of(layer):
     """Returns the module of the backend that computes a layer or model."""
     return of_keras3() if is_keras3(layer) else named("tensorflow")
 
