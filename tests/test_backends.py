@@ -151,3 +151,59 @@ def test_small_numbers_add_to_large_sums():
         backend.add_to(wrapper._counts, keras.ops.full((16,), np.float32(1 / 3), dtype=DTYPE))
     expected = total + 200 * np.float64(np.float32(1 / 3))
     np.testing.assert_allclose(wrapper.activation_counts.numpy(), expected, rtol=1e-12)
+
+
+# -- errors in the first step ------------------------------------------------------------------------
+
+
+def test_an_error_in_the_first_step_loses_no_weights():
+    class Failing(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            if training and failing:
+                raise RuntimeError("mine")
+            return inputs
+
+    failing = True
+    layers = keras.layers
+    stack = [layers.Input((12,)), layers.Dense(8, "relu"), Failing(), layers.Dense(4, "softmax")]
+    model = tfap.prune(nets.compiled(keras, keras.Sequential(stack)), 0.5, granularity="weight")
+    before = model.get_weights()
+    with pytest.raises(RuntimeError, match="mine"):
+        nets.fit(model)
+    for value, earlier in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, earlier)
+    failing = False
+    assert nets.fit(model, epochs=4).history["sparsity"][-1] == 0.5
+
+
+def test_a_loaded_model_without_the_callback_keeps_its_weights(tmp_path):
+    model = nets.build_optimizer(tfap.prune(nets.mlp(keras), 0.5))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    with pytest.raises(RuntimeError, match="nothing prunes it"):
+        nets.fit(loaded, callbacks=[])
+    with pytest.raises(RuntimeError, match="nothing prunes it"):
+        loaded.train_on_batch(*nets.data(loaded, 16))
+    for value, earlier in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, earlier)
+
+
+@pytest.mark.skipif(HERE != "jax", reason="only JAX takes the values of variables as arguments of a step")
+def test_a_step_that_does_not_know_the_mask_is_an_error():
+    import jax
+
+    model = tfap.prune(nets.mlp(keras), 0.5, "magnitude")
+    tfap.update_masks(model, 0.5)
+    weights, slots = model.trainable_variables, nets.build_optimizer(model).optimizer.variables
+    values = [[variable.value for variable in group] for group in (slots, weights, weights)]
+    with pytest.raises(RuntimeError, match="is unknown in this step"):
+        jax.jit(model.optimizer.stateless_apply)(*values)
+    others = [variable.value for variable in model.non_trainable_variables]
+    tfap.prunable_layers(model)[0].session.running = True
+
+    def with_a_frozen_mask(slots, gradients, weights):
+        model.stateless_call(weights, others, nets.data(model)[0])
+        return model.optimizer.stateless_apply(slots, gradients, weights)
+
+    with pytest.raises(RuntimeError, match="is a constant of the compiled step"):
+        jax.jit(with_a_frozen_mask)(*values)

@@ -48,6 +48,14 @@ def test_custom_training_loop(tmp_path, keras):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_training_loops_of_other_backends(tmp_path, backend):
+    pytest.importorskip(backend)
+    printed = run([ROOT / f"examples/{backend}_training_loop.py", "--epochs=3"], tmp_path)
+    assert "sparsity 80" in printed and float(re.search(r"accuracy ([\d.]+)%", printed).group(1)) > 60
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("keras, net", [("keras", "mlp"), ("tf_keras", "cnn")])
 def test_shrink_and_export(tmp_path, keras, net):
     arguments = ["--epochs=4", "--sparsity=0.5", "--seconds=0.2", f"--keras={keras}", f"--net={net}"]

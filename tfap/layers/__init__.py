@@ -44,6 +44,9 @@ class PruneByActivation(metaclass=abc.ABCMeta):
         activations_seen: An int64 variable: samples x positions x calls.
         pruning_step: An int64 variable: training steps so far.
 
+        JAX has no int64. There, the counts are objects that are read and written like variables, with
+        `numpy()` and `assign()`, and store each number in two of int32. `pruning_step` is int32.
+
     Raises:
         TypeError: If `layer` is not a Keras layer, or an argument has the wrong type.
         ValueError: If the layer has nothing to prune, or a value is invalid.

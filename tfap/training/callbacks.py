@@ -22,6 +22,10 @@ class UpdatePruningStep(Callback):
     prunable weights, to the logs of every epoch. History, the progress bar and later callbacks in the list
     see it. In several fits in a row, steps and masks continue.
 
+    In a training loop of your own, call `on_train_begin()`, `on_train_batch_end(batch)` and
+    `on_epoch_end(epoch)`. On JAX, write the results of a step into the model's variables before
+    `on_train_batch_end`, and read them again after it.
+
     Args:
         total_steps: Integer. Training steps of the fit: batches, however often a layer trains in each. Needed
             only if the schedule is a float and `fit` does not know its length, as with a generator without
