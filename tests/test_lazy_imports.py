@@ -3,31 +3,18 @@
 import ast
 import importlib
 import json
-import os
-import pathlib
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from processes import ROOT, run
 
 import tfap
 from tfap.keras_compat import lazy
 from tfap.schedules import own
 
-ROOT = pathlib.Path(__file__).parent.parent
 OPTIONAL = ("tensorflow", "tf_keras", "tensorflow_model_optimization")
-
-
-def run(code, backend="jax", blocked=()):
-    """Runs code in a new process, in which some packages cannot be imported; returns what it prints."""
-    block = f"import sys; sys.modules.update(dict.fromkeys({list(blocked)!r}))\n"
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", block + code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # -- names -------------------------------------------------------------------------------------------
