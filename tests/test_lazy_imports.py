@@ -75,6 +75,12 @@ def test_an_object_is_of_no_class_whose_module_is_not_loaded():
     assert "not_there" not in sys.modules
 
 
+def test_a_class_is_found_in_a_module_that_its_package_hides(monkeypatch):
+    decoder = json.JSONDecoder()
+    monkeypatch.delattr(json, "decoder")  # as tfmot does
+    assert lazy.is_instance(decoder, "json.decoder.JSONDecoder")
+
+
 def test_an_import_is_waited_for(tmp_path, monkeypatch):
     (tmp_path / "imported_late.py").write_text(
         "import os\nif os.environ.get('FAILS'): raise OSError\nx = 1\n"
