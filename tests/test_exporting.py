@@ -106,7 +106,7 @@ def test_every_file_gives_the_models_outputs_at_any_batch_size(keras_module, tmp
     for samples in (1, 7):
         arrays = random_inputs(live, samples)
         outputs = model(arrays if len(arrays) > 1 else arrays[0])
-        calls.append((arrays, [output.numpy() for output in tf.nest.flatten(outputs)]))
+        calls.append((arrays, [keras_compat.to_numpy(output) for output in tf.nest.flatten(outputs)]))
     assert_same(live, calls)
     for format, name in FILES.items():
         loaded = formats.load_runtime(tfap.export(model, tmp_path / name, format=format), threads=1)

@@ -29,6 +29,7 @@ def test_firing_is_found_past_normalization_pooling_dropout_and_add(keras_module
     }
 
 
+@pytest.mark.filterwarnings("ignore:.*Explicitly requested dtype float64.*")  # JAX has float32
 @pytest.mark.parametrize("dtype, fires_at", [("float16", ["relu"]), ("int32", [])])
 def test_casts_between_float_types_are_no_calls(dtype, fires_at):
     """Keras 3.7 makes them in mixed precision; whole numbers fire elsewhere."""

@@ -3,31 +3,18 @@
 import ast
 import importlib
 import json
-import os
-import pathlib
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from processes import ROOT, run
 
 import tfap
 from tfap.keras_compat import lazy
 from tfap.schedules import own
 
-ROOT = pathlib.Path(__file__).parent.parent
 OPTIONAL = ("tensorflow", "tf_keras", "tensorflow_model_optimization")
-
-
-def run(code, backend="jax", blocked=()):
-    """Runs code in a new process, in which some packages cannot be imported; returns what it prints."""
-    block = f"import sys; sys.modules.update(dict.fromkeys({list(blocked)!r}))\n"
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", block + code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # -- names -------------------------------------------------------------------------------------------
@@ -86,6 +73,12 @@ def test_an_object_is_of_no_class_whose_module_is_not_loaded():
     assert not lazy.is_instance(1, "not_there.Class") and not lazy.is_subclass(int, "json.not_there")
     assert lazy.is_instance(json.JSONDecoder(), "not_there.Class", "json.JSONDecoder")
     assert "not_there" not in sys.modules
+
+
+def test_a_class_is_found_in_a_module_that_its_package_hides(monkeypatch):
+    decoder = json.JSONDecoder()
+    monkeypatch.delattr(json, "decoder")  # as tfmot does
+    assert lazy.is_instance(decoder, "json.decoder.JSONDecoder")
 
 
 def test_an_import_is_waited_for(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from examples_per_run import examples
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
+from processes import run
 
 import tfap
 from tfap import low_rank
@@ -550,6 +551,30 @@ def test_it_lowers_the_singular_values_of_a_net_that_is_pruned(keras_module):
     # 20 steps take 20 x 0.1 x 0.1 of each of the 8 that are left, give or take the loss's own gradient.
     assert plain[7] > 0.1 and plain[8] < 1e-12
     assert (plain - lowered)[:8].sum() == pytest.approx(8 * 0.2, rel=0.3)
+
+
+ON_JAX = """
+import jax, keras, numpy, tfap
+generator = numpy.random.default_rng(0)
+kernel = generator.normal(size=(2, 3, 4)).astype("float32")
+left, values, right = numpy.linalg.svd(kernel.reshape(-1, 4), full_matrices=False)
+penalty = tfap.low_rank.SingularValueRegularizer(0.3, weighted=True)
+value, gradient = jax.jit(jax.value_and_grad(penalty))(kernel)
+print(float(abs(value - 0.3 * (numpy.arange(1, 5) * values).sum())) < 1e-5)
+print(float(abs(gradient - 0.3 * ((left * numpy.arange(1, 5)) @ right).reshape(kernel.shape)).max()) < 1e-5)
+pruned = numpy.zeros((6, 4), "float16")
+pruned[0, 1], pruned[3, 2] = 3, -2
+value, gradient = jax.value_and_grad(tfap.low_rank.SingularValueRegularizer(1, weighted=True))(pruned)
+print(float(value), value.dtype, numpy.flatnonzero(gradient), gradient[0, 1], gradient[3, 2])
+print(numpy.isnan(tfap.low_rank.SingularValueRegularizer(1)(numpy.full((4, 3), numpy.nan, "float32"))))
+"""
+
+
+@pytest.mark.slow
+def test_the_regularizer_on_jax():
+    close, close_gradient, pruned, nan = run(ON_JAX).splitlines()
+    assert close == close_gradient == nan == "True"
+    assert pruned == "7.0 float16 [ 1 14] 1.0 -2.0"
 
 
 def test_xla_is_noticed():

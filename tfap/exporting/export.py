@@ -41,6 +41,10 @@ def export(
     file appears at `path`, tfap runs it in its runtime and compares its outputs with those of the model. If
     anything fails, `path` is unchanged. Nothing is printed.
 
+    All formats but "keras" need TensorFlow. What the backend of a Keras 3 model cannot write, another process
+    writes, in which Keras runs on TensorFlow: "onnx" from JAX, and all but "keras" from PyTorch. The layers
+    of the model must then compute in `keras.ops`, and be registered and in a module that can be imported.
+
     Floats must agree within 1e-6 plus 1e-4 times the largest value of the output. In models with float16 or
     bfloat16 layers the factor is 2e-2 or 1e-1. Integers and booleans must be equal. For a quantized file,
     tfap compares only shapes and dtypes, and checks that finite outputs are still finite.

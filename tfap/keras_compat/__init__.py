@@ -28,7 +28,7 @@ from tfap.keras_compat.graphs import (
     is_graph_model,
     is_tfap_wrapper,
 )
-from tfap.keras_compat.lazy import is_installed, is_instance, require, tfmot, when_loaded
+from tfap.keras_compat.lazy import is_installed, is_instance, loaded, require, tfmot, when_loaded
 from tfap.keras_compat.owner import (
     Callback,
     Regularizer,
@@ -140,6 +140,7 @@ __all__ = [
     "keras_of",
     "kind_of",
     "load_model",
+    "loaded",
     "ops",
     "optimizer_slots",
     "optimizer_updates",

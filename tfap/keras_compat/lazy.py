@@ -76,13 +76,19 @@ def is_subclass(cls, *names):
 
 
 def _classes(names):
-    for name in names:
-        package, *path = name.split(".")
-        found = loaded(package)
-        for part in path:
-            found = getattr(found, part, None)  # None also while the package is being imported
+    return filter(None, map(_loaded_class, names))
+
+
+def _loaded_class(name):
+    """Finds a class in the module with the longest name, because tfmot removes `python` from its package."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        found = loaded(".".join(parts[:length]))
+        for part in parts[length:]:
+            found = getattr(found, part, None)  # None also while the module is being imported
         if found is not None:
-            yield found
+            return found
+    return None
 
 
 # -- how each is imported --------------------------------------------------------------------------

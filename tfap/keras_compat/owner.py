@@ -121,10 +121,11 @@ def to_numpy(value):
 
 @contextlib.contextmanager
 def device(name):
-    """Returns a context in which new tensors are on a device, such as "cpu:0"."""
+    """Returns a context in which TensorFlow and JAX compute on a device, such as "cpu:0"."""
     with contextlib.ExitStack() as stack:
-        if keras.config.backend() != "tensorflow":
-            stack.enter_context(keras.device(name))
+        if keras.config.backend() == "jax":
+            with contextlib.suppress(RuntimeError):  # JAX may be limited to GPUs
+                stack.enter_context(keras.device(name))
         if lazy.loaded("tensorflow"):
             stack.enter_context(lazy.tensorflow.device(name))
         yield

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -219,13 +219,13 @@ def prune_scope() -> contextlib.AbstractContextManager:
     >>> len(tfap.prunable_layers(loaded))
     1
     """
-    return keras_compat.custom_object_scope(
-        {
-            "PruneLowMagnitude": keras_compat.PruneLowMagnitude,
-            "PruneByActivation": layers.PruneByActivation,
-            "CountActivations": layers.CountActivations,
-        }
-    )
+    classes: dict[str, Any] = {
+        "PruneByActivation": layers.PruneByActivation,
+        "CountActivations": layers.CountActivations,
+    }
+    if keras_compat.loaded("tf_keras"):  # tfmot wraps layers of tf_keras only
+        classes["PruneLowMagnitude"] = keras_compat.PruneLowMagnitude
+    return keras_compat.custom_object_scope(classes)
 
 
 def _prune_model(model, settings, plan):
