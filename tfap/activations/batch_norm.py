@@ -179,13 +179,13 @@ def _holds(layers, call):
 
 
 class _Meter:
-    """Measures what one BatchNormalization consumes, and ends its calls until it has its statistics.
+    """Measures what one BatchNormalization consumes, and stops its calls until it has its statistics.
 
     Attributes:
         path: String. Path of the layer.
         layer: The layer.
         is_set: Whether the layer has its statistics, and computes.
-        records: Dict of `(batch, call)` to `Moments`. A call that is made again replaces its own.
+        records: Dict of `(batch, call)` to `(execution, Moments)`. A call that is made again replaces its own.
     """
 
     def __init__(self, path, layer, run):
@@ -202,10 +202,14 @@ class _Meter:
 
         def make_call(call):
             def measuring_call(inputs, *args, **kwargs):
-                if not self.is_set or self.records:
+                run = self._run
+                if self.is_set and self.records:
                     self._record(inputs, kwargs.get("mask"))
-                if not self.is_set:
-                    raise Stop
+                elif not self.is_set and run.spoiled_by in (None, self):
+                    self._record(inputs, kwargs.get("mask"))
+                    if unwrap(run.position[1].layer) is self.layer:
+                        raise Stop
+                    run.spoiled_by = self  # a layer that calls this one may do so again, as for each time step
                 return call(inputs, *args, **kwargs)
 
             return measuring_call
@@ -216,7 +220,10 @@ class _Meter:
     def _record(self, inputs, mask):
         if getattr(self.layer, "fused", False):  # tf_keras then ignores the mask in training
             mask = None
-        moments = self.records[self._run.position] = Moments(self._axes)
+        execution, moments = self.records.get(self._run.position, (None, None))
+        if execution != self._run.executions:
+            moments = Moments(self._axes)
+            self.records[self._run.position] = self._run.executions, moments
         moments.add(eager.to_numpy(self.layer, inputs), None if mask is None else np.asarray(mask))
 
     def is_complete(self):
@@ -236,7 +243,7 @@ class _Meter:
         return self._sum() if self.records else self._result
 
     def _sum(self):
-        total = functools.reduce(Moments.plus, self.records.values())
+        total = functools.reduce(Moments.plus, (moments for _, moments in self.records.values()))
         if total.count < 2:
             raise ValueError(
                 f"The data has {total.count} value(s) per channel of '{self.path}', from which no variance can be "

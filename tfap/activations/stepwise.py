@@ -55,7 +55,10 @@ class StepwiseRun:
         graph: The `calls.Graph` of the model.
         goals: List of the `Call`s of `is_goal`.
         batches: Integer. The number of batches, after the first pass.
-        position: Tuple of the number of the current batch and that of the current call.
+        position: Tuple of the number of the current batch and the current `Call`.
+        executions: Integer. The number of calls made so far.
+        spoiled_by: Object that a layer inside the current call sets so that its outputs are not used, as if
+            it had raised `Stop`.
     """
 
     def __init__(
@@ -71,7 +74,9 @@ class StepwiseRun:
         self._reader = eager.InputReader(model)
         self._batches, self._repeatable = batches, repeatable
         self.batches = 0
-        self.position = (0, 0)
+        self.position: tuple[int, Call | None] = (0, None)
+        self.executions = 0
+        self.spoiled_by: Any = None
         self._states: list[_State] | None = None
         self._kept_bytes = 0
         self._keeps = True
@@ -128,10 +133,9 @@ class StepwiseRun:
         values, pending, uses = dict(state.values), [], _uses(state.pending)
         for call in state.pending:
             if all(value in values for value in call.inputs):
-                self.position = index, id(call)
-                try:
-                    outputs = self._outputs(call, values)
-                except Stop:
+                self.position = index, call
+                outputs = self._outputs(call, values)
+                if outputs is None:
                     pending.append(call)
                     continue
                 values.update(zip(call.outputs, outputs, strict=True))
@@ -144,10 +148,16 @@ class StepwiseRun:
                 pending.append(call)
         return _State(values, pending)
 
-    @staticmethod
-    def _outputs(call, values):
+    def _outputs(self, call, values):
+        """Makes a call. None if something in it has stopped it."""
+        self.executions += 1
+        self.spoiled_by = None
         args, kwargs = _filled(call.arguments, values)
-        return _flat(eager.call_in_inference(call.layer, args, kwargs, call.training))
+        try:
+            outputs = eager.call_in_inference(call.layer, args, kwargs, call.training)
+        except Stop:
+            return None
+        return _flat(outputs) if self.spoiled_by is None else None
 
 
 def _needed(calls, goals):

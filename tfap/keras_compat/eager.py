@@ -9,6 +9,7 @@ import numpy as np
 import tf_keras
 
 from tfap.keras_compat import private
+from tfap.keras_compat.inputs import listed
 from tfap.keras_compat.owner import is_keras3, is_layer, keras_of
 
 # The base class in tf_keras is also that of SyncBatchNormalization and of the layer of TensorFlow 1.
@@ -28,8 +29,9 @@ class InputReader:
     """
 
     def __init__(self, model):
-        structure, self._inputs = private.input_structure(model), list(model.inputs)
-        self._identity = keras_of(model).Model(structure, self._inputs, name=model.name)
+        self._inputs = list(model.inputs)
+        self._names = [private.producer_of(tensor).name for tensor in self._inputs]
+        self._identity = keras_of(model).Model(self._inputs, self._inputs, name=model.name)
 
     def read(self, batch):
         """Returns a list with one tensor per input of the model.
@@ -38,7 +40,13 @@ class InputReader:
             ValueError: If a batch does not have the model's inputs, or a shape does not fit.
         """
         try:
-            tensors = self._identity(batch, training=False)
+            arrays = listed(batch, self._names)
+        except KeyError as error:
+            raise ValueError(self._does_not_fit(f"received a dict of {', '.join(map(str, batch))}")) from error
+        if len(arrays) != len(self._inputs):
+            raise ValueError(self._does_not_fit(f"received {len(arrays)} arrays per batch"))
+        try:
+            tensors = self._identity(arrays, training=False)
         except Exception as error:  # which one depends on Keras, the backend, and what is wrong
             reason = re.sub(r"\x1b\[\d+m", "", str(error)).removeprefix("Exception encountered when calling ")
             raise ValueError(self._does_not_fit(" ".join(reason.split())[:200])) from error
@@ -51,9 +59,7 @@ class InputReader:
         return tensors
 
     def _does_not_fit(self, reason):
-        inputs = ", ".join(
-            f"{private.producer_of(tensor).name} {tuple(tensor.shape)}" for tensor in self._inputs
-        )
+        inputs = ", ".join(f"{name} {tuple(each.shape)}" for name, each in zip(self._names, self._inputs))
         return f"The data does not fit the inputs of the model '{self._identity.name}', {inputs}: {reason}."
 
 
