@@ -57,6 +57,7 @@ def fit_and_compact(
     target: str = "weights",
     gradient_data: Data = None,
     gradient_steps: int | None = None,
+    recalibrate: Data = None,
     **fit_arguments: Any,
 ) -> ShrunkFit:
     """Trains a model, prunes its neurons, and compacts it after each stage of the training.
@@ -83,6 +84,7 @@ def fit_and_compact(
         target: As in `tfap.prune`.
         gradient_data: As in `tfap.UpdatePruningStep`, which this function adds to the callbacks.
         gradient_steps: As in `tfap.UpdatePruningStep`.
+        recalibrate: As in `tfap.UpdatePruningStep`, at the end of the last stage.
         **fit_arguments: Other arguments of `fit()`, such as `epochs` and `callbacks`. Callbacks see one fit
             per stage, with its own `initial_epoch` and `epochs`.
 
@@ -123,11 +125,13 @@ def fit_and_compact(
     }
     gradients = {"gradient_data": gradient_data, "gradient_steps": gradient_steps}
     comparison_data = _comparison_data(model, data, fit_arguments)
+    statistics = NormalizationStatistics(recalibrate)
+    statistics.check(model)
     wrapped: Any = _wrapped(model, pruning_schedule, options)
     batches = _one_shot_batches(model, data, fit_arguments) if stages > 1 else None
     history: dict[str, list[float]] = {}
     for stage_begin, stage_end in itertools.pairwise(_stage_borders(first_epoch, epochs, stages)):
-        pruning = _UpdateOfStage(epochs, batches, **gradients)
+        pruning = _UpdateOfStage(epochs, batches, statistics, **gradients)
         stage_arguments = {"initial_epoch": stage_begin, "epochs": stage_end, **fit_arguments}
         stage_data = data
         if batches is not None:
@@ -143,15 +147,20 @@ def fit_and_compact(
             logging.warning("The data ended after %d of %d epochs: training stops.", stage_end, last_epoch)
             break
         wrapped = _compacted(wrapped, pruning_schedule, options)
+    pruning.end_statistics()
     return ShrunkFit(compact(strip_pruning(wrapped), data=comparison_data), history)
 
 
 class _UpdateOfStage(UpdatePruningStep):
     """Prunes by a schedule that covers all stages."""
 
-    def __init__(self, epochs, batches, **gradients):
+    def __init__(self, epochs, batches, statistics, **gradients):
         super().__init__(**gradients)
         self._epochs, self._batches_of_stage = epochs, batches
+        self._statistics = _OfAllStages(statistics)
+
+    def end_statistics(self):
+        self._statistics.of_all.end(self.model, self._step)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)

@@ -11,6 +11,7 @@ from tfap.layers.base import CALLBACK_MISSING
 from tfap.layers.find import counting_layers, prunable_layers
 from tfap.layers.session import PruningSession
 from tfap.training import disconnected, mask_update
+from tfap.training.normalization import NormalizationStatistics
 from tfap.training.update_groups import group_of
 from tfap.utils import checks
 
@@ -31,14 +32,17 @@ class UpdatePruningStep(Callback):
             such as a list or a `tf.data.Dataset`. None for other criteria.
         gradient_steps: Integer. The largest number of its batches to read, of 128 samples each if arrays are
             given. None reads all.
+        recalibrate: Data as in `tfap.recalibrate`, which can be iterated repeatedly. At the end of the fit, the
+            moving statistics of BatchNormalization layers are computed anew over it. With None, there is a
+            warning if they are old then.
 
     Raises:
         TypeError: If an argument has the wrong type, or gradients are needed and the data is not iterable, or
             is a one-shot iterator.
         ValueError: If a number is less than 1. At the beginning of the fit, if the model has no pruning
             wrappers, there are two of these callbacks, the length of the fit is needed and unknown, a wrapper
-            with `remove_disconnected=True` is in no Sequential or Functional model, or gradients are needed
-            without data or without a compiled loss.
+            with `remove_disconnected=True` is in no Sequential or Functional model, gradients are needed
+            without data or without a compiled loss, or `recalibrate` does not fit the model.
 
     Example:
 
@@ -57,6 +61,7 @@ class UpdatePruningStep(Callback):
         total_steps: int | None = None,
         gradient_data: Any = None,
         gradient_steps: int | None = None,
+        recalibrate: Any = None,
     ):
         super().__init__()
         if total_steps is not None:
@@ -65,6 +70,7 @@ class UpdatePruningStep(Callback):
             checks.integer("gradient_steps", gradient_steps)
         self._total_steps = total_steps
         self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
+        self._statistics = NormalizationStatistics(recalibrate)
 
     def on_train_begin(self, logs=None):
         self._wrappers = prunable_layers(self.model)
@@ -77,6 +83,7 @@ class UpdatePruningStep(Callback):
         for wrapper in self._wrappers:
             wrapper.check_still_prunable()
         disconnected.check(self.model, self._wrappers)
+        self._statistics.check(self.model)
         self._gradients = mask_update.gradients_for(
             self.model, self._wrappers, self._gradient_data, self._gradient_steps
         )
@@ -126,6 +133,7 @@ class UpdatePruningStep(Callback):
             for weight in self._weights:
                 weight.zero_pruned()  # an optimizer's moving average has brought back old weights
             self._warn_of_missing_updates()
+            self._statistics.end(self.model, self._step)
         _NeedsCallback.impose(self.model, self._wrappers)
 
     # -- for subclasses ------------------------------------------------------------------------------
@@ -225,6 +233,7 @@ class UpdatePruningStep(Callback):
                 group.write(update, step)
             # After all groups: what one group prunes may disconnect weights of another.
             disconnected.remove(self.model, wrappers)
+        self._statistics.note_update(updates[-1][2], mask_update.sparsity_of(weights))
         self.after_update()
 
     def _current_step(self):
