@@ -119,6 +119,22 @@ def test_subclassed_models(keras_module):
     np.testing.assert_allclose(np.array(norm.moving_mean), images(160)[0].mean(), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.one_keras
+def test_fit_and_compact(keras_module, caplog):
+    x, y = images(320)
+    options = {"criterion": "magnitude", "epochs": 4, "stages": 2, "batch_size": 32, "verbose": 0}
+    schedule = tfap.ConstantSparsity(0.5, 5, frequency=5)  # the last mask change is in the first stage
+    tfap.fit_and_compact(net(keras_module), schedule, x, y, **options)
+    assert caplog.text.count("70% those from before the last mask update, 35 steps ago") == 1
+
+    small = tfap.fit_and_compact(net(keras_module), schedule, x, y, recalibrate=x, **options).model
+    assert small.get_layer("conv_0").filters == 16
+    for found, its in zip(small.get_weights(), tfap.recalibrate(small, x).get_weights(), strict=True):
+        np.testing.assert_allclose(found, its, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="recalibrate=: The data does not fit the inputs"):
+        tfap.fit_and_compact(net(keras_module), 0.5, x, y, recalibrate=x[..., 0, 0], **options)
+
+
 BAD = {
     "recalibrate=: The data does not fit the inputs": np.zeros((8, 7, 8, 1)),
     "recalibrate=: The dataset has no end.*take": tf.data.Dataset.from_tensors(np.zeros((4, 8, 8, 1))).repeat(),

@@ -23,6 +23,7 @@ from tfap.pruning.plan import LayerSelection
 from tfap.pruning.prune import prune, strip_pruning
 from tfap.schedules import PruningSchedule
 from tfap.training.callbacks import UpdatePruningStep
+from tfap.training.normalization import NormalizationStatistics
 from tfap.utils import checks
 
 _DEFAULT_STAGES = 5
@@ -147,7 +148,7 @@ def fit_and_compact(
             logging.warning("The data ended after %d of %d epochs: training stops.", stage_end, last_epoch)
             break
         wrapped = _compacted(wrapped, pruning_schedule, options)
-    pruning.end_statistics()
+    statistics.end(wrapped, pruning.step)
     return ShrunkFit(compact(strip_pruning(wrapped), data=comparison_data), history)
 
 
@@ -157,10 +158,11 @@ class _UpdateOfStage(UpdatePruningStep):
     def __init__(self, epochs, batches, statistics, **gradients):
         super().__init__(**gradients)
         self._epochs, self._batches_of_stage = epochs, batches
-        self._statistics = _OfAllStages(statistics)
+        self._statistics = statistics  # the same for all stages
 
-    def end_statistics(self):
-        self._statistics.of_all.end(self.model, self._step)
+    @property
+    def step(self):
+        return self._step
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -182,6 +184,9 @@ class _UpdateOfStage(UpdatePruningStep):
 
     def _warn_of_missing_updates(self):
         """Does nothing: a stage may have no updates."""
+
+    def _end_statistics(self):
+        """Does nothing: the statistics are computed anew once, at the end."""
 
 
 def _callbacks(callbacks):

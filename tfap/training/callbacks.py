@@ -133,7 +133,7 @@ class UpdatePruningStep(Callback):
             for weight in self._weights:
                 weight.zero_pruned()  # an optimizer's moving average has brought back old weights
             self._warn_of_missing_updates()
-            self._statistics.end(self.model, self._step)
+            self._end_statistics()
         _NeedsCallback.impose(self.model, self._wrappers)
 
     # -- for subclasses ------------------------------------------------------------------------------
@@ -145,6 +145,9 @@ class UpdatePruningStep(Callback):
         """Called after every mask update."""
 
     # -- the fit -------------------------------------------------------------------------------------
+
+    def _end_statistics(self):
+        self._statistics.end(self.model, self._step)
 
     def _warn_of_missing_updates(self):
         missing = [text for text in (group.missing() for group in self._groups) if text]
@@ -226,6 +229,7 @@ class UpdatePruningStep(Callback):
         if not due:
             return
         self.before_update()
+        sparsity_before = mask_update.sparsity_of(weights)
         updates = [(group, group.decide(sparsity, self._gradients), step) for group, sparsity, step in due]
         wrappers = [weight.wrapper for weight in weights]
         with disconnected.undone_on_error(wrappers):
@@ -233,7 +237,7 @@ class UpdatePruningStep(Callback):
                 group.write(update, step)
             # After all groups: what one group prunes may disconnect weights of another.
             disconnected.remove(self.model, wrappers)
-        self._statistics.note_update(updates[-1][2], mask_update.sparsity_of(weights))
+        self._statistics.note_update(updates[-1][2], mask_update.sparsity_of(weights) > sparsity_before)
         self.after_update()
 
     def _current_step(self):

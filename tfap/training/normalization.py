@@ -31,7 +31,7 @@ class NormalizationStatistics:
                 "arrays, a tf.data.Dataset or a PyDataset."
             )
         self._data = data
-        self._last: tuple[int, float] | None = None  # step and sparsity of the last mask change
+        self._last: int | None = None  # the step of the last mask update that has pruned
 
     def check(self, model: Any) -> None:
         """Checks at the beginning of a fit that the data fits the model.
@@ -46,19 +46,19 @@ class NormalizationStatistics:
         try:
             recalibration.check(_measured(model), self._data, _BATCH)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"UpdatePruningStep cannot use recalibrate=: {error}") from error
+            raise type(error)(f"recalibrate=: {error}") from error
 
-    def note_update(self, step: int, sparsity: float) -> None:
-        """Notes a mask update after a training step. Only one that prunes more makes statistics old."""
-        if sparsity > (self._last[1] if self._last else 0):
-            self._last = step, sparsity
+    def note_update(self, step: int, has_pruned: bool) -> None:
+        """Notes a mask update after a training step. One that prunes nothing makes no statistics old."""
+        if has_pruned:
+            self._last = step
 
     def end(self, model: Any, step: int) -> None:
         """Recomputes the statistics, or warns, after the last training step, number `step`."""
         if self._data is not None:
             recalibration.recalibrate_in_place(_measured(model), self._data, _BATCH)
         elif self._last is not None:
-            warn_of_old_statistics(model, step - self._last[0])
+            warn_of_old_statistics(model, step - self._last)
 
 
 def warn_of_old_statistics(model: Any, steps: int) -> None:
