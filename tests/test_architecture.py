@@ -14,6 +14,7 @@ ROWS = (
     ("pruning", "training"),
     ("layers",),
     ("activations", "criteria", "masks", "reporting"),
+    ("compensation",),
     ("graph", "schedules", "exporting"),
     ("keras_compat", "utils", "datasets", "moved", "version"),
 )
