@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 
 from tfap.compensation.moments import SecondMoments
 
@@ -82,7 +81,7 @@ class LeastSquares:
         return float(np.einsum("uo,uo->", self.gram @ weights, weights))
 
     def error(self, weights: np.ndarray) -> float:
-        """Computes the squared difference of the sums with other weights, and with the bias that fits them."""
+        """Computes the squared difference of the sums with other weights and the bias that fits them."""
         return max(0.0, self.squared(self.weights - weights))
 
     def without(self, removed: np.ndarray) -> np.ndarray:
@@ -119,16 +118,17 @@ class LeastSquares:
         return weights
 
     def bias_change(self, weights: np.ndarray) -> np.ndarray:
-        """Computes what to add to the bias with new weights, shape `(outputs,)`. Keeps the mean of the sums."""
+        """Computes what to add to the bias with new weights, so that the mean of the sums stays."""
         return self.mean @ (self.weights - weights)
 
 
 def _solved(matrix, right):
-    """Solves a positive definite system; units that depend on each other get the smallest weights."""
+    """Solves a symmetric system; units that depend on each other get the smallest weights."""
     try:
-        return scipy.linalg.solve(matrix, right, assume_a="pos", overwrite_a=False, check_finite=False)
-    except (np.linalg.LinAlgError, scipy.linalg.LinAlgWarning):
-        return scipy.linalg.lstsq(matrix, right, check_finite=False)[0]
+        solution = np.linalg.solve(matrix, right)
+    except np.linalg.LinAlgError:
+        return np.linalg.lstsq(matrix, right, rcond=None)[0]
+    return solution if np.isfinite(solution).all() else np.linalg.lstsq(matrix, right, rcond=None)[0]
 
 
 def relative(error: float, energy: float) -> float:
@@ -138,12 +138,11 @@ def relative(error: float, energy: float) -> float:
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
     """Inverts a symmetric positive definite matrix."""
-    factor, info = scipy.linalg.lapack.dpotrf(matrix, lower=True)
-    if info == 0:
-        inverted, info = scipy.linalg.lapack.dpotri(factor, lower=True)
-    if info != 0:  # within rounding of singular
-        return scipy.linalg.pinvh(matrix, check_finite=False)
-    return np.tril(inverted) + np.tril(inverted, -1).T
+    try:
+        inverted = np.linalg.inv(matrix)
+    except np.linalg.LinAlgError:  # within rounding of singular
+        inverted = np.linalg.pinv(matrix, hermitian=True)
+    return (inverted + inverted.T) / 2
 
 
 def scaled(problems: Sequence[LeastSquares]) -> list[LeastSquares]:

@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 
 from tfap.compensation.refit import LeastSquares, inverse
 
@@ -125,8 +124,8 @@ class _Elimination:
         products = self._products[members] - factored[:, members].T @ crossed
         products = (products - crossed[:, members].T @ factored).T
         lower = _cholesky(columns[members])
-        columns = scipy.linalg.solve_triangular(lower, columns.T, lower=True, check_finite=False).T
-        factors = scipy.linalg.solve_triangular(lower, columns.T, lower=True, trans="T", check_finite=False).T
+        columns = np.linalg.solve(lower, columns.T).T
+        factors = np.linalg.solve(lower.T, columns.T).T
         # W becomes W - factors W_members, so W W^T loses factors crossed^T and its transpose.
         crossed = products - factors @ products[members] / 2
         self._update_blocks(columns, factors, crossed)
