@@ -3,6 +3,7 @@
 from tfap import layers, low_rank, moved
 from tfap.activations.dead_neurons import DeadNeuronMonitor, dead_neuron_report
 from tfap.activations.measure import measure_activations
+from tfap.activations.recalibration import recalibrate
 from tfap.compaction.compact import compact
 from tfap.compaction.fit import fit_and_compact
 from tfap.compaction.report import compaction_report
@@ -71,6 +72,7 @@ __all__ = [
     "prune_iteratively",
     "prune_scope",
     "pruning_is_over",
+    "recalibrate",
     "register_pass_through_layer",
     "register_prunable_layer",
     "report",
