@@ -13,8 +13,8 @@ ROWS = (
     ("compaction", "iterative", "low_rank"),
     ("pruning", "training"),
     ("layers",),
-    ("activations", "criteria", "masks", "reporting"),
     ("compensation",),
+    ("activations", "criteria", "masks", "reporting"),
     ("graph", "schedules", "exporting"),
     ("keras_compat", "utils", "datasets", "moved", "version"),
 )
