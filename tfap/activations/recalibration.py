@@ -98,7 +98,9 @@ def recalibrate_in_place(
 def _normalizations(model, include_frozen):
     layers = batch_norm.normalizations(model, include_frozen)
     if not layers:
-        frozen = "" if include_frozen else " that training updates (include_frozen=True takes frozen ones too)"
+        frozen = (
+            "" if include_frozen else " that training updates (include_frozen=True takes frozen ones too)"
+        )
         raise ValueError(f"The model '{model.name}' has no BatchNormalization{frozen}: nothing to recompute.")
     return layers
 
