@@ -6,9 +6,10 @@ from tfap.activations.measure import measure_activations
 from tfap.activations.recalibration import recalibrate
 from tfap.compaction.compact import compact
 from tfap.compaction.fit import fit_and_compact
+from tfap.compaction.prune_once import prune_once
 from tfap.compaction.report import compaction_report
 from tfap.comparison import compare
-from tfap.criteria import AP, LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
+from tfap.criteria import AP, LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude, Reconstruction
 from tfap.exporting.export import export
 from tfap.exporting.formats import load_runtime
 from tfap.graph.counts import ActivationCounts
@@ -50,6 +51,7 @@ __all__ = [
     "Magnitude",
     "PolynomialDecay",
     "PruningSchedule",
+    "Reconstruction",
     "StopWhenPruned",
     "UpdatePruningStep",
     "__version__",
@@ -70,6 +72,7 @@ __all__ = [
     "prunable_layers",
     "prune",
     "prune_iteratively",
+    "prune_once",
     "prune_scope",
     "pruning_is_over",
     "recalibrate",

@@ -209,7 +209,9 @@ class _Meter:
                     self._record(inputs, kwargs.get("mask"))
                     if unwrap(run.position[1].layer) is self.layer:
                         raise Stop
-                    run.spoiled_by = self  # a layer that calls this one may do so again, as for each time step
+                    run.spoiled_by = (
+                        self  # a layer that calls this one may do so again, as for each time step
+                    )
                 return call(inputs, *args, **kwargs)
 
             return measuring_call

@@ -112,7 +112,9 @@ def check(model: Model, data: Data, batch_size: int = 32) -> None:
 def _normalizations(model, include_frozen):
     layers = batch_norm.normalizations(model, include_frozen)
     if not layers:
-        frozen = "" if include_frozen else " that training updates (include_frozen=True takes frozen ones too)"
+        frozen = (
+            "" if include_frozen else " that training updates (include_frozen=True takes frozen ones too)"
+        )
         raise ValueError(f"The model '{model.name}' has no BatchNormalization{frozen}: nothing to recompute.")
     return layers
 

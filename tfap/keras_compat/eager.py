@@ -42,7 +42,9 @@ class InputReader:
         try:
             arrays = listed(batch, self._names)
         except KeyError as error:
-            raise ValueError(self._does_not_fit(f"received a dict of {', '.join(map(str, batch))}")) from error
+            raise ValueError(
+                self._does_not_fit(f"received a dict of {', '.join(map(str, batch))}")
+            ) from error
         if len(arrays) != len(self._inputs):
             raise ValueError(self._does_not_fit(f"received {len(arrays)} arrays per batch"))
         try:
