@@ -59,6 +59,7 @@ def fit_and_compact(
     gradient_data: Data = None,
     gradient_steps: int | None = None,
     recalibrate: Data = None,
+    compensate: Data = None,
     **fit_arguments: Any,
 ) -> ShrunkFit:
     """Trains a model, prunes its neurons, and compacts it after each stage of the training.
@@ -86,6 +87,7 @@ def fit_and_compact(
         gradient_data: As in `tfap.UpdatePruningStep`, which this function adds to the callbacks.
         gradient_steps: As in `tfap.UpdatePruningStep`.
         recalibrate: As in `tfap.UpdatePruningStep`, at the end of the last stage.
+        compensate: As in `tfap.UpdatePruningStep`.
         **fit_arguments: Other arguments of `fit()`, such as `epochs` and `callbacks`. Callbacks see one fit
             per stage, with its own `initial_epoch` and `epochs`.
 
@@ -124,7 +126,11 @@ def fit_and_compact(
         "sample_every": sample_every,
         "target": target,
     }
-    gradients = {"gradient_data": gradient_data, "gradient_steps": gradient_steps}
+    update = {
+        "gradient_data": gradient_data,
+        "gradient_steps": gradient_steps,
+        "compensate": compensate,
+    }
     comparison_data = _comparison_data(model, data, fit_arguments)
     statistics = NormalizationStatistics(recalibrate)
     statistics.check(model)
@@ -132,7 +138,7 @@ def fit_and_compact(
     batches = _one_shot_batches(model, data, fit_arguments) if stages > 1 else None
     history: dict[str, list[float]] = {}
     for stage_begin, stage_end in itertools.pairwise(_stage_borders(first_epoch, epochs, stages)):
-        pruning = _UpdateOfStage(epochs, batches, statistics, **gradients)
+        pruning = _UpdateOfStage(epochs, batches, statistics, **update)
         stage_arguments = {"initial_epoch": stage_begin, "epochs": stage_end, **fit_arguments}
         stage_data = data
         if batches is not None:
@@ -155,8 +161,8 @@ def fit_and_compact(
 class _UpdateOfStage(UpdatePruningStep):
     """Prunes by a schedule that covers all stages."""
 
-    def __init__(self, epochs, batches, statistics, **gradients):
-        super().__init__(**gradients)
+    def __init__(self, epochs, batches, statistics, **update):
+        super().__init__(**update)
         self._epochs, self._batches_of_stage = epochs, batches
         self._statistics = statistics  # the same for all stages
 
