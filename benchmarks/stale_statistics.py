@@ -2,7 +2,7 @@
 
     python benchmarks/stale_statistics.py
 
-A small CNN on digits, half of its channels pruned after one training step. Each row is the mean over the seeds.
+A small CNN on digits, half of its channels pruned after one training step. A row is the mean over the seeds.
 """
 
 import argparse
@@ -67,10 +67,16 @@ def main():
         found = np.array([accuracies(data, seed, epochs) for seed in range(arguments.seeds)])
         for at, steps in enumerate(STEPS):
             moving, recalibrated = found[:, at].mean(axis=0)
-            difference = statistics.interval(found[:, at, 1] - found[:, at, 0])
-            print(
-                f"| {name} | {steps} | {100 * 0.99**steps:.1f}% | {moving:.1f} | {recalibrated:.1f} | {difference.text("{:+.1f}".format)} |"
+            difference = statistics.interval(found[:, at, 1] - found[:, at, 0]).text("{:+.1f}".format)
+            cells = (
+                name,
+                steps,
+                f"{100 * 0.99**steps:.1f}%",
+                f"{moving:.1f}",
+                f"{recalibrated:.1f}",
+                difference,
             )
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Refits at mask updates in training: exact where they can be; masks, zeros and the optimizer stay the same."""
+"""Refits at mask updates in training: exact where they can be; masks, zeros and optimizer stay the same."""
 
 import nets
 import numpy as np
@@ -14,7 +14,7 @@ Y = RANDOM.normal(size=(96, 3)).astype("float32")
 
 
 def repeated(layer):
-    """The second half of the outputs are those of the first half, a tenth as large: magnitude prunes these."""
+    """The second half of the outputs are those of the first, a tenth as large: magnitude prunes these."""
     kernel, *bias = layer.get_weights()
     half = kernel.shape[-1] // 2
     kernel[..., half:] = 0.1 * kernel[..., :half]

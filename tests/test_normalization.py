@@ -10,7 +10,6 @@ from tfap import datasets
 from tfap.layers.find import with_paths
 from tfap.training import normalization
 
-
 DIGITS = datasets.load("digits")
 
 
@@ -137,7 +136,9 @@ def test_fit_and_compact(keras_module, caplog):
 
 BAD = {
     "recalibrate=: The data does not fit the inputs": np.zeros((8, 7, 8, 1)),
-    "recalibrate=: The dataset has no end.*take": tf.data.Dataset.from_tensors(np.zeros((4, 8, 8, 1))).repeat(),
+    "recalibrate=: The dataset has no end.*take": tf.data.Dataset.from_tensors(
+        np.zeros((4, 8, 8, 1))
+    ).repeat(),
     "recalibrate=: The data is empty": np.zeros((0, 8, 8, 1)),
 }
 

@@ -1,8 +1,8 @@
 """Merges similar neurons and channels without data: one is kept, and takes over what the others contributed.
 
-If channel d is `s` times channel r for every input, then the weights that consume d can be added to those that
-consume r, times `s`, and d removed: the outputs do not change. If the two are only similar, the outputs change
-by what is left over. How similar they are is read from the weights; see `graph/features.py`.
+If channel d is `s` times channel r for every input, then the weights that consume d can be added to those
+that consume r, times `s`, and d removed: the outputs do not change. If the two are only similar, the outputs
+change by what is left over. How similar they are is read from the weights; see `graph/features.py`.
 
 References:
     - Srinivas and Babu, *Data-free parameter pruning for deep neural networks*, BMVC 2015 (arXiv 1507.06149)
@@ -234,7 +234,10 @@ class _Merger:
         )
         scale, left_over = max(scales, key=lambda pair: pair[1])
         taken_over = staying in groups and scale > 0
-        index = [int(np.flatnonzero(groups == group)[0]) if group in groups else None for group in (removed, staying)]
+        index = [
+            int(np.flatnonzero(groups == group)[0]) if group in groups else None
+            for group in (removed, staying)
+        ]
         return Merge(path, index[0], index[1] if taken_over else None, float(scale), float(left_over))
 
 
@@ -393,5 +396,3 @@ def _merge_order(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             lowest[at] = costs[at, nearest[at]]
     order.append(int(np.flatnonzero(left)[0]))
     return np.array(order), np.array([*errors, np.inf])
-
-

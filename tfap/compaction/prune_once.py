@@ -98,9 +98,9 @@ def prune_once(
 
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
-        data: None merges similar neurons instead, by their weights alone; see `docs/recalibrate.md`. Or inputs: an array, a list or dict of arrays for several inputs, a tuple `(x, y)`, or batches of
+        data: Inputs: an array, a list or dict of arrays for several inputs, a tuple `(x, y)`, or batches of
             `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Labels are ignored,
-            except by `tfap.Gradient`.
+            except by `tfap.Gradient`. None merges similar neurons instead, by their weights alone.
         sparsity: Float in [0, 1). The fraction of the target that is removed at most.
         criterion: A `tfap.Criterion` or its name: which channels are removed.
         target: Unit of the sparsity: "weights" (of the kernels of the model), "flops" (of the model), or
@@ -182,8 +182,8 @@ def _check_without_data(criterion, compensate):
     if criterion != "reconstruction" or compensate is not True:
         raise ValueError(
             "data is None, so similar neurons are merged by their weights alone, which needs the default "
-            f"criterion and compensate=True: received criterion={criterion!r}, compensate={compensate!r}. Pass "
-            "a few hundred inputs as data for other ones."
+            f"criterion and compensate=True: received criterion={criterion!r}, compensate={compensate!r}. "
+            "Pass a few hundred inputs as data for other ones."
         )
 
 

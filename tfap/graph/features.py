@@ -6,8 +6,8 @@ scales them. Two channels of a value are equal for every input, up to a factor, 
     description of d = s * description of r, s > 0   =>   channel d = s * channel r
 
 That holds through activations such as ReLU, with relu(s x) = s relu(x), through pooling, depthwise
-convolutions, and sums. Behind other activations, such as sigmoid, a description is rescaled to length 1, in such
-a way that it is equal for equal channels only: then s = 1.
+convolutions, and sums. Behind other activations, such as sigmoid, a description is rescaled to length 1, in
+such a way that it is equal for equal channels only: then s = 1.
 
 References:
     - Srinivas and Babu, *Data-free parameter pruning for deep neural networks*, BMVC 2015 (arXiv 1507.06149)
@@ -139,7 +139,9 @@ class _Tracer:
             return inputs[0].closed()
         if rule is ChannelRule.SELECTED:
             axis = self._channels.of(self._call.inputs[0]).axis
-            return inputs[0].take(np.arange(len(inputs[0].rows))[functions.selected(self._call, axis)[1][index]])
+            return inputs[0].take(
+                np.arange(len(inputs[0].rows))[functions.selected(self._call, axis)[1][index]]
+            )
         return None
 
     def _same(self, features):
@@ -190,7 +192,11 @@ def _of_linear(linear_map):
     if isinstance(linear_map, linear.Grouped):
         rows = _grouped_rows(kernel, linear_map.groups)
     else:
-        at = -1 if isinstance(linear_map, linear.Embedding | linear.Separable) else linear_map.spec.neuron_axes[0]
+        at = (
+            -1
+            if isinstance(linear_map, linear.Embedding | linear.Separable)
+            else linear_map.spec.neuron_axes[0]
+        )
         moved = np.moveaxis(kernel, at, 0)
         rows = list(moved.reshape(len(moved), -1))
     bias = np.zeros(len(rows)) if linear_map.bias is None else linear_map.bias.astype(np.float64)

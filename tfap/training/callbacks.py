@@ -33,9 +33,9 @@ class UpdatePruningStep(Callback):
             such as a list or a `tf.data.Dataset`. None for other criteria.
         gradient_steps: Integer. The largest number of its batches to read, of 128 samples each if arrays are
             given. None reads all.
-        recalibrate: Data as in `tfap.recalibrate`, which can be iterated repeatedly. At the end of the fit, the
-            moving statistics of BatchNormalization layers are computed anew over it. With None, there is a
-            warning if they are old then.
+        recalibrate: Data as in `tfap.recalibrate`, which can be iterated repeatedly. At the end of the fit,
+            the moving statistics of BatchNormalization layers are computed anew over it. With None, there is
+            a warning if they are old then.
         compensate: Unlabeled data as in `tfap.recalibrate`, which can be iterated repeatedly; the first 2,048
             samples are used. At each mask update that prunes neurons, the layers that consume them are
             refitted on it, as in `tfap.prune_once`. With None, they are not.
@@ -46,7 +46,8 @@ class UpdatePruningStep(Callback):
         ValueError: If a number is less than 1. At the beginning of the fit, if the model has no pruning
             wrappers, there are two of these callbacks, the length of the fit is needed and unknown, a wrapper
             with `remove_disconnected=True` is in no Sequential or Functional model, gradients are needed
-            without data or without a compiled loss, or `recalibrate` or `compensate` does not fit the model.
+            without data or without a compiled loss, or `recalibrate` or `compensate` does not fit the
+            model.
 
     Example:
 

@@ -5,7 +5,6 @@ After an update, the weights of the neurons that are kept take over what the pru
 """
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,12 +87,14 @@ class Compensation:
 def _checked(model, data):
     """Yields the inputs of the first `SAMPLES` samples, by batches."""
     reader, samples = eager.InputReader(model), 0
-    for batch in itertools.takewhile(lambda _: samples < SAMPLES, Batches(model, data, _BATCH)):
+    for batch in Batches(model, data, _BATCH):
         arrays = [eager.to_numpy(model, tensor)[: SAMPLES - samples] for tensor in reader.read(batch)]
         if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
             raise ValueError("the data contains NaN or infinity: remove these samples.")
         samples += len(arrays[0])
         yield arrays
+        if samples >= SAMPLES:
+            return
     if not samples:
         raise ValueError(EMPTY)
 
@@ -102,7 +103,7 @@ def _pruned_neurons(model):
     """`{path: boolean array, True for neurons without weights}` of the layers that are pruned by neurons."""
     found = {}
     for entry in find_wrappers(model):
-        for spec, kernel, mask in entry.wrapper.kernel_and_mask():
+        for spec, _, mask in entry.wrapper.kernel_and_mask():
             if spec.feeds_output and entry.wrapper.settings.pattern.couples_neurons:
                 values = np.asarray(mask.numpy())
                 its = Kernel(entry.path, spec, np.zeros(values.shape, np.float32), values)
@@ -121,9 +122,11 @@ class _PlainCopy:
         # A layer that cannot be copied is shared with the given model, and must not change.
         self._model = keras_compat.rebuild(
             model,
-            lambda layer: Replacement(unwrap(layer))
-            if id(unwrap(layer)) in tied
-            else keras_compat.copied(unwrap(layer)),
+            lambda layer: (
+                Replacement(unwrap(layer))
+                if id(unwrap(layer)) in tied
+                else keras_compat.copied(unwrap(layer))
+            ),
         )
         self._layers = dict(Graph(self._model).layers())
         self._fixed = {id(layer) for layer in self._live.values()}
@@ -162,7 +165,7 @@ class _PlainCopy:
             self._write(path, before[path], _values(layer))
 
     def _recalibrate(self, batches):
-        """Normalizes as in training, with the statistics of the data: moving averages may be far from them."""
+        """Normalizes as in training, with the statistics of the data. Moving averages may be far from it."""
         layers = {
             path: layer
             for path, layer in batch_norm.normalizations(self._model).items()

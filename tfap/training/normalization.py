@@ -15,7 +15,7 @@ _BATCH = 128  # samples, if data are arrays
 
 
 class NormalizationStatistics:
-    """Recomputes the statistics at the end of a fit if there is data, and warns if they are old if there is none.
+    """Recomputes the statistics at the end of a fit, or, without data, warns if they are old.
 
     Args:
         data: Data as in `tfap.recalibrate`. None for no data.
@@ -27,8 +27,8 @@ class NormalizationStatistics:
     def __init__(self, data: Any = None) -> None:
         if data is not None and not can_repeat(data):
             raise ValueError(
-                f"recalibrate must be re-iterable, but a {type(data).__name__} is used up after one fit: pass "
-                "arrays, a tf.data.Dataset or a PyDataset."
+                f"recalibrate must be re-iterable, but a {type(data).__name__} is used up after one fit: "
+                "pass arrays, a tf.data.Dataset or a PyDataset."
             )
         self._data = data
         self._last: int | None = None  # the step of the last mask update that has pruned
@@ -78,8 +78,8 @@ def warn_of_old_statistics(model: Any, steps: int) -> None:
         others = f" and {len(old) - 1} more" if len(old) > 1 else ""
         oldest = max(old, key=lambda path: old[path])
         logging.warning(
-            "The moving statistics of '%s'%s are %.0f%% those from before the last mask update, %d steps ago, so "
-            "the model is worse in inference than in training. Recompute them: "
+            "The moving statistics of '%s'%s are %.0f%% those from before the last mask update, %d steps "
+            "ago, so the model is worse in inference than in training. Recompute them: "
             "UpdatePruningStep(recalibrate=data), or tfap.recalibrate(model, data) after strip_pruning().",
             oldest,
             others,
@@ -109,7 +109,7 @@ def _measured(model):
     if len(parts) > 1:
         raise ValueError(
             f"The model '{model.name}' is subclassed and holds several models "
-            f"({', '.join(part.prefix[:-1] for part in parts)}): call tfap.recalibrate on each of them instead of "
-            "passing recalibrate=."
+            f"({', '.join(part.prefix[:-1] for part in parts)}): call tfap.recalibrate on each of them "
+            "instead of passing recalibrate=."
         )
     return parts[0].model if parts else model
