@@ -13,6 +13,7 @@ ROWS = (
     ("compaction", "iterative", "low_rank"),
     ("pruning", "training"),
     ("layers",),
+    ("compensation",),
     ("activations", "criteria", "masks", "reporting"),
     ("graph", "schedules", "exporting"),
     ("keras_compat", "utils", "datasets", "moved", "version"),

@@ -22,6 +22,7 @@ PUBLIC = [
         "prune",
         "prune_iteratively",
         "prune_scope",
+        "recalibrate",
         "register_pass_through_layer",
         "register_prunable_layer",
         "report",

@@ -10,11 +10,22 @@ if TYPE_CHECKING:
     from tfap import low_rank
     from tfap.activations.dead_neurons import DeadNeuronMonitor, dead_neuron_report
     from tfap.activations.measure import measure_activations
+    from tfap.activations.recalibration import recalibrate
     from tfap.compaction.compact import compact
     from tfap.compaction.fit import fit_and_compact
+    from tfap.compaction.prune_once import prune_once
     from tfap.compaction.report import compaction_report
     from tfap.comparison import compare
-    from tfap.criteria import AP, LAMP, ActivationCount, Criterion, Gradient, Lookahead, Magnitude
+    from tfap.criteria import (
+        AP,
+        LAMP,
+        ActivationCount,
+        Criterion,
+        Gradient,
+        Lookahead,
+        Magnitude,
+        Reconstruction,
+    )
     from tfap.exporting.export import export
     from tfap.exporting.formats import load_runtime
     from tfap.graph.counts import ActivationCounts
@@ -55,6 +66,7 @@ __all__ = [
     "Magnitude",
     "PolynomialDecay",
     "PruningSchedule",
+    "Reconstruction",
     "StopWhenPruned",
     "UpdatePruningStep",
     "__version__",
@@ -75,8 +87,10 @@ __all__ = [
     "prunable_layers",
     "prune",
     "prune_iteratively",
+    "prune_once",
     "prune_scope",
     "pruning_is_over",
+    "recalibrate",
     "register_pass_through_layer",
     "register_prunable_layer",
     "report",
@@ -96,7 +110,16 @@ _MODULE_OF = {
         "compaction.fit": ("fit_and_compact",),
         "compaction.report": ("compaction_report",),
         "comparison": ("compare",),
-        "criteria": ("AP", "LAMP", "ActivationCount", "Criterion", "Gradient", "Lookahead", "Magnitude"),
+        "criteria": (
+            "AP",
+            "LAMP",
+            "ActivationCount",
+            "Criterion",
+            "Gradient",
+            "Lookahead",
+            "Magnitude",
+            "Reconstruction",
+        ),
         "exporting.export": ("export",),
         "exporting.formats": ("load_runtime",),
         "graph.counts": ("ActivationCounts",),
@@ -111,6 +134,8 @@ _MODULE_OF = {
             *("AccuracyIntervals", "ConstantSparsity", "IterativeSparsity"),
             *("PolynomialDecay", "PruningSchedule"),
         ),
+        "activations.recalibration": ("recalibrate",),
+        "compaction.prune_once": ("prune_once",),
         "training.callbacks": ("UpdatePruningStep",),
         "training.disconnected": ("unremovable_neurons",),
         "training.mask_update": ("update_masks",),

@@ -6,5 +6,16 @@ from tfap.criteria.counts import ActivationCount
 from tfap.criteria.gradient import Gradient
 from tfap.criteria.lookahead import Lookahead
 from tfap.criteria.magnitude import LAMP, Magnitude
+from tfap.criteria.reconstruction import Reconstruction
 
-__all__ = ["AP", "LAMP", "ActivationCount", "Criterion", "Gradient", "Lookahead", "Magnitude", "get"]
+__all__ = [
+    "AP",
+    "LAMP",
+    "ActivationCount",
+    "Criterion",
+    "Gradient",
+    "Lookahead",
+    "Magnitude",
+    "Reconstruction",
+    "get",
+]

@@ -27,7 +27,7 @@ class Criterion:
         granularity: The default granularity, "weight" or "neuron".
         granularities: A tuple of the granularities that it supports. None means all.
         needs: The names of the fields of `tfap.Kernel` that it reads and that are otherwise not filled in:
-            "gradients", "input_norms", "neuron_norms", "previous", "updates".
+            "gradients", "input_norms", "neuron_norms", "previous", "removal_errors", "updates".
 
     Example:
 

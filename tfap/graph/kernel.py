@@ -87,7 +87,7 @@ def neuron_count(spec: KernelSpec, shape: tuple[int, ...]) -> int:
 class Kernel:
     """Holds a prunable weight as plain data: the argument of `Criterion.scores`.
 
-    `gradients`, `previous`, `input_norms` and `neuron_norms` are set only for criteria that list them in
+    `gradients`, `previous`, `input_norms`, `neuron_norms` and `removal_errors` are set only for criteria that list them in
     `needs`. They broadcast against `weights`.
 
     Attributes:
@@ -113,6 +113,8 @@ class Kernel:
         dense_cost: Float. The cost of all weights and neurons without pruning, before `tfap.fit_and_compact`
             removed some of them. None if nothing was removed.
         fan_in_scale: Float. How many weights of the model before compaction one weight stands for.
+        removal_errors: Array, shape `(neurons,)`. How much the sums of the consumers change if the neuron is
+            removed, for `tfap.Reconstruction`. None if nothing has measured it.
 
     Example:
 
@@ -139,6 +141,7 @@ class Kernel:
     neuron_norms: np.ndarray | float = 1.0
     dense_cost: float | None = None
     fan_in_scale: float = 1
+    removal_errors: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.weights.dtype.itemsize < 4:  # NumPy cannot rank bfloat16

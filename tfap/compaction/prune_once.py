@@ -1,0 +1,464 @@
+"""Prunes a trained model once, without training, and refits the weights that are kept."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from tfap import keras_compat
+from tfap.activations import batch_norm
+from tfap.activations.batches import EMPTY, Batches
+from tfap.activations.recalibration import recalibrate as recalibrated
+from tfap.compaction.channel_scores import ChannelScores
+from tfap.compaction.compact import compact
+from tfap.compaction.merging import merge_similar
+from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
+from tfap.compensation.allocation import Allocation, ModelCost, coupled_sets
+from tfap.compensation.consumers import Consumer, consumers_of
+from tfap.compensation.refit import RIDGE, relative
+from tfap.compensation.selection import removal_order
+from tfap.compensation.sweep import Sweep
+from tfap.criteria import Criterion
+from tfap.graph.calls import Graph, channel_axis
+from tfap.graph.flops import flops
+from tfap.graph.linear import Grouped
+from tfap.graph.liveness import Liveness
+from tfap.keras_compat import Replacement, eager, equality
+from tfap.keras_compat.types import Data, Model
+from tfap.layers.settings import PruningSettings
+from tfap.pruning.plan import LayerSelection, make_plan
+from tfap.utils import checks
+from tfap.utils.progress import Progress
+
+_TARGETS = ("weights", "flops", "neurons")
+_COMPENSATIONS = (True, False, "mean")
+
+
+@overload
+def prune_once(
+    model: Model,
+    data: Data,
+    sparsity: float,
+    criterion: Criterion | str = ...,
+    target: str = ...,
+    scope: str = ...,
+    compensate: bool | str = ...,
+    recalibrate: bool = ...,
+    samples: int = ...,
+    batch_size: int = ...,
+    skip: LayerSelection = ...,
+    ridge: float = ...,
+    return_report: Literal[False] = ...,
+) -> Model: ...
+
+
+@overload
+def prune_once(
+    model: Model,
+    data: Data,
+    sparsity: float,
+    criterion: Criterion | str = ...,
+    target: str = ...,
+    scope: str = ...,
+    compensate: bool | str = ...,
+    recalibrate: bool = ...,
+    samples: int = ...,
+    batch_size: int = ...,
+    skip: LayerSelection = ...,
+    ridge: float = ...,
+    *,
+    return_report: Literal[True],
+) -> tuple[Model, PruneOnceReport]: ...
+
+
+def prune_once(
+    model: Model,
+    data: Data,
+    sparsity: float,
+    criterion: Criterion | str = "reconstruction",
+    target: str = "weights",
+    scope: str = "global",
+    compensate: bool | str = True,
+    recalibrate: bool = True,
+    samples: int = 2048,
+    batch_size: int = 32,
+    skip: LayerSelection = (),
+    ridge: float = RIDGE,
+    return_report: bool = False,
+) -> Model | tuple[Model, PruneOnceReport]:
+    """Removes neurons and channels from a trained model at once, without training.
+
+    It needs a few hundred inputs and no labels. The layers that consume a removed channel are refitted: their
+    other weights take over what the channel contributed, by ridge regression, so that their sums stay as they
+    were on the data. Layers are done in graph order, each on the activations of the layers before it as they
+    are then.
+
+    Args:
+        model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
+        data: Inputs: an array, a list or dict of arrays for several inputs, a tuple `(x, y)`, or batches of
+            `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Labels are ignored,
+            except by `tfap.Gradient`. None merges similar neurons instead, by their weights alone.
+        sparsity: Float in [0, 1). The fraction of the target that is removed at most.
+        criterion: A `tfap.Criterion` or its name: which channels are removed.
+        target: Unit of the sparsity: "weights" (of the kernels of the model), "flops" (of the model), or
+            "neurons" (of the layers that can be pruned).
+        scope: "global" ranks all channels together; "local" removes the same fraction from every layer.
+        compensate: Boolean. Whether to refit the weights that are kept. "mean" only adds the mean of what
+            removed channels contributed to the biases.
+        recalibrate: Boolean. Whether to compute the statistics of BatchNormalization layers anew at the end,
+            as `tfap.recalibrate` does.
+        samples: Integer >= 1. The largest number of inputs to use, the first ones.
+        batch_size: Integer >= 1. Samples per batch, for arrays only.
+        skip: Layers whose neurons are kept, as in `tfap.prune`.
+        ridge: Float >= 0. Strength of the ridge, relative to the mean square of the activations. Larger values
+            change weights less.
+        return_report: Boolean. Whether to also return a `PruneOnceReport`.
+
+    Returns:
+        A new model of the same Keras with fewer units, without wrappers, compiled alike, with a fresh
+        optimizer. With `return_report`, a tuple `(model, report)`. The report says per layer how many units are
+        kept and how well its sums are reproduced, and prints as a table.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is invalid; if the model is wrapped, stateful, subclassed, or unbuilt, or has no
+            removable channels; if the data is empty, does not fit the inputs, or has NaN or infinity; or if
+            the criterion needs what the data does not give, such as labels for `tfap.Gradient`.
+
+    Example:
+
+    >>> import keras, numpy, tfap
+    >>> layers = [keras.layers.Dense(32, "relu", name="hidden"), keras.layers.Dense(3)]
+    >>> model = keras.Sequential([keras.Input((8,)), *layers])
+    >>> x = numpy.random.default_rng(0).normal(size=(256, 8))
+    >>> small, report = tfap.prune_once(model, x, 0.5, return_report=True)
+    >>> small.get_layer("hidden").units
+    16
+    >>> report.weights
+    (352, 176)
+
+    References:
+        - Meng et al., *OSSCAR*, ICML 2024 (arXiv 2403.12983)
+        - *GRAIL* (arXiv 2602.23795)
+    """
+    start = time.monotonic()
+    keras_compat.check_plain(model, "tfap.prune_once")
+    equality.check_comparable(model)
+    _check_arguments(sparsity, target, scope, compensate, recalibrate, ridge)
+    settings = PruningSettings(0.0, criterion, scope, "neuron", target=target)
+    if data is None:
+        _check_without_data(criterion, compensate)
+        plan = make_plan(model, settings, (), skip)
+        merging = merge_similar(model, float(sparsity), plan, target, scope)
+        if not return_report:
+            return merging.model
+        return merging.model, _report_of_merging(model, merging, plan, time.monotonic() - start)
+    batches = _InputBatches(model, data, checks.integer("samples", samples), batch_size)
+    pruner = _Pruner(model, batches, settings, make_plan(model, settings, (), skip), float(ridge))
+    kept = pruner.kept_groups(float(sparsity), data)
+    layers = pruner.remove(kept, compensate)
+    small = compact(pruner.model, data=batches.few())
+    is_recalibrated = recalibrate and bool(batch_norm.normalizations(small))
+    if is_recalibrated:
+        small = recalibrated(small, batches)
+    if not return_report:
+        return small
+    report = PruneOnceReport(
+        layers=tuple(_with_units(layers, model, small)),
+        unpruned=tuple(pruner.unpruned()),
+        weights=(_weight_count(model), _weight_count(small)),
+        flops=(_flops(model), _flops(small)),
+        samples=batches.samples,
+        recalibrated=is_recalibrated,
+        seconds=time.monotonic() - start,
+    )
+    return small, report
+
+
+def _check_without_data(criterion, compensate):
+    if criterion != "reconstruction" or compensate is not True:
+        raise ValueError(
+            "data is None, so similar neurons are merged by their weights alone, which needs the default "
+            f"criterion and compensate=True: received criterion={criterion!r}, compensate={compensate!r}. "
+            "Pass a few hundred inputs as data for other ones."
+        )
+
+
+def _report_of_merging(model, merging, plan, seconds):
+    layers = [
+        RefittedLayer(
+            layer.path, layer.inputs, (0, 0), layer.error_before, layer.error_after, 0, 0, layer.seconds
+        )
+        for layer in merging.layers
+    ]
+    return PruneOnceReport(
+        layers=tuple(_with_units(layers, model, merging.model)),
+        unpruned=tuple((row.path, row.reason) for row in plan if row.weight and row.reason),
+        weights=(_weight_count(model), _weight_count(merging.model)),
+        flops=(_flops(model), _flops(merging.model)),
+        samples=0,
+        recalibrated=False,
+        seconds=seconds,
+        merges=tuple(merging.merges),
+    )
+
+
+def _check_arguments(sparsity, target, scope, compensate, recalibrate, ridge):
+    if not 0 <= checks.number("sparsity", sparsity) < 1:
+        raise ValueError(f"sparsity must be in [0, 1): received {sparsity}.")
+    checks.choice("target", target, _TARGETS)
+    checks.choice("scope", scope, ("global", "local"))
+    checks.choice("compensate", compensate, _COMPENSATIONS)
+    checks.choice("recalibrate", recalibrate, (True, False))
+    if checks.number("ridge", ridge) < 0:
+        raise ValueError(f"ridge must be a number >= 0: received {ridge}.")
+
+
+class _InputBatches:
+    """The first inputs of some data, in batches, which can be read again and again.
+
+    Attributes:
+        samples: Integer. The number of inputs.
+    """
+
+    def __init__(self, model, data, limit, batch_size):
+        given = self._inputs(model, data)
+        reader, self._model = eager.InputReader(model), model
+        self._batches, self.samples = [], 0
+        for batch in Batches(model, given, batch_size, steps=limit):
+            arrays = [eager.to_numpy(model, tensor) for tensor in reader.read(batch)]
+            arrays = [array[: limit - self.samples] for array in arrays]
+            if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
+                raise ValueError(
+                    "data contains NaN or infinity: expected finite inputs. Remove these samples."
+                )
+            self._batches.append(arrays)
+            self.samples += len(arrays[0])
+            if self.samples >= limit:
+                break
+        if not self.samples:
+            raise ValueError(EMPTY)
+
+    def _inputs(self, model, data):
+        """The inputs of `(x, y)` or `(x, y, sample_weight)`; other data as it is."""
+        is_labeled = isinstance(data, tuple) and len(data) in (2, 3) and len(data) != len(model.inputs)
+        return data[0] if is_labeled else data
+
+    def __iter__(self) -> Iterator[Any]:
+        for arrays in self._batches:
+            yield (keras_compat.packed_inputs(self._model, arrays),)
+
+    def inputs(self):
+        """Iterates over the inputs of each batch, as the model takes them."""
+        return (batch for (batch,) in self)
+
+    def few(self):
+        """Returns the first inputs as a list of arrays, to compare outputs on."""
+        return [array[: equality.SAMPLES] for array in self._batches[0]]
+
+
+class _Repeatable:
+    """Batches that each pass reads from the beginning."""
+
+    def __init__(self, make):
+        self._make = make
+
+    def __iter__(self):
+        return iter(self._make())
+
+
+class _Pruner:
+    """Decides which channels of a copy of a model are removed, and takes them out of their consumers.
+
+    Attributes:
+        model: The copy. Its shapes stay; the weights that consume removed channels become zero.
+    """
+
+    def __init__(self, model, batches, settings, plan, ridge):
+        self._settings, self._plan, self._ridge, self._batches = settings, plan, ridge, batches
+        graph = Graph(model)
+        tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
+        self.model = keras_compat.rebuild(
+            model, lambda layer: Replacement(layer) if id(layer) in tied else keras_compat.copied(layer)
+        )
+        self._liveness = Liveness(self.model)
+        self._graph, self._channels = self._liveness.graph, self._liveness.channels
+        given = {id(layer) for _, layer in graph.layers()}
+        self._shared = {path for path, layer in self._graph.layers() if id(layer) in given}
+        self._consumers = consumers_of(self._graph, self._channels, fixed=given)
+        self._sets = self._removable_sets()
+        if not self._sets:
+            raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
+        self._progress = Progress("Pruning", 0)
+
+    def _removable_sets(self):
+        removable = np.ones(self._channels.size, bool)
+        removable[list(self._channels.pinned)] = False
+        pruned = {row.path for row in self._plan.pruned}
+        produced = []
+        for path in self._liveness.linear_maps:
+            consumed, groups = self._liveness.groups(path)
+            if path not in pruned:
+                removable[groups] = False
+            if path in self._shared and consumed is not None:
+                removable[consumed] = False  # its weights are those of the given model
+            produced.append(groups)
+        return coupled_sets(self._channels, produced, removable)
+
+    def unpruned(self):
+        """Yields `(path, reason)` of layers whose channels are all kept."""
+        for row in self._plan:
+            if row.weight and row.reason:
+                yield row.path, row.reason
+
+    # -- which channels --------------------------------------------------------------------------------
+
+    def kept_groups(self, sparsity, data):
+        """Returns which channel groups to keep: boolean array."""
+        prunable = {row.path for row in self._plan.pruned}
+        cost = ModelCost(self.model, self._liveness, self._settings.target, prunable)
+        allocation = Allocation(cost, self._liveness, self._sets)
+        scores = self._scores(data)
+        if self._settings.scope == "global":
+            kept = allocation.of_lowest(scores, sparsity)
+        else:
+            orders = [groups[np.argsort(its, kind="stable")] for groups, its in zip(self._sets, scores)]
+            kept = allocation.of_same_fraction(orders, sparsity)
+        return self._evened(kept)
+
+    def _scores(self, data):
+        errors = self._removal_errors() if "removal_errors" in self._settings.criterion.needs else None
+        scores = ChannelScores(self.model, self._settings.criterion, self._plan, self._liveness, errors)
+        by_group = scores.by_group(_Repeatable(self._batches.inputs), data)
+        return [by_group[groups] for groups in self._sets]
+
+    def _removal_errors(self):
+        """Measures what the removal of each group adds to the errors of its consumers: float array."""
+        errors = np.zeros(self._channels.size)
+        waiting = {at: self._consuming(groups) for at, groups in enumerate(self._sets)}
+        problems = {}
+
+        def done(consumer):
+            problems[consumer.path] = consumer.problems(self._ridge)
+            consumer.forget()
+            for at, paths in list(waiting.items()):
+                if all(path in problems for path in paths):
+                    del waiting[at]
+                    its = [problem for path in paths for problem in problems[path]]
+                    order = removal_order(its, self._sets[at])
+                    errors[order.groups] = _increasing(order.errors)
+            needed = {path for paths in waiting.values() for path in paths}
+            for path in set(problems) - needed:
+                problems[path] = ()
+
+        paths = {path for paths in waiting.values() for path in paths}
+        self._sweep([consumer for path, consumer in self._consumers.items() if path in paths], done)
+        return errors
+
+    def _consuming(self, groups):
+        return [path for path, consumer in self._consumers.items() if np.isin(consumer.groups, groups).any()]
+
+    def _sweep(self, consumers, done):
+        if consumers:
+            batches = _Repeatable(self._batches.inputs)
+            Sweep(self.model, batches, [consumer.path for consumer in consumers]).run(consumers, done)
+
+    def _evened(self, kept):
+        """Keeps as many channels of every group of a grouped convolution."""
+        kept = kept.copy()
+        while True:
+            before = kept.copy()
+            for path, matrix in self._liveness.linear_maps.items():
+                if isinstance(matrix, Grouped):
+                    consumed, produced = self._liveness.groups(path)
+                    inputs = np.ones(matrix.nonzero.shape[0], bool) if consumed is None else kept[consumed]
+                    inputs, outputs = matrix.evened(inputs, kept[produced])
+                    kept[produced[outputs]] = True
+                    if consumed is not None:
+                        kept[consumed[inputs]] = True
+            if np.array_equal(kept, before):
+                return kept
+
+    # -- the refit -------------------------------------------------------------------------------------
+
+    def remove(self, kept, compensate):
+        """Takes removed channels out of their consumers. Returns a list of `RefittedLayer`."""
+        self._kept = kept.copy()
+        rows = []
+
+        def done(consumer):
+            rows.append(self._refit(consumer, compensate))
+            consumer.forget()
+
+        reading = [consumer for consumer in self._consumers.values() if not self._kept[consumer.groups].all()]
+        self._sweep(reading, done)
+        return rows
+
+    def _refit(self, consumer: Consumer, compensate):
+        start = time.monotonic()
+        problems = consumer.problems(self._ridge)
+        if "removal_errors" in self._settings.criterion.needs:
+            self._choose_again(consumer, problems)
+        removed = [~self._kept[problem.groups] for problem in problems]
+        plain = [problem.without(marks) for problem, marks in zip(problems, removed)]
+        fitted = plain
+        if compensate is True:
+            fitted = [problem.refit(marks) for problem, marks in zip(problems, removed)]
+        consumer.write(fitted, problems, fold=bool(compensate))
+        consumer.clear(~self._kept[consumer.groups])
+        errors = [
+            sum(relative(problem.error(weights), problem.scale) for problem, weights in zip(problems, each))
+            for each in (plain, fitted)
+        ]
+        return RefittedLayer(
+            path=consumer.path,
+            inputs=(len(consumer.groups), int(self._kept[consumer.groups].sum())),
+            units=(0, 0),
+            error_before=errors[0],
+            error_after=errors[1],
+            rows=consumer.rows,
+            fitted_units=consumer.most_units,
+            seconds=time.monotonic() - start,
+        )
+
+    def _choose_again(self, consumer, problems):
+        """Chooses as many channels as before, on the activations of the layers before as they are now."""
+        for groups in self._sets:
+            removed = int((~self._kept[groups]).sum())
+            if removed and self._consuming(groups) == [consumer.path]:
+                order = removal_order(problems, groups, removed)
+                self._kept[groups] = True
+                self._kept[order.groups] = False
+
+
+def _increasing(errors):
+    """Returns errors that increase, so that their order is that of the removals."""
+    rising = np.maximum.accumulate(errors)
+    return rising + (rising[-1] or 1.0) * 1e-9 * np.arange(len(rising))
+
+
+def _with_units(layers, model, small):
+    before, after = Graph(model), Graph(small)
+    for layer in layers:
+        units = _units(before, layer.path), _units(after, layer.path)
+        yield dataclasses.replace(layer, units=units)
+
+
+def _units(graph, path):
+    call = graph.calls_of[path][0]
+    return call.outputs[0].shape[channel_axis(call.layer)]
+
+
+def _weight_count(model):
+    layers = (layer for _, layer in Graph(model).layers())
+    return sum(math.prod(weight.shape) for layer in layers for weight in keras_compat.weights_of(layer))
+
+
+def _flops(model):
+    try:
+        return flops(model)
+    except ValueError:  # they depend on undefined dimensions
+        return None

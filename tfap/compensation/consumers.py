@@ -1,0 +1,350 @@
+"""The layers that consume channels as weighted sums, as least-squares problems.
+
+A `Consumer` turns what its layer consumes into rows of units, and its kernel into matrices of the same units:
+the output of the layer is `rows @ matrix + bias`, before the activation.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from tfap.compensation.moments import SecondMoments, Window
+from tfap.compensation.refit import RIDGE, LeastSquares, scaled
+from tfap.graph import layer_types, linear
+from tfap.graph.calls import Call, Graph
+from tfap.graph.channels import ChannelMap
+from tfap.graph.layer_types import ChannelRule
+from tfap.keras_compat import eager
+
+MOST_UNITS = (
+    3200  # of a window or Flatten that are fitted together; with more, each tap or position for itself
+)
+_CHUNK_BYTES = 2**25
+
+
+class Consumer:
+    """A layer whose outputs are weighted sums of channels.
+
+    Args:
+        path: Path of the layer.
+        calls: List of its `Call`s.
+        groups: Integer array, shape `(input channels,)`. The channel groups that it consumes.
+        fixed: The `id` of layers that must not change.
+
+    Attributes:
+        path: As given.
+        calls: As given.
+        groups: As given.
+        layer: The layer. Its weights are read and written.
+        blocks: List of integer arrays: the units that are fitted together. Outputs of a grouped convolution
+            each depend on one block; otherwise, the sums of all blocks are added.
+        unit_groups: Integer array, shape `(units,)`. The channel group of each unit.
+        moments: List of `SecondMoments`, one per block. Empty lists of rows so far.
+    """
+
+    def __init__(self, path: str, calls: list[Call], groups: np.ndarray, fixed: Collection[int] = ()) -> None:
+        self.path, self.calls, self.groups = path, calls, groups
+        self.layer = calls[0].layer
+        self._map: Any = linear.from_layer(self.layer)
+        self._kernel: np.ndarray = self._map.kernels[-1]
+        self.unit_groups, self.blocks = self._units()
+        self._shift = _shift_of(self, fixed)
+        self.forget()
+
+    # -- for each kind of layer ------------------------------------------------------------------------
+
+    def _units(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Returns the group of each unit, and the units of each block."""
+        every = np.arange(len(self.groups))
+        if len(every) <= MOST_UNITS or len(np.unique(self.groups)) == len(every):
+            return self.groups, [every]
+        # After a large Flatten: the first unit of each channel, then the second, and so on.
+        order = np.argsort(self.groups, kind="stable")
+        _, first, counts = np.unique(self.groups[order], return_index=True, return_counts=True)
+        occurrence = np.empty(len(every), int)
+        occurrence[order] = every - np.repeat(first, counts)
+        return self.groups, [np.flatnonzero(occurrence == at) for at in range(counts.max())]
+
+    def _rows(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(-1, values.shape[-1])
+
+    def matrix(self, block: int) -> np.ndarray:
+        """Returns the weights of the units of a block: float64 array, shape `(units, outputs)`."""
+        return self._kernel[self.blocks[block]].astype(np.float64)
+
+    def _set_matrix(self, block: int, matrix: np.ndarray) -> None:
+        self._kernel[self.blocks[block]] = matrix
+
+    # -- what it consumes ------------------------------------------------------------------------------
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the mean of the sums can be kept: by a bias, or by the BatchNormalization that follows."""
+        return self._shift is not None
+
+    def forget(self) -> None:
+        """Starts the sums of second moments again."""
+        self.moments: list[SecondMoments] = []
+
+    def add(self, tensor: Any) -> None:
+        """Adds a batch of what one call of the layer consumes.
+
+        Raises:
+            ValueError: If a value is NaN or infinite.
+        """
+        if not self.moments:
+            self.moments = [SecondMoments(len(units)) for units in self.blocks]
+        for rows in self._chunks(tensor):
+            for moments, units in zip(self.moments, self.blocks):
+                try:
+                    moments.add(rows if len(units) == rows.shape[1] else rows[:, units])
+                except ValueError as error:
+                    raise ValueError(
+                        f"'{self.path}' consumes a value that is NaN or infinite on the data: check the data "
+                        "and the weights of the layers before it."
+                    ) from error
+
+    def _chunks(self, tensor: Any) -> Iterator[np.ndarray]:
+        values = np.asarray(eager.to_numpy(self.layer, tensor))
+        values = np.asarray(values, np.float64 if values.dtype == np.float64 else np.float32)
+        if getattr(self.layer, "data_format", None) == "channels_first":
+            values = np.moveaxis(values, 1, -1)
+        per_sample = 8 * len(self.unit_groups) * max(1, int(np.prod(values.shape[1:-1])))
+        size = max(1, _CHUNK_BYTES // per_sample)
+        for start in range(0, len(values), size):
+            yield self._rows(values[start : start + size])
+
+    @property
+    def rows(self) -> int:
+        """Integer. The number of rows that were added."""
+        return self.moments[0].count if self.moments else 0
+
+    @property
+    def most_units(self) -> int:
+        """Integer. The number of units of the largest block."""
+        return max(map(len, self.blocks))
+
+    # -- the refit -------------------------------------------------------------------------------------
+
+    def problems(self, ridge: float = RIDGE) -> list[LeastSquares]:
+        """Makes one `LeastSquares` per block from what was added."""
+        return scaled(
+            [
+                LeastSquares.of(
+                    moments, self.matrix(at), self.unit_groups[units], self._shift is not None, ridge
+                )
+                for at, (units, moments) in enumerate(zip(self.blocks, self.moments))
+            ]
+        )
+
+    def reach(self, positions: np.ndarray, description: np.ndarray) -> np.ndarray:
+        """Returns the description of some input channels as the units of this layer see it.
+
+        Args:
+            positions: Integer array. The channels.
+            description: Float array; see `graph.features`.
+        """
+        return description
+
+    def set_matrices(self, matrices: list[np.ndarray]) -> None:
+        """Writes new weights to the layer: one array per block, shape `(units, outputs)`."""
+        for at, matrix in enumerate(matrices):
+            self._set_matrix(at, matrix)
+        self.layer.set_weights([array.astype(array.dtype) for array in self._map.weights()])
+
+    def write(self, matrices: list[np.ndarray], problems: list[LeastSquares], fold: bool) -> None:
+        """Writes new weights to the layer.
+
+        Args:
+            matrices: One array per block, shape `(units, outputs)`.
+            problems: The problems of which these are solutions.
+            fold: Boolean. Whether the bias takes over the mean of what changed.
+        """
+        changes = [problem.bias_change(matrix) for problem, matrix in zip(problems, matrices)]
+        for at, matrix in enumerate(matrices):
+            self._set_matrix(at, matrix)
+        if fold and self._shift is not None:
+            self._shift(self._bias_change(changes))
+        self.layer.set_weights([array.astype(array.dtype) for array in self._map.weights()])
+
+    def _bias_change(self, changes):
+        return np.sum(changes, axis=0)
+
+    def clear(self, removed: np.ndarray) -> None:
+        """Sets the weights of removed input channels to zero: boolean array, shape `(input channels,)`."""
+        self._map.clear(removed, np.zeros(self._map.nonzero.shape[1], bool))
+        self.layer.set_weights(self._map.weights())
+
+
+class _Convolution(Consumer):
+    """A convolution, by what each output position reads: units are taps x channels (im2col)."""
+
+    def _units(self):
+        layer, groups = self.layer, self._map.groups
+        window = tuple(self._kernel.shape[:-2])
+        ndim = len(window)
+        self._taps = int(np.prod(window))
+        self._window = Window(
+            window, *(_sized(value, ndim) for value in (layer.strides, layer.dilation_rate)), layer.padding
+        )
+        channels = len(self.groups)
+        own = np.split(np.arange(channels), groups)
+        taps = np.arange(self._taps)[:, None] * channels
+        return np.tile(self.groups, self._taps), [(taps + part).ravel() for part in own]
+
+    def _rows(self, values):
+        patches = self._window.patches(values)
+        return patches.reshape(len(patches), -1)
+
+    def _outputs(self, block):
+        count = self._kernel.shape[-1] // self._map.groups
+        return slice(block * count, (block + 1) * count)
+
+    def matrix(self, block):
+        kernel = self._kernel[..., self._outputs(block)]
+        return kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
+
+    def _set_matrix(self, block, matrix):
+        part = self._kernel[..., self._outputs(block)]
+        part[...] = matrix.reshape(part.shape)
+
+    def _bias_change(self, changes):
+        return np.concatenate(changes)
+
+
+class _Pooled(_Convolution):
+    """A convolution with one matrix over channels, the same for all taps."""
+
+    def _units(self):
+        _Convolution._units(self)
+        return self.groups, np.split(np.arange(len(self.groups)), self._map.groups)
+
+    def _rows(self, values):
+        return Consumer._rows(self, values)
+
+    def matrix(self, block):
+        kernel = np.moveaxis(self._kernel[..., self._outputs(block)], -2, 0)
+        return kernel.reshape(len(kernel), -1).astype(np.float64)
+
+    def _set_matrix(self, block, matrix):
+        part = np.moveaxis(self._kernel[..., self._outputs(block)], -2, 0)
+        part[...] = matrix.reshape(part.shape)
+
+    def _bias_change(self, changes):
+        """Adds up the taps, which each read the mean."""
+        count = self._kernel.shape[-1] // self._map.groups
+        return np.concatenate([change.reshape(-1, count).sum(axis=0) for change in changes])
+
+
+class _Transposed(Consumer):
+    """A transposed convolution: what each input position adds to the output positions around it."""
+
+    def matrix(self, block):
+        kernel = np.moveaxis(self._kernel, -1, 0)
+        return kernel.reshape(len(kernel), -1).astype(np.float64)
+
+    def _set_matrix(self, block, matrix):
+        part = np.moveaxis(self._kernel, -1, 0)
+        part[...] = matrix.reshape(part.shape)
+
+
+class _Separable(Consumer):
+    """A separable convolution: units are the outputs of its depthwise part."""
+
+    def _units(self):
+        depthwise, layer = self._map.depthwise, self.layer
+        ndim = depthwise.ndim - 2
+        self._window = Window(
+            tuple(depthwise.shape[:ndim]),
+            *(_sized(value, ndim) for value in (layer.strides, layer.dilation_rate)),
+            layer.padding,
+        )
+        groups = np.repeat(self.groups, depthwise.shape[-1])
+        return groups, [np.arange(len(groups))]
+
+    def _rows(self, values):
+        depthwise = self._map.depthwise
+        patches = self._window.patches(values)
+        sums = np.einsum("rtc,tcm->rcm", patches, depthwise.reshape(-1, *depthwise.shape[-2:]), optimize=True)
+        return sums.reshape(len(sums), -1)
+
+    def reach(self, positions, description):
+        """Units are the channels times the windows of the depthwise part."""
+        windows = self._map.depthwise.reshape(-1, *self._map.depthwise.shape[-2:])[:, positions]
+        return np.kron(windows.ravel().astype(np.float64), description)
+
+    def matrix(self, block):
+        return self._kernel.reshape(len(self.unit_groups), -1).astype(np.float64)
+
+    def _set_matrix(self, block, matrix):
+        self._kernel[...] = matrix.reshape(self._kernel.shape)
+
+
+def consumers_of(
+    graph: Graph, channel_map: ChannelMap, im2col: bool = True, fixed: Collection[int] = ()
+) -> dict[str, Consumer]:
+    """Finds the layers that consume known channels as weighted sums.
+
+    Args:
+        graph: The `Graph` of a model without wrappers.
+        channel_map: Its `ChannelMap`.
+        im2col: Boolean. Whether to fit convolutions by taps x channels if these are at most `MOST_UNITS`.
+        fixed: The `id` of layers that must not change.
+
+    Returns:
+        Dict of path to `Consumer`, in graph order.
+    """
+    found = {}
+    for path, calls in graph.calls_of.items():
+        layer = calls[0].layer
+        if layer_types.of(layer).channels is not ChannelRule.LINEAR or not calls[0].inputs:
+            continue
+        consumed, produced = (channel_map.of(value) for value in (calls[0].inputs[0], calls[0].outputs[0]))
+        if consumed is not None and produced is not None and consumed.axis == produced.axis:
+            found[path] = _kind(layer, len(consumed.groups), im2col)(path, calls, consumed.groups, fixed)
+    return found
+
+
+def _kind(layer, channels, im2col):
+    specs = layer_types.kernel_specs(layer)
+    if len(specs) > 1:
+        return _Separable
+    if linear.is_transposed(layer):
+        return _Transposed
+    shape = specs[0].find(layer).shape
+    if len(shape) < 3:
+        return Consumer
+    units = int(np.prod(shape[:-1]))
+    return _Convolution if units == channels or (im2col and units <= MOST_UNITS) else _Pooled
+
+
+def _sized(value, ndim):
+    return (int(value),) * ndim if np.ndim(value) == 0 else tuple(map(int, value))
+
+
+def _shift_of(consumer, fixed):
+    """Returns a function that adds to the sums of a layer, or None.
+
+    It adds to the bias. In a layer without one, it subtracts from the moving mean of the BatchNormalization that
+    alone consumes the output.
+    """
+    layer, linear_map = consumer.layer, consumer._map
+    if isinstance(consumer, _Transposed) or (
+        isinstance(consumer, _Pooled) and not linear_map.folds_constants
+    ):
+        return None
+    if linear_map.bias is not None:
+        return linear_map._add_to_bias
+    following = [use for call in consumer.calls for use in call.outputs[0].consumers]
+    linear_activation = getattr(getattr(layer, "activation", None), "__name__", "linear") == "linear"
+    if len(consumer.calls) != 1 or len(following) != 1 or not linear_activation:
+        return None
+    normalization = following[0][0].layer
+    if (
+        id(normalization) in fixed
+        or layer_types.of(normalization).constants is not layer_types.ConstantRule.NORMALIZED
+    ):
+        return None
+    mean = normalization.moving_mean
+    return lambda change: mean.assign(np.asarray(mean) - change.astype("float32"))
