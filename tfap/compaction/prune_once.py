@@ -90,36 +90,36 @@ def prune_once(
 ) -> Model | tuple[Model, PruneOnceReport]:
     """Removes neurons and channels from a trained model at once, without training.
 
-    It needs a few hundred inputs and no labels. The layers that consume a removed channel are refitted: their
-    other weights take over what the channel contributed, by ridge regression, so that their sums stay as they
-    were on the data. Layers are done in graph order, each on the activations of the layers before it as they
-    are then.
+    It needs a few hundred inputs and no labels. The layers that consume a removed channel are refitted by
+    ridge regression: their other weights take over what the channel contributed, so that their sums stay as
+    they were on the data. Layers are done in graph order, each on the activations of the layers before it as
+    they are then.
 
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         data: Inputs: an array, a list or dict of arrays for several inputs, a tuple `(x, y)`, or batches of
-            `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Labels are ignored,
-            except by `tfap.Gradient`.
+            `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Only `tfap.Gradient`
+            reads labels.
         sparsity: Float in [0, 1). The fraction of the target that is removed at most.
         criterion: A `tfap.Criterion` or its name: which channels are removed.
         target: Unit of the sparsity: "weights" (of the kernels of the model), "flops" (of the model), or
             "neurons" (of the layers that can be pruned).
         scope: "global" ranks all channels together; "local" removes the same fraction from every layer.
         compensate: Boolean. Whether to refit the weights that are kept. "mean" only adds the mean of what
-            removed channels contributed to the biases.
+            removed channels contributed to the biases, and False does neither.
         recalibrate: Boolean. Whether to compute the statistics of BatchNormalization layers anew at the end,
             as `tfap.recalibrate` does.
         samples: Integer >= 1. The largest number of inputs to use, the first ones.
         batch_size: Integer >= 1. Samples per batch, for arrays only.
         skip: Layers whose neurons are kept, as in `tfap.prune`.
-        ridge: Float >= 0. Strength of the ridge, relative to the mean square of the activations. Larger values
-            change weights less.
+        ridge: Float >= 0. Strength of the ridge, relative to the mean square of the activations. Larger
+            values change weights less.
         return_report: Boolean. Whether to also return a `PruneOnceReport`.
 
     Returns:
-        A new model of the same Keras with fewer units, without wrappers, compiled alike, with a fresh
-        optimizer. With `return_report`, a tuple `(model, report)`. The report says per layer how many units are
-        kept and how well its sums are reproduced, and prints as a table.
+        A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer. With
+        `return_report`, a tuple `(model, report)`. The report says per layer how many units are kept and how
+        well its sums are reproduced, and prints as a table.
 
     Raises:
         TypeError: If an argument has the wrong type.

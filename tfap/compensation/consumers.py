@@ -306,8 +306,8 @@ def _sized(value, ndim):
 def _shift_of(consumer, fixed):
     """Returns a function that adds to the sums of a layer, or None.
 
-    It adds to the bias. In a layer without one, it subtracts from the moving mean of the BatchNormalization that
-    alone consumes the output.
+    It adds to the bias. In a layer without one, it subtracts from the moving mean of the BatchNormalization
+    that alone consumes the output.
     """
     layer, linear_map = consumer.layer, consumer._map
     if isinstance(consumer, _Transposed) or (
