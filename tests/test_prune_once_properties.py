@@ -59,6 +59,10 @@ def repeat_channel(liveness, group, other):
                     by_channel = np.moveaxis(values, channels.axis - 1, 0)
                     if len(by_channel) == len(channels.groups):
                         by_channel[target] = by_channel[source]
+        if len(layer_types.kernel_specs(layer)) > 1:  # a separable one: what it makes of each channel too
+            consumed = liveness.channels.of(liveness.graph.calls_of[path][0].inputs[0])
+            for source, target in zip(places(consumed, group), places(consumed, other), strict=True):
+                weights[0][..., target, :] = weights[0][..., source, :]
         layer.set_weights(weights)
 
 
@@ -82,7 +86,7 @@ def plant(model, generator):
     removable[list(liveness.channels.pinned)] = False
     produced = [liveness.groups(path)[1] for path in liveness.linear_maps]
     kept = np.ones(liveness.channels.size, bool)
-    for groups in coupled_sets(liveness.channels, produced, removable):
+    for groups in coupled_sets(produced, removable):
         source, *others = generator.permutation(groups).tolist()
         for other in others[: max(1, len(others) // 2)]:
             if alike(liveness, source, other):

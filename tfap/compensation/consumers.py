@@ -125,6 +125,11 @@ class Consumer:
         """Integer. The number of units of the largest block."""
         return max(map(len, self.blocks))
 
+    @property
+    def bytes(self) -> int:
+        """Integer. The size of the second moments."""
+        return 8 * sum(len(units) ** 2 for units in self.blocks)
+
     # -- the refit -------------------------------------------------------------------------------------
 
     def problems(self, ridge: float = RIDGE) -> list[LeastSquares]:

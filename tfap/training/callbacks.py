@@ -31,6 +31,8 @@ class UpdatePruningStep(Callback):
             such as a list or a `tf.data.Dataset`. None for other criteria.
         gradient_steps: Integer. The largest number of its batches to read, of 128 samples each if arrays are
             given. None reads all.
+        reconstruction_data: Inputs for `tfap.Reconstruction`, which measures on them at every mask update, as
+            in `tfap.measure_activations`. A few hundred suffice. None for other criteria.
 
     Raises:
         TypeError: If an argument has the wrong type, or gradients are needed and the data is not iterable, or
@@ -57,6 +59,7 @@ class UpdatePruningStep(Callback):
         total_steps: int | None = None,
         gradient_data: Any = None,
         gradient_steps: int | None = None,
+        reconstruction_data: Any = None,
     ):
         super().__init__()
         if total_steps is not None:
@@ -65,6 +68,7 @@ class UpdatePruningStep(Callback):
             checks.integer("gradient_steps", gradient_steps)
         self._total_steps = total_steps
         self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
+        self._reconstruction_data = reconstruction_data
 
     def on_train_begin(self, logs=None):
         self._wrappers = prunable_layers(self.model)
@@ -80,6 +84,7 @@ class UpdatePruningStep(Callback):
         self._gradients = mask_update.gradients_for(
             self.model, self._wrappers, self._gradient_data, self._gradient_steps
         )
+        self._errors = mask_update.errors_for(self.model, self._wrappers, self._reconstruction_data)
         if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
             self._check_fit_length()
         self._first_epoch = None
@@ -218,7 +223,10 @@ class UpdatePruningStep(Callback):
         if not due:
             return
         self.before_update()
-        updates = [(group, group.decide(sparsity, self._gradients), step) for group, sparsity, step in due]
+        updates = [
+            (group, group.decide(sparsity, self._gradients, self._errors), step)
+            for group, sparsity, step in due
+        ]
         wrappers = [weight.wrapper for weight in weights]
         with disconnected.undone_on_error(wrappers):
             for group, update, step in updates:
