@@ -125,6 +125,7 @@ def test_repeated_channels_are_removed_exactly(world, kind, seed):
         model,
         inputs_for(model),
         share,
+        scope="global",
         ridge=1e-9,
         recalibrate=False,
         batch_size=SAMPLES,
