@@ -2,8 +2,8 @@
 
     python examples/prune_once.py [--dataset fashion_mnist] [--keras tf_keras] [--sparsity 0.5]
 
-The script trains a dense model, as a stand-in for yours. It then removes channels with and without the refit of
-the weights that are kept, and compares the accuracies.
+The script trains a dense model, as a stand-in for yours. It then removes channels, with and without the refit
+of the weights that are kept, and compares the accuracies.
 """
 
 import os

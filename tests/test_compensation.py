@@ -1,165 +1,145 @@
-"""Second moments, the refit of the weights that are kept, and the order in which channels are removed."""
+"""Refits at mask updates in training: exact where they can be; masks, zeros and optimizer stay the same."""
 
+import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tfap.compensation.moments import SecondMoments, Window
-from tfap.compensation.refit import LeastSquares, inverse, scaled
-from tfap.compensation.selection import removal_order
+import tfap
+from tfap import datasets
 
-
-def moments_of(rows):
-    moments = SecondMoments(rows.shape[1])
-    moments.add(rows)
-    return moments
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(96, 6, 6, 2)).astype("float32")
+Y = RANDOM.normal(size=(96, 3)).astype("float32")
 
 
-def problem_of(seed=0, units=12, outputs=5, rows=200, groups=None, has_bias=True, ridge=1e-3):
-    generator = np.random.default_rng(seed)
-    x = generator.normal(size=(rows, units)) @ generator.normal(size=(units, units)) + 1
-    groups = np.arange(units) if groups is None else groups
-    weights = generator.normal(size=(units, outputs))
-    return x, LeastSquares.of(moments_of(x), weights, groups, has_bias, ridge)
+def repeated(layer):
+    """The second half of the outputs are those of the first, a tenth as large: magnitude prunes these."""
+    kernel, *bias = layer.get_weights()
+    half = kernel.shape[-1] // 2
+    kernel[..., half:] = 0.1 * kernel[..., :half]
+    for values in bias:
+        values[:] = np.random.default_rng(1).normal(size=values.shape)
+        values[half:] = 0.1 * values[:half]
+    layer.set_weights([kernel, *bias])
 
 
-def test_batches_are_summed_in_float64():
-    rows = np.random.default_rng(0).normal(size=(100, 3)).astype("float32") + 1000
-    moments = SecondMoments(3)
-    for start in range(0, 100, 7):
-        moments.add(rows[start : start + 7])
-    exact = rows.astype("float64")
-    assert moments.count == 100
-    np.testing.assert_allclose(moments.gram, exact.T @ exact, rtol=1e-14)
-    np.testing.assert_allclose(moments.covariance() / 100, np.cov(exact.T, bias=True), rtol=1e-5)
+def convolutions(keras):
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="a")(inputs)
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="b")(x)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    x = layers.Dense(8, activation="relu", name="c")(layers.Flatten()(x))
+    model = keras.Model(inputs, layers.Dense(3, name="output")(x))
+    for name in "abc":
+        repeated(model.get_layer(name))
+    return model
 
 
-def test_rows_that_are_not_finite_are_refused():
-    moments = SecondMoments(2)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        moments.add(np.array([[1.0, np.nan]]))
-    assert moments.count == 0 and not moments.gram.any()
+def pruned(keras, rate=0.0, update=1):
+    schedule = tfap.ConstantSparsity(0.5, update, frequency=10**6)
+    options = {"criterion": "magnitude", "granularity": "neuron", "scope": "local", "target": "neurons"}
+    model = tfap.prune(convolutions(keras), schedule, **options)
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), "mse")
+    return model
 
 
-@pytest.mark.parametrize("strides, dilation", [((1, 1), (1, 1)), ((2, 1), (1, 1)), ((1, 1), (2, 3))])
-@pytest.mark.parametrize("padding", ["valid", "same"])
-def test_patches_are_what_a_convolution_reads(keras_module, strides, dilation, padding):
-    layer = keras_module.layers.Conv2D(4, (3, 2), strides=strides, dilation_rate=dilation, padding=padding)
-    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype("float32")
-    expected = np.asarray(layer(x))
-    patches = Window((3, 2), strides, dilation, padding).patches(x)
-    kernel, bias = layer.get_weights()
-    sums = patches.reshape(len(patches), -1) @ kernel.reshape(-1, 4) + bias
-    np.testing.assert_allclose(sums.reshape(expected.shape), expected, atol=1e-5)
+def fit(model, epochs=1, **options):
+    callback = tfap.UpdatePruningStep(**options)
+    data = {"batch_size": 32, "shuffle": False, "verbose": 0, "epochs": epochs}
+    model.fit(X, Y, callbacks=[callback], **data)
+    return model
 
 
-def test_patches_of_a_causal_convolution(keras_module):
-    layer = keras_module.layers.Conv1D(4, 3, dilation_rate=2, padding="causal")
-    x = np.random.default_rng(0).normal(size=(2, 9, 3)).astype("float32")
-    expected = np.asarray(layer(x))
-    patches = Window((3,), (1,), (2,), "causal").patches(x)
-    sums = patches.reshape(len(patches), -1) @ layer.get_weights()[0].reshape(-1, 4)
-    np.testing.assert_allclose(sums.reshape(expected.shape), expected, atol=1e-5)
+def outputs(model, recalibrated):
+    """In inference, with statistics that do not lag behind if asked."""
+    plain = tfap.strip_pruning(model)
+    return (tfap.recalibrate(plain, X) if recalibrated else plain).predict(X, verbose=0)
 
 
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_the_refit_is_a_ridge_regression(has_bias):
-    """The same as a least-squares fit in which rows of sqrt(lambda) stand for the ridge."""
-    x, problem = problem_of(has_bias=has_bias)
-    removed = np.arange(12) % 3 == 0
-    fitted = problem.refit(removed)
-    values = x - x.mean(axis=0) if has_bias else x
-    rows = np.vstack([values[:, ~removed], np.sqrt(problem.ridge) * np.eye(8)])
-    lost = np.vstack([values[:, removed] @ problem.weights[removed], np.zeros((8, 5))])
-    change = np.linalg.lstsq(rows, lost, rcond=None)[0]
-    np.testing.assert_allclose(fitted[~removed] - problem.weights[~removed], change, rtol=1e-6)
-    assert not fitted[removed].any()
-    before, after = x @ problem.weights, x @ fitted + problem.bias_change(fitted)
-    if has_bias:
-        np.testing.assert_allclose(after.mean(axis=0), before.mean(axis=0), rtol=1e-9)
-    else:
-        assert not problem.bias_change(fitted).any()
-    np.testing.assert_allclose(problem.error(fitted), np.square(before - after).sum(), rtol=1e-6)
-    assert problem.error(fitted) < problem.error(problem.without(removed))
+def test_what_kept_neurons_can_take_over_is_not_lost(keras_module):
+    before = outputs(pruned(keras_module), recalibrated=True)
+    plain, compensated = (fit(pruned(keras_module), compensate=data) for data in (None, X))
+
+    for path, mask in nets.masks(compensated).items():
+        np.testing.assert_array_equal(mask, nets.masks(plain)[path])
+        assert not np.array(compensated.get_layer(path).layer.kernel)[mask == 0].any()
+        assert (mask == 0).mean() >= 0.5
+    size = abs(before).max()
+    assert abs(outputs(compensated, True) - before).max() < 0.02 * size  # the ridge is 0.1%
+    assert abs(outputs(plain, True) - before).max() > 0.1 * size
 
 
-def test_nothing_removed_changes_nothing():
-    _, problem = problem_of()
-    assert np.array_equal(problem.refit(np.zeros(12, bool)), problem.weights)
+@pytest.mark.one_keras
+def test_the_optimizer_keeps_its_state(keras_module):
+    models = [fit(nets.build_optimizer(pruned(keras_module, 0.01, 3)), compensate=data) for data in (None, X)]
+    states = []
+    for model in models:
+        variables = model.optimizer.variables
+        states.append([np.array(v) for v in (variables() if callable(variables) else variables)])
+    for one, other in zip(*states, strict=True):  # the update comes after the last step
+        np.testing.assert_array_equal(one, other)
+    assert any(abs(values).max() > 0 for values in states[0])
+    kernels = [np.array(model.get_layer("output").kernel) for model in models]
+    assert (kernels[0] != kernels[1]).any()
 
 
-def test_units_that_depend_on_others_are_replaced_exactly():
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(100, 6))
-    x = np.hstack([x, x @ generator.normal(size=(6, 3)) + 2])
-    problem = LeastSquares.of(moments_of(x), generator.normal(size=(9, 4)), np.arange(9), True, 1e-12)
-    order = removal_order([problem], np.arange(9), 4)
-    assert order.errors[:3].max() < 1e-6 * order.errors[3]
-    removed = np.isin(np.arange(9), order.groups[:3])
-    fitted = problem.refit(removed)
-    after = x @ fitted + problem.bias_change(fitted)
-    np.testing.assert_allclose(after, x @ problem.weights, rtol=1e-4, atol=1e-6)
+@pytest.mark.one_keras
+def test_an_interrupted_fit_goes_on_to_the_same_weights(keras_module, tmp_path):
+    whole = fit(pruned(keras_module, 0.01, 5), epochs=3, compensate=X)
+    part = fit(pruned(keras_module, 0.01, 5), epochs=1, compensate=X)
+    part.save(tmp_path / "model.keras")
+    loaded = keras_module.models.load_model(tmp_path / "model.keras")
+    data = {"batch_size": 32, "shuffle": False, "verbose": 0, "initial_epoch": 1, "epochs": 3}
+    loaded.fit(X, Y, callbacks=[tfap.UpdatePruningStep(compensate=X)], **data)
+    assert nets.pruned_weights(loaded)
+    for one, other in zip(whole.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_constant_units_go_into_the_bias():
-    x = np.tile([[2.0, 3.0]], (5, 1))
-    problem = LeastSquares.of(moments_of(x), np.array([[1.0], [10.0]]), np.arange(2), True)
-    fitted = problem.refit(np.array([False, True]))
-    assert fitted.tolist() == [[1.0], [0.0]] and problem.bias_change(fitted).tolist() == [30.0]
+def test_fit_and_compact(keras_module):
+    """One update at the end of a short training: with the refit, accuracy stays."""
+    data = datasets.load("digits")
+    x, x_test = (each.reshape(len(each), -1) for each in (data.x_train, data.x_test))
+    found = []
+    for samples in (None, x):
+        keras_module.utils.set_random_seed(0)
+        model = nets.mlp(keras_module, (64, 64, 32, 10))
+        model.compile(keras_module.optimizers.Adam(0.003), model.loss, metrics=["accuracy"])
+        options = {"criterion": "magnitude", "epochs": 2, "stages": 1, "batch_size": 32, "verbose": 0}
+        schedule = tfap.ConstantSparsity(0.7, 2 * 45, frequency=10**6)
+        small = tfap.fit_and_compact(model, schedule, x, data.y_train, compensate=samples, **options).model
+        assert small.get_layer("hidden_0").units < 64 * 0.5
+        found.append(small.evaluate(x_test, data.y_test, verbose=0)[1])
+    assert found[1] > found[0] + 0.1 and found[1] > 0.75
 
 
-def greedy(problems, candidates, count):
-    """Tries each group at every step, with a refit from the beginning."""
-    gone, errors, before = [], [], 0.0
-    for _ in range(count):
-        costs = {}
-        for group in set(candidates) - set(gone):
-            costs[group] = 0.0
-            for problem in problems:
-                change = problem.weights - problem.refit(np.isin(problem.groups, [*gone, group]))
-                whole = problem.regularized()
-                costs[group] += np.einsum("uo,uo->", whole @ change, change) / problem.scale
-        best = min(costs, key=costs.get)
-        gone.append(best)
-        errors.append(costs[best] - before)
-        before = costs[best]
-    return gone, errors
-
-
-GROUPS = {
-    "one unit each": np.arange(12),
-    "three units each": np.repeat(np.arange(4), 3),
-    "of other sizes": np.array([0, 0, 1, 2, 2, 2, 3, 3, 4, 5, -1, -1]),
+BAD = {
+    "compensate=: The data does not fit the inputs": np.zeros((8, 5, 6, 2)),
+    "compensate=: The dataset has no end": tf.data.Dataset.from_tensors(X).repeat(),
+    "compensate=: The data is empty": X[:0],
+    "compensate=: the data contains NaN or infinity": np.full_like(X, np.nan),
 }
 
 
-@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
-def test_the_order_is_that_of_the_optimal_brain_surgeon(groups):
-    problems = [problem_of(seed, groups=groups, has_bias=seed == 1)[1] for seed in (1, 2)]
-    problems = [scaled([problem])[0] for problem in problems]
-    candidates = np.unique(groups[groups >= 0])
-    count = len(candidates) - 1
-    order = removal_order(problems, candidates, count)
-    expected, errors = greedy(problems, candidates.tolist(), count)
-    assert order.groups.tolist() == expected
-    np.testing.assert_allclose(order.errors, errors, rtol=1e-6)
+@pytest.mark.parametrize("message", BAD)
+@pytest.mark.one_keras
+def test_bad_data_raises_before_training(keras_module, message):
+    model = pruned(keras_module, 0.1)
+    before = np.array(model.get_layer("output").kernel)
+    with pytest.raises(ValueError, match=message):
+        fit(model, compensate=BAD[message])
+    np.testing.assert_array_equal(np.array(model.get_layer("output").kernel), before)
 
 
-def test_many_removals_stay_exact():
-    """More than are kept pending, of one unit and of two."""
-    for groups in (np.arange(300), np.repeat(np.arange(150), 2)):
-        _, problem = problem_of(units=300, rows=1000, groups=groups)
-        order = removal_order([problem], np.unique(groups))
-        removed = np.isin(groups, order.groups[:-20])
-        change = problem.weights - problem.refit(removed)
-        whole = np.einsum("uo,uo->", problem.regularized() @ change, change)
-        np.testing.assert_allclose(order.errors[:-20].sum(), whole, rtol=1e-6)
-
-
-def test_a_group_that_nothing_consumes_is_removed_first():
-    _, problem = problem_of(groups=np.array([0] * 6 + [1] * 6))
-    order = removal_order([problem], np.array([1, 7, 0]))
-    assert order.groups[0] == 7 and order.errors[0] == 0
-
-
-def test_the_inverse_of_a_singular_matrix():
-    assert np.isfinite(inverse(np.ones((3, 3)))).all()
+@pytest.mark.one_keras
+def test_bad_arguments(keras_module):
+    with pytest.raises(ValueError, match="compensate must be re-iterable, but a generator"):
+        tfap.UpdatePruningStep(compensate=(x for x in ()))
+    with pytest.raises(TypeError, match="compensate=: data must be an array"):
+        fit(pruned(keras_module), compensate=3)
+    weights = tfap.prune(nets.mlp(keras_module), 0.5, criterion="magnitude")
+    with pytest.raises(ValueError, match='compensate=: no layer is pruned by neurons.*granularity="neuron"'):
+        nets.fit(weights, callbacks=[tfap.UpdatePruningStep(compensate=np.zeros((8, 12)))])

@@ -277,7 +277,7 @@ def test_reconstruction_needs_data(keras_module):
 
 X = np.zeros((8, 12), "float32")
 BAD = {
-    "no data": ((None, 0.5), {}, ValueError, "data is None: pass a few hundred inputs"),
+    "no data, and a criterion": ((None, 0.5), {"criterion": "lamp"}, ValueError, "data is None, so similar"),
     "empty": ((X[:0], 0.5), {}, ValueError, "data is empty"),
     "another shape": ((X[:, :7], 0.5), {}, ValueError, r"does not fit the inputs .*\(8, 7\)"),
     "labels only": ((np.arange(8), 0.5), {}, ValueError, "does not fit the inputs"),

@@ -23,6 +23,7 @@ PUBLIC = [
         "prune_iteratively",
         "prune_once",
         "prune_scope",
+        "recalibrate",
         "register_pass_through_layer",
         "register_prunable_layer",
         "report",

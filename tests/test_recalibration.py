@@ -1,4 +1,4 @@
-"""BatchNormalization statistics computed anew: exact, in graph order, for every way in which layers are used."""
+"""BatchNormalization statistics computed anew: exact, in graph order, for every use of a layer."""
 
 import nets
 import numpy as np
@@ -40,7 +40,7 @@ def images(samples=50):
 
 
 def assert_exact(keras, model, x, names):
-    """Compares with the definition: what each layer consumes in inference, with the statistics that it has."""
+    """Compares with the definition: what each layer consumes in inference, with its statistics."""
     for name in names:
         layer = model.get_layer(name)
         consumed = keras.Model(model.input, layer.input).predict(x, verbose=0)
@@ -229,14 +229,18 @@ def test_every_kind_of_data(keras_module):
 
 
 def test_large_means_cost_no_precision(keras_module):
-    model = keras_module.Sequential([keras_module.layers.Input((1,)), keras_module.layers.BatchNormalization()])
+    model = keras_module.Sequential(
+        [keras_module.layers.Input((1,)), keras_module.layers.BatchNormalization()]
+    )
     x = (10_000 + np.arange(100) % 2).astype("float32")[:, None]
     found = statistics_of(tfap.recalibrate(model, x).layers[-1])
     np.testing.assert_array_equal(found, [[10_000.5], [0.25]])
 
 
 BAD = {
-    "has the shape|does not fit the inputs of the model 'residual', images .None, 6, 6, 3.": np.zeros((9, 6, 6)),
+    "has the shape|does not fit the inputs of the model 'residual', images .None, 6, 6, 3.": np.zeros(
+        (9, 6, 6)
+    ),
     "does not fit.*images": np.zeros(9),  # labels only
     "has 2 arrays; the model 'residual' has 1": [np.zeros((9, 6, 6, 3)), np.zeros(9)],
     "'norm_a' consumes is NaN or infinite": np.full((9, 6, 6, 3), np.nan),

@@ -14,7 +14,7 @@ from absl import logging
 
 from tfap import keras_compat
 from tfap.activations.batches import EMPTY
-from tfap.activations.stepwise import Stop, StepwiseRun
+from tfap.activations.stepwise import StepwiseRun, Stop
 from tfap.graph.calls import Graph, unwrap
 from tfap.keras_compat import eager
 from tfap.keras_compat.types import Model
@@ -116,7 +116,8 @@ def normalizations(model: Model, include_frozen: bool = False) -> dict[str, Any]
     Returns:
         Dict of path to layer, in graph order. Those inside another layer have its path and their name.
     """
-    graph, found = Graph(model), {}
+    graph = Graph(model)
+    found: dict[str, Any] = {}
     for path, outer in graph.layers():
         inner = [] if not keras_compat.is_layer(outer) else keras_compat.all_layers(outer)
         for layer in (outer, *inner):
@@ -185,7 +186,7 @@ class _Meter:
         path: String. Path of the layer.
         layer: The layer.
         is_set: Whether the layer has its statistics, and computes.
-        records: Dict of `(batch, call)` to `(execution, Moments)`. A call that is made again replaces its own.
+        records: Dict of `(batch, call)` to `(execution, Moments)`. A call made again replaces its own.
     """
 
     def __init__(self, path, layer, run):
@@ -248,13 +249,13 @@ class _Meter:
         total = functools.reduce(Moments.plus, (moments for _, moments in self.records.values()))
         if total.count < 2:
             raise ValueError(
-                f"The data has {total.count} value(s) per channel of '{self.path}', from which no variance can be "
-                "computed: pass more samples."
+                f"The data has {total.count} value(s) per channel of '{self.path}', from which no variance "
+                "can be computed: pass more samples."
             )
         if not (np.isfinite(total.mean).all() and np.isfinite(total.variance).all()):
             raise ValueError(
-                f"What '{self.path}' consumes is NaN or infinite on the data: check the data and the weights of "
-                "the layers before it."
+                f"What '{self.path}' consumes is NaN or infinite on the data: check the data and the weights "
+                "of the layers before it."
             )
         if total.count < _FEW:
             logging.warning(

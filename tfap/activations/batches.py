@@ -56,7 +56,9 @@ class Batches:
         self._model, self._data, self._batch_size, self._steps = model, data, batch_size, steps
         _, count = self._read()
         if count == np.inf and steps is None:
-            raise ValueError("The dataset has no end: pass steps=, the number of batches to measure.")
+            raise ValueError(
+                "The dataset has no end: pass steps=, the number of batches to measure, or dataset.take(n)."
+            )
         if count == 0:
             raise ValueError(EMPTY)
 

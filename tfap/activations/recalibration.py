@@ -1,11 +1,13 @@
 """New statistics for the BatchNormalization layers of a model."""
 
+import itertools
+
 from absl import logging
 
 from tfap import keras_compat
 from tfap.activations import batch_norm
 from tfap.activations.batches import Batches, can_repeat
-from tfap.keras_compat import Replacement
+from tfap.keras_compat import Replacement, eager
 from tfap.keras_compat.types import Data, Model
 
 
@@ -93,6 +95,18 @@ def recalibrate_in_place(
     for layer in layers.values():
         if id(layer) in found:
             batch_norm.write(layer, *found[id(layer)])
+
+
+def check(model: Model, data: Data, batch_size: int = 32) -> None:
+    """Checks what can be checked quickly: the model, and the first batch.
+
+    Raises:
+        TypeError, ValueError: As `recalibrate` does.
+    """
+    keras_compat.check_measurable(model, "tfap.recalibrate")
+    _normalizations(model, False)
+    for batch in itertools.islice(Batches(model, data, batch_size), 1):
+        eager.InputReader(model).read(batch)
 
 
 def _normalizations(model, include_frozen):

@@ -117,8 +117,8 @@ class StepwiseRun:
             return
         if not self._repeatable:
             raise ValueError(
-                f"The data can be read only once, and more than {KEPT_BYTES >> 20:,} MiB of activations would "
-                "have to be kept: pass arrays, a tf.data.Dataset or a PyDataset, or fewer batches with steps=."
+                f"The data can be read only once, and more than {KEPT_BYTES >> 20:,} MiB of activations "
+                "would have to be kept: pass arrays, a tf.data.Dataset or a PyDataset, or fewer batches."
             )
         self._keeps, self._kept_bytes = False, 0
         states.clear()
@@ -185,8 +185,8 @@ def _filled(thing, values):
         return values[thing]
     if isinstance(thing, dict):
         return {key: _filled(value, values) for key, value in thing.items()}
-    if isinstance(thing, tuple) and hasattr(thing, "_fields"):
-        return type(thing)(*(_filled(value, values) for value in thing))
+    if isinstance(thing, tuple) and type(thing) is not tuple:
+        return type(thing)(*(_filled(value, values) for value in thing))  # a named tuple
     if isinstance(thing, list | tuple):
         return type(thing)(_filled(value, values) for value in thing)
     return thing

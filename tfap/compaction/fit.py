@@ -23,6 +23,7 @@ from tfap.pruning.plan import LayerSelection
 from tfap.pruning.prune import prune, strip_pruning
 from tfap.schedules import PruningSchedule
 from tfap.training.callbacks import UpdatePruningStep
+from tfap.training.normalization import NormalizationStatistics
 from tfap.utils import checks
 
 _DEFAULT_STAGES = 5
@@ -57,6 +58,8 @@ def fit_and_compact(
     target: str = "weights",
     gradient_data: Data = None,
     gradient_steps: int | None = None,
+    recalibrate: Data = None,
+    compensate: Data = None,
     **fit_arguments: Any,
 ) -> ShrunkFit:
     """Trains a model, prunes its neurons, and compacts it after each stage of the training.
@@ -83,6 +86,8 @@ def fit_and_compact(
         target: As in `tfap.prune`.
         gradient_data: As in `tfap.UpdatePruningStep`, which this function adds to the callbacks.
         gradient_steps: As in `tfap.UpdatePruningStep`.
+        recalibrate: As in `tfap.UpdatePruningStep`, at the end of the last stage.
+        compensate: As in `tfap.UpdatePruningStep`.
         **fit_arguments: Other arguments of `fit()`, such as `epochs` and `callbacks`. Callbacks see one fit
             per stage, with its own `initial_epoch` and `epochs`.
 
@@ -121,13 +126,19 @@ def fit_and_compact(
         "sample_every": sample_every,
         "target": target,
     }
-    gradients = {"gradient_data": gradient_data, "gradient_steps": gradient_steps}
+    update = {
+        "gradient_data": gradient_data,
+        "gradient_steps": gradient_steps,
+        "compensate": compensate,
+    }
     comparison_data = _comparison_data(model, data, fit_arguments)
+    statistics = NormalizationStatistics(recalibrate)
+    statistics.check(model)
     wrapped: Any = _wrapped(model, pruning_schedule, options)
     batches = _one_shot_batches(model, data, fit_arguments) if stages > 1 else None
     history: dict[str, list[float]] = {}
     for stage_begin, stage_end in itertools.pairwise(_stage_borders(first_epoch, epochs, stages)):
-        pruning = _UpdateOfStage(epochs, batches, **gradients)
+        pruning = _UpdateOfStage(epochs, batches, statistics, **update)
         stage_arguments = {"initial_epoch": stage_begin, "epochs": stage_end, **fit_arguments}
         stage_data = data
         if batches is not None:
@@ -143,15 +154,21 @@ def fit_and_compact(
             logging.warning("The data ended after %d of %d epochs: training stops.", stage_end, last_epoch)
             break
         wrapped = _compacted(wrapped, pruning_schedule, options)
+    statistics.end(wrapped, pruning.step)
     return ShrunkFit(compact(strip_pruning(wrapped), data=comparison_data), history)
 
 
 class _UpdateOfStage(UpdatePruningStep):
     """Prunes by a schedule that covers all stages."""
 
-    def __init__(self, epochs, batches, **gradients):
-        super().__init__(**gradients)
+    def __init__(self, epochs, batches, statistics, **update):
+        super().__init__(**update)
         self._epochs, self._batches_of_stage = epochs, batches
+        self._statistics = statistics  # the same for all stages
+
+    @property
+    def step(self):
+        return self._step
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -173,6 +190,9 @@ class _UpdateOfStage(UpdatePruningStep):
 
     def _warn_of_missing_updates(self):
         """Does nothing: a stage may have no updates."""
+
+    def _end_statistics(self):
+        """Does nothing: the statistics are computed anew once, at the end."""
 
 
 def _callbacks(callbacks):

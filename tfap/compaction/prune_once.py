@@ -14,6 +14,7 @@ from tfap.activations.batches import EMPTY, Batches
 from tfap.activations.recalibration import recalibrate as recalibrated
 from tfap.compaction.channel_scores import ChannelScores
 from tfap.compaction.compact import compact
+from tfap.compaction.merging import merge_similar
 from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
 from tfap.compensation.allocation import Allocation, ModelCost, coupled_sets
 from tfap.compensation.consumers import Consumer, consumers_of
@@ -100,7 +101,7 @@ def prune_once(
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         data: Inputs: an array, a list or dict of arrays for several inputs, a tuple `(x, y)`, or batches of
             `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Only `tfap.Gradient`
-            reads labels.
+            reads labels. None merges similar neurons instead, by their weights alone.
         sparsity: Float in [0, 1). The fraction of the target that is removed at most.
         criterion: A `tfap.Criterion` or its name: which channels are removed.
         target: Unit of the sparsity: "weights" (of the kernels of the model), "flops" (of the model), or
@@ -149,12 +150,14 @@ def prune_once(
     keras_compat.check_plain(model, "tfap.prune_once")
     equality.check_comparable(model)
     _check_arguments(sparsity, target, scope, compensate, recalibrate, ridge)
-    if data is None:
-        raise ValueError(
-            "data is None: pass a few hundred inputs, an array or batches, as for model.predict. Merging "
-            "similar neurons without data is not available."
-        )
     settings = PruningSettings(0.0, criterion, scope, "neuron", target=target)
+    if data is None:
+        _check_without_data(criterion, compensate)
+        plan = make_plan(model, settings, (), skip)
+        merging = merge_similar(model, float(sparsity), plan, target, scope)
+        if not return_report:
+            return merging.model
+        return merging.model, _report_of_merging(model, merging, plan, time.monotonic() - start)
     batches = _InputBatches(model, data, checks.integer("samples", samples), batch_size)
     pruner = _Pruner(model, batches, settings, make_plan(model, settings, (), skip), float(ridge))
     with Progress("Pruning", pruner.steps) as progress:
@@ -176,6 +179,34 @@ def prune_once(
         seconds=time.monotonic() - start,
     )
     return small, report
+
+
+def _check_without_data(criterion, compensate):
+    if criterion != "reconstruction" or compensate is not True:
+        raise ValueError(
+            "data is None, so similar neurons are merged by their weights alone, which needs the default "
+            f"criterion and compensate=True: received criterion={criterion!r}, compensate={compensate!r}. "
+            "Pass a few hundred inputs as data for other ones."
+        )
+
+
+def _report_of_merging(model, merging, plan, seconds):
+    layers = [
+        RefittedLayer(
+            layer.path, layer.inputs, (0, 0), layer.error_before, layer.error_after, 0, 0, layer.seconds
+        )
+        for layer in merging.layers
+    ]
+    return PruneOnceReport(
+        layers=tuple(_with_units(layers, model, merging.model)),
+        unpruned=tuple((row.path, row.reason) for row in plan if row.weight and row.reason),
+        weights=(_weight_count(model), _weight_count(merging.model)),
+        flops=(_flops(model), _flops(merging.model)),
+        samples=0,
+        recalibrated=False,
+        seconds=seconds,
+        merges=tuple(merging.merges),
+    )
 
 
 def _check_arguments(sparsity, target, scope, compensate, recalibrate, ridge):

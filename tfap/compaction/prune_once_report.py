@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from tfap.compaction.merging import Merge
 from tfap.utils import tables
 
 
@@ -46,6 +47,8 @@ class PruneOnceReport:
         samples: Integer. Number of inputs that were used.
         recalibrated: Boolean. Whether BatchNormalization statistics were computed anew.
         seconds: Float. Time of everything.
+        merges: Tuple of `tfap.compaction.merging.Merge`, one per channel that was merged into a similar one,
+            without data. Errors of the layers are then what the weights tell, not measured.
     """
 
     layers: tuple[RefittedLayer, ...]
@@ -55,6 +58,7 @@ class PruneOnceReport:
     samples: int
     recalibrated: bool
     seconds: float
+    merges: tuple[Merge, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain data: a dict of numbers, strings, tuples, and dicts."""
@@ -82,6 +86,13 @@ class PruneOnceReport:
             yield "FLOPs per sample: {:,} before, {:,} after.".format(*self.flops)
         done = "BatchNormalization statistics computed anew." if self.recalibrated else ""
         yield f"{self.samples:,} samples, {self.seconds:.1f} seconds. {done}".strip()
+        if self.merges:
+            exact = sum(merge.is_exact for merge in self.merges)
+            yield (
+                f"Merged without data: {exact:,} of {len(self.merges):,} removed channels are exact "
+                f"multiples of kept ones"
+                f"{'.' if exact == len(self.merges) else '; the outputs change by the others.'}"
+            )
         few = [layer for layer in self.layers if layer.rows < layer.fitted_units]
         if few:
             yield (

@@ -85,8 +85,8 @@ class CompactionReport:
         lines = [f"Largest difference of an output on {inputs}: {difference}."]
         if self.beyond_proof:
             lines.append(
-                f"Not exact: {self.beyond_proof} of the removed neurons are neither constant nor unused, as with "
-                "drop_silent=True or tfap.prune_once: outputs on other inputs may differ."
+                f"Not exact: {self.beyond_proof} of the removed neurons are neither constant nor unused, as "
+                "with drop_silent=True or tfap.prune_once: outputs on other inputs may differ."
             )
         elif self.exact:
             lines.append("Exact: every removed neuron is constant or unused.")

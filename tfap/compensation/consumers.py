@@ -143,6 +143,21 @@ class Consumer:
             ]
         )
 
+    def reach(self, positions: np.ndarray, description: np.ndarray) -> np.ndarray:
+        """Returns the description of some input channels as the units of this layer see it.
+
+        Args:
+            positions: Integer array. The channels.
+            description: Float array; see `graph.features`.
+        """
+        return description
+
+    def set_matrices(self, matrices: list[np.ndarray]) -> None:
+        """Writes new weights to the layer: one array per block, shape `(units, outputs)`."""
+        for at, matrix in enumerate(matrices):
+            self._set_matrix(at, matrix)
+        self.layer.set_weights([array.astype(array.dtype) for array in self._map.weights()])
+
     def write(self, matrices: list[np.ndarray], problems: list[LeastSquares], fold: bool) -> None:
         """Writes new weights to the layer.
 
@@ -258,6 +273,11 @@ class _Separable(Consumer):
         patches = self._window.patches(values)
         sums = np.einsum("rtc,tcm->rcm", patches, depthwise.reshape(-1, *depthwise.shape[-2:]), optimize=True)
         return sums.reshape(len(sums), -1)
+
+    def reach(self, positions, description):
+        """Units are the channels times the windows of the depthwise part."""
+        windows = self._map.depthwise.reshape(-1, *self._map.depthwise.shape[-2:])[:, positions]
+        return np.kron(windows.ravel().astype(np.float64), description)
 
     def matrix(self, block):
         return self._kernel.reshape(len(self.unit_groups), -1).astype(np.float64)

@@ -11,6 +11,8 @@ from tfap.layers.base import CALLBACK_MISSING
 from tfap.layers.find import counting_layers, prunable_layers
 from tfap.layers.session import PruningSession
 from tfap.training import disconnected, mask_update
+from tfap.training.compensation import Compensation
+from tfap.training.normalization import NormalizationStatistics
 from tfap.training.update_groups import group_of
 from tfap.utils import checks
 
@@ -33,14 +35,21 @@ class UpdatePruningStep(Callback):
             given. None reads all.
         reconstruction_data: Inputs for `tfap.Reconstruction`, which measures on them at every mask update, as
             in `tfap.measure_activations`. A few hundred suffice. None for other criteria.
+        recalibrate: Data as in `tfap.recalibrate`, which can be iterated repeatedly. At the end of the fit,
+            the moving statistics of BatchNormalization layers are computed anew over it. With None, there is
+            a warning if they are old then.
+        compensate: Unlabeled data as in `tfap.recalibrate`, which can be iterated repeatedly; the first 2,048
+            samples are used. At each mask update that prunes neurons, the layers that consume them are
+            refitted on it, as in `tfap.prune_once`. With None, they are not.
 
     Raises:
         TypeError: If an argument has the wrong type, or gradients are needed and the data is not iterable, or
             is a one-shot iterator.
         ValueError: If a number is less than 1. At the beginning of the fit, if the model has no pruning
             wrappers, there are two of these callbacks, the length of the fit is needed and unknown, a wrapper
-            with `remove_disconnected=True` is in no Sequential or Functional model, or gradients are needed
-            without data or without a compiled loss.
+            with `remove_disconnected=True` is in no Sequential or Functional model, gradients are needed
+            without data or without a compiled loss, or `recalibrate` or `compensate` does not fit the
+            model.
 
     Example:
 
@@ -60,6 +69,8 @@ class UpdatePruningStep(Callback):
         gradient_data: Any = None,
         gradient_steps: int | None = None,
         reconstruction_data: Any = None,
+        recalibrate: Any = None,
+        compensate: Any = None,
     ):
         super().__init__()
         if total_steps is not None:
@@ -69,6 +80,8 @@ class UpdatePruningStep(Callback):
         self._total_steps = total_steps
         self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
         self._reconstruction_data = reconstruction_data
+        self._statistics = NormalizationStatistics(recalibrate)
+        self._compensation = Compensation(compensate)
 
     def on_train_begin(self, logs=None):
         self._wrappers = prunable_layers(self.model)
@@ -81,6 +94,8 @@ class UpdatePruningStep(Callback):
         for wrapper in self._wrappers:
             wrapper.check_still_prunable()
         disconnected.check(self.model, self._wrappers)
+        self._statistics.check(self.model)
+        self._compensation.begin(self.model, self._wrappers)
         self._gradients = mask_update.gradients_for(
             self.model, self._wrappers, self._gradient_data, self._gradient_steps
         )
@@ -131,6 +146,7 @@ class UpdatePruningStep(Callback):
             for weight in self._weights:
                 weight.zero_pruned()  # an optimizer's moving average has brought back old weights
             self._warn_of_missing_updates()
+            self._end_statistics()
         _NeedsCallback.impose(self.model, self._wrappers)
 
     # -- for subclasses ------------------------------------------------------------------------------
@@ -142,6 +158,9 @@ class UpdatePruningStep(Callback):
         """Called after every mask update."""
 
     # -- the fit -------------------------------------------------------------------------------------
+
+    def _end_statistics(self):
+        self._statistics.end(self.model, self._step)
 
     def _warn_of_missing_updates(self):
         missing = [text for text in (group.missing() for group in self._groups) if text]
@@ -223,16 +242,18 @@ class UpdatePruningStep(Callback):
         if not due:
             return
         self.before_update()
+        sparsity_before = mask_update.sparsity_of(weights)
         updates = [
             (group, group.decide(sparsity, self._gradients, self._errors), step)
             for group, sparsity, step in due
         ]
         wrappers = [weight.wrapper for weight in weights]
-        with disconnected.undone_on_error(wrappers):
+        with disconnected.undone_on_error(wrappers), self._compensation.around(self.model):
             for group, update, step in updates:
                 group.write(update, step)
             # After all groups: what one group prunes may disconnect weights of another.
             disconnected.remove(self.model, wrappers)
+        self._statistics.note_update(updates[-1][2], mask_update.sparsity_of(weights) > sparsity_before)
         self.after_update()
 
     def _current_step(self):
