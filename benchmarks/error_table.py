@@ -112,7 +112,37 @@ CASES = {
             ValueError,
             "nothing to prune in the model(.|\n)*named in skip",
         ),
-        "tfap.prune(model, 0.5, block_size=(1, 1))": (TypeError, "unexpected keyword argument 'block_size'"),
+        "tfap.prune(model, 0.5, block_shape=(1, 4))": (
+            TypeError,
+            "unexpected keyword argument 'block_shape'",
+        ),
+        "tfap.prune(model, 0.5, 'magnitude', block_size=4)": (TypeError, "tuple of two integers: received 4"),
+        "tfap.prune(model, 0.5, 'magnitude', block_size=(1, 0.5))": (
+            TypeError,
+            "block_size.1. must be an in",
+        ),
+        "tfap.prune(model, 0.5, 'magnitude', block_size=(0, 4))": (ValueError, ">= 1: received 0"),
+        "tfap.prune(model, 0.5, block_size=(1, 4), block_pooling_type='SUM')": (ValueError, "received 'SUM'"),
+        "tfap.prune(model, 0.5, block_size=(1, 4), granularity='neuron')": (
+            ValueError,
+            "arranges single weights: it needs granularity='weight' or None, received 'neuron'",
+        ),
+        "tfap.prune(model, 0.5, 'ap', block_size=(1, 4))": (ValueError, "does not support block_size"),
+        "tfap.prune(model, 0.5, sparsity_m_by_n='2:4')": (TypeError, "tuple of two integers: received '2:4'"),
+        "tfap.prune(model, 0.5, sparsity_m_by_n=(2, 4, 8))": (TypeError, "tuple of two integers"),
+        "tfap.prune(model, 0.5, sparsity_m_by_n=(4, 2))": (ValueError, "the number of pruned weights first"),
+        "tfap.prune(model, 0.8, sparsity_m_by_n=(2, 4))": (
+            ValueError,
+            "is a sparsity of 0.5: received a .*0.8",
+        ),
+        "tfap.prune(model, 0.5, sparsity_m_by_n=(2, 4), block_size=(1, 4))": (
+            ValueError,
+            "exclude each other",
+        ),
+        "tfap.prune(model, 0.5, sparsity_m_by_n=(2, 4), target='flops')": (
+            ValueError,
+            "granularity='neuron'",
+        ),
         "tfap.prune(model, 0.5, min_weights_per_layer=-1)": (
             ValueError,
             "must be an integer >= 0: received -1",

@@ -261,6 +261,19 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
             )
         return specs
 
+    def _specs_in_pattern(self):
+        """Lists the specs of the built layer whose weights have the axes that the pattern needs."""
+        for spec in self.specs:
+            if spec.find(self.layer) is None:
+                raise ValueError(KERNEL_MISSING.format(name=self.layer.name, weight=spec.name))
+        pattern = self.settings.pattern
+        reasons = {spec: pattern.why_not(spec.find(self.layer).shape) for spec in self.specs}
+        if all(reasons.values()) and reasons:
+            raise ValueError(
+                f"The layer '{self.layer.name}' cannot be pruned: {next(iter(reasons.values()))}."
+            )
+        return [spec for spec, reason in reasons.items() if not reason]
+
     @property
     def pruning_schedule(self):
         return self.settings.pruning_schedule
@@ -279,10 +292,9 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         self._add_step()
         self.last_update_step = self._add_state("last_update_step", (), "int64")
         self.updates_made = self._add_state("updates_made", (), "int64")
+        self.specs = self._specs_in_pattern()
         for spec in self.specs:
             kernel = spec.find(self.layer)
-            if kernel is None:
-                raise ValueError(KERNEL_MISSING.format(name=self.layer.name, weight=spec.name))
             mask = self._add_state(f"{spec.name.replace('.', '_')}_mask", kernel.shape, "uint8", "ones")
             self._masks[spec.name] = mask
             self._constrain(kernel, mask)

@@ -188,7 +188,7 @@ def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
         reason = firing.reason
     elif why_shared:
         reason = why_shared
-    return [_weight_row(path, layer, spec, firing, side, reason) for spec in specs]
+    return [_weight_row(path, layer, spec, firing, settings, reason) for spec in specs]
 
 
 def why_not_built(layer):
@@ -211,10 +211,12 @@ def why_not_built(layer):
     return None
 
 
-def _weight_row(path, layer, spec, firing, side, reason):
+def _weight_row(path, layer, spec, firing, settings, reason):
+    side, shape = settings.criterion.counts, tuple(spec.find(layer).shape)
     if not reason and not spec.countable(side):
         reason, firing = layer_types.NOT_COUNTABLE[side], None
-    return LayerPlan(path, spec.name, tuple(spec.find(layer).shape), firing, not reason, reason or "")
+    reason = reason or settings.pattern.why_not(shape) or ""
+    return LayerPlan(path, spec.name, shape, firing, not reason, reason)
 
 
 class _SelectedLayers:

@@ -35,6 +35,9 @@ def prune(
     sample_every: int = 1,
     target: str = "weights",
     remove_disconnected: bool = False,
+    block_size: tuple[int, int] = (1, 1),
+    block_pooling_type: str = "AVG",
+    sparsity_m_by_n: tuple[int, int] | None = None,
 ) -> Model | Layer | list[Layer]:
     """Wraps the layers of a model so that `fit()` prunes them.
 
@@ -49,7 +52,8 @@ def prune(
             "gradient", "ap".
         scope: "global" ranks all layers together; "local", each kernel; "layerwise" prunes one layer per
             update, and the sparsity is a fraction of that layer.
-        granularity: "weight", "neuron", or None (default of the criterion). With "neuron", coupled channels
+        granularity: "weight", "neuron", or None (default of the criterion; "weight" with `block_size` or
+            `sparsity_m_by_n`, which exclude "neuron"). With "neuron", coupled channels
             are pruned together, and every layer keeps at least one neuron.
         include: Output layers to prune: layers, names, paths, or predicates. A nested model selects all
             layers in it.
@@ -59,6 +63,11 @@ def prune(
         target: Unit of the sparsity: "weights" or, for neurons, "neurons" or "flops".
         remove_disconnected: Whether to also prune the weights of disconnected neurons. Inference outputs do
             not change. Needs a Sequential or Functional model.
+        block_size: Tuple of two integers. Weights are pruned in blocks of so many rows and columns of the
+            kernel, as in tfmot, and the sparsity is a fraction of the blocks.
+        block_pooling_type: "AVG" or "MAX". How the scores of its weights make the score of a block.
+        sparsity_m_by_n: Tuple of two integers, such as (2, 4): m weights of every n consecutive input
+            channels are pruned, as in tfmot. The final sparsity is m / n.
 
     Returns:
         A new model, compiled the same way if `to_prune` was; or the wrapped layer; or the list with its
@@ -110,6 +119,9 @@ def plan(
     sample_every: int = 1,
     target: str = "weights",
     remove_disconnected: bool = False,
+    block_size: tuple[int, int] = (1, 1),
+    block_pooling_type: str = "AVG",
+    sparsity_m_by_n: tuple[int, int] | None = None,
 ) -> PruningPlan:
     """Shows which layers `tfap.prune` would prune, and why not the others.
 
