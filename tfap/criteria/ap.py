@@ -27,8 +27,8 @@ class AP(Criterion):
     fewer weights of that sign are kept, AP prunes only those, and the update prunes fewer weights.
 
     AP supports `granularity="weight"` only, with `sparsity_m_by_n` but without `block_size`. With
-    `scope="global"` AP also ranks all layers together, with "local" each kernel. Equal scores are ranked by the
-    absolute weight, then layer order, then index.
+    `scope="global"` AP also ranks all layers together, with "local" each kernel. Equal scores are ranked by
+    the absolute weight, then layer order, then index.
 
     Args:
         base: The criterion that chooses the other weights, or its name.

@@ -332,8 +332,33 @@ def _overrides_computation(cls, base):
 
 
 def kernel_specs(layer: Any) -> tuple[KernelSpec, ...]:
-    """Returns the `KernelSpec`s of a layer of either Keras. Empty if it has no known kernels."""
-    return of(layer).kernel_specs(layer)
+    """Returns the `KernelSpec`s of a layer of either Keras. Empty if it has no known kernels.
+
+    A class that defines `get_prunable_weights()`, as for tfmot, lists its weights itself once it is built.
+    """
+    known = of(layer).kernel_specs(layer)
+    if not lists_weights(layer):
+        return known
+    weights = layer.get_prunable_weights() if layer.built else ()
+    return tuple(_spec_of(layer, weight, known) for weight in weights)
+
+
+def lists_weights(layer: Any) -> bool:
+    """Returns whether the class of a layer defines `get_prunable_weights()`, as tfmot's PrunableLayer does.
+
+    tfmot sets a method of this name on layers of Keras too, but on the object.
+    """
+    return hasattr(type(layer), "get_prunable_weights")
+
+
+def _spec_of(layer, weight, known):
+    """Returns the spec of a weight, of which only the name matters unless the layer's type is known."""
+    for spec in known:
+        if spec.find(layer) is weight:
+            return spec
+    input_axes = (-2,) if len(weight.shape) > 1 else ()
+    name = keras_compat.attribute_of(layer, weight)
+    return KernelSpec(name, (-1,), input_axes, feeds_output=False, reads_input=False)
 
 
 # Why a criterion that counts a side cannot rank a weight.
@@ -345,6 +370,10 @@ NOT_COUNTABLE = {
 
 def why_not_prunable(layer: Any) -> str | None:
     """Returns the reason why a layer has nothing to prune. None if it is prunable."""
+    if lists_weights(layer):
+        reason = _why_not_listed(layer)
+        if reason or not layer.built:
+            return reason
     specs = kernel_specs(layer)
     if not specs:
         if layer.built and not layer.weights:
@@ -358,6 +387,24 @@ def why_not_prunable(layer: Any) -> str | None:
             return f"its {spec.name} is not a variable but computed from other weights, as with LoRA"
         if kernel is not None and "float" not in str(kernel.dtype):
             return f"its {spec.name} is quantized to {kernel.dtype}"
+    return None
+
+
+def _why_not_listed(layer):
+    """Returns what is wrong with the weights that a layer lists itself. None if nothing is."""
+    if not layer.built:
+        return None  # it has no weights yet
+    try:
+        weights = list(layer.get_prunable_weights())
+    except Exception as error:  # of the user's method
+        return f"its get_prunable_weights() fails: {error}"
+    if not weights:
+        return "its get_prunable_weights() lists no weights"
+    if not all(map(keras_compat.is_variable, weights)):
+        return "its get_prunable_weights() lists something else than variables of the layer"
+    own = {id(weight) for weight in keras_compat.weights_of(layer)}
+    if not {id(weight) for weight in weights} <= own:
+        return "its get_prunable_weights() lists variables that are not among the weights of the layer"
     return None
 
 

@@ -26,6 +26,7 @@ from tfap.keras_compat.graphs import (
 from tfap.keras_compat.owner import (
     Callback,
     Regularizer,
+    attribute_of,
     function_name,
     function_of,
     is_keras3,
@@ -81,6 +82,7 @@ __all__ = [
     "SeedStates",
     "TfmotPruning",
     "all_layers",
+    "attribute_of",
     "built_copy_of",
     "call_signature",
     "calls",

@@ -254,7 +254,8 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         """Lists the layer's weights that the criterion can rank."""
         side = self.criterion.counts
         specs = [spec for spec in layer_types.kernel_specs(self.layer) if spec.countable(side)]
-        if not specs:
+        unknown_yet = layer_types.lists_weights(self.layer) and not self.layer.built
+        if not specs and not unknown_yet:
             raise ValueError(
                 f"The layer '{self.layer.name}' cannot be pruned by counts: "
                 f"{layer_types.NOT_COUNTABLE[side]}."
@@ -263,6 +264,9 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
 
     def _specs_in_pattern(self):
         """Lists the specs of the built layer whose weights have the axes that the pattern needs."""
+        if layer_types.lists_weights(self.layer):
+            self._check_prunable(self.layer)
+            self.specs = self._specs()
         for spec in self.specs:
             if spec.find(self.layer) is None:
                 raise ValueError(KERNEL_MISSING.format(name=self.layer.name, weight=spec.name))

@@ -1,5 +1,6 @@
 """The custom layers for tf_keras (Keras 2); the pruning one is a tfmot `PruneLowMagnitude`."""
 
+import contextlib
 import functools
 import inspect
 
@@ -7,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tfap.graph import layer_types
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.kernel import Kernel
 from tfap.keras_compat import PruneLowMagnitude, TfmotPruning, private
@@ -105,17 +105,28 @@ class CountActivations(CountActivationsBase, _Wrapper):
         return {**super().get_config(), **self._own_config()}
 
 
+@contextlib.contextmanager
+def _accepted_by_tfmot(layer):
+    """Lets tfmot take any layer type, also those that its own registry does not know."""
+    if hasattr(layer, "get_prunable_weights"):
+        yield
+        return
+    layer.get_prunable_weights = lambda: []
+    try:
+        yield
+    finally:
+        del layer.get_prunable_weights
+
+
 @tf_keras.saving.register_keras_serializable(package="tfap")
 class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
     def __init__(self, layer, *settings, **kwargs):
         settings, kwargs = PruningSettings.split(settings, kwargs)
         self._check_prunable(layer)
-        # tfmot then takes any layer type, also those that its own registry does not know.
-        specs = layer_types.kernel_specs(layer)
-        layer.get_prunable_weights = lambda: [spec.find(layer) for spec in specs]
         kwargs = {"dtype": layer.dtype_policy, **kwargs}
         name = kwargs.pop("name", layer.name)
-        super().__init__(layer, **kwargs)
+        with _accepted_by_tfmot(layer):
+            super().__init__(layer, **kwargs)
         self._name = name  # tfmot would call it prune_by_activation_...
         self._supports_masking = layer.supports_masking
         self._configure(settings)

@@ -350,7 +350,8 @@ def _why_not_prunable_alone(layer, settings):
     if keras_compat.is_any_wrapper(layer):
         return "it is already wrapped for pruning"
     reason, side = layer_types.why_not_prunable(layer), settings.criterion.counts
-    if reason is None and not any(spec.countable(side) for spec in layer_types.kernel_specs(layer)):
+    specs = layer_types.kernel_specs(layer)  # none if the layer lists them itself and is not built
+    if reason is None and specs and not any(spec.countable(side) for spec in specs):
         reason = layer_types.NOT_COUNTABLE[side]
     if reason is None and side == "output" and not fires(layer):
         reason = "it has no activation of its own, which the criterion needs to count"
