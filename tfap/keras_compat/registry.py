@@ -34,9 +34,11 @@ def registered_class(name):
 
 @contextlib.contextmanager
 def custom_object_scope(custom_objects):
-    """Opens the custom-object scopes of both Kerases."""
+    """Opens the custom-object scopes of both Kerases. Names of outer scopes are still known in it."""
+    with keras.saving.CustomObjectScope({}) as probe:
+        outer = dict(probe.backup)  # Keras 3 knows the names of the innermost scope only
     with (
-        keras.saving.custom_object_scope(custom_objects),
+        keras.saving.custom_object_scope({**outer, **custom_objects}),
         tf_keras.saving.custom_object_scope(custom_objects),
     ):
         yield
