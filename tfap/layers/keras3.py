@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfap.keras_compat.private import made_by_each_worker
+from tfap.keras_compat.private import copy_input_shape, made_by_each_worker
 from tfap.layers.base import (
     SEVERAL_INPUTS,
     CountActivationsBase,
@@ -26,6 +26,7 @@ class _Wrapper(keras.layers.Wrapper):
     def __init__(self, layer, **kwargs):
         kwargs = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable, **kwargs}
         super().__init__(layer, **kwargs)
+        copy_input_shape(layer, self)
         self.supports_masking = layer.supports_masking
 
     def build(self, input_shape):
