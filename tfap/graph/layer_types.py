@@ -127,6 +127,15 @@ def _inside(*attributes):
     return specs
 
 
+def _stacked_cells(layer):
+    """Lists the kernels of the cells that are stacked in a recurrent layer. Cells of unknown types have none."""
+    return tuple(
+        dataclasses.replace(spec, name=f"cells.{at}.{spec.name}")
+        for at, cell in enumerate(layer.cells)
+        for spec in kernel_specs(cell)
+    )
+
+
 def _attention(layer):
     names = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
     return tuple(
@@ -163,6 +172,7 @@ _CONVOLUTION = _linear(_FORWARD, products.at_output_positions)
 _TRANSPOSED_CONVOLUTION = _linear(_TRANSPOSED, products.at_input_positions)
 _SEPARABLE_CONVOLUTION = _linear(_SEPARABLE, products.at_output_positions)
 _DEPTHWISE_CONVOLUTION = LayerType(_depthwise, products.at_output_positions, ChannelRule.DEPTHWISE)
+_LOCALLY_CONNECTED = LayerType((KernelSpec(feeds_output=False, reads_input=False),))
 _RECURRENT = LayerType(_inside("cell"), products.at_time_steps)
 _ACTIVATION = _same(ConstantRule.APPLIED, is_activation=True)
 _DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
@@ -193,9 +203,13 @@ LAYERS = {
     "SeparableConv2D": _SEPARABLE_CONVOLUTION,
     "DepthwiseConv1D": _DEPTHWISE_CONVOLUTION,
     "DepthwiseConv2D": _DEPTHWISE_CONVOLUTION,
+    # tf_keras only. Every output position has weights of its own, in a layout that `implementation` decides.
+    "LocallyConnected1D": _LOCALLY_CONNECTED,
+    "LocallyConnected2D": _LOCALLY_CONNECTED,
     "SimpleRNNCell": LayerType(_recurrent(gates=1)),
     "GRUCell": LayerType(_recurrent(gates=3)),
     "LSTMCell": LayerType(_recurrent(gates=4)),
+    "StackedRNNCells": LayerType(_stacked_cells),
     "SimpleRNN": _RECURRENT,
     "GRU": _RECURRENT,
     "LSTM": _RECURRENT,
@@ -337,14 +351,20 @@ def kernel_specs(layer: Any) -> tuple[KernelSpec, ...]:
     A class that defines `get_prunable_weights()`, as for tfmot, lists its weights itself once it is built.
     """
     known = of(layer).kernel_specs(layer)
-    if not lists_weights(layer):
+    if not _lists_own_weights(layer):
         return known
     weights = layer.get_prunable_weights() if layer.built else ()
     return tuple(_spec_of(layer, weight, known) for weight in weights)
 
 
 def lists_weights(layer: Any) -> bool:
-    """Returns whether the class of a layer defines `get_prunable_weights()`, as tfmot's PrunableLayer does.
+    """Returns whether a layer, or a cell or layer inside it, lists its weights, which then must be built."""
+    inside = keras_compat.all_layers(layer) if callable(of(layer).kernels) else ()
+    return any(map(_lists_own_weights, [layer, *inside]))
+
+
+def _lists_own_weights(layer):
+    """Whether the class of a layer defines `get_prunable_weights()`, as tfmot's PrunableLayer does.
 
     tfmot sets a method of this name on layers of Keras too, but on the object.
     """
@@ -370,10 +390,10 @@ NOT_COUNTABLE = {
 
 def why_not_prunable(layer: Any) -> str | None:
     """Returns the reason why a layer has nothing to prune. None if it is prunable."""
-    if lists_weights(layer):
-        reason = _why_not_listed(layer)
-        if reason or not layer.built:
-            return reason
+    if not layer.built and lists_weights(layer):
+        return None  # it has no weights yet
+    if _lists_own_weights(layer) and _why_not_listed(layer):
+        return _why_not_listed(layer)
     specs = kernel_specs(layer)
     if not specs:
         if layer.built and not layer.weights:
@@ -392,8 +412,6 @@ def why_not_prunable(layer: Any) -> str | None:
 
 def _why_not_listed(layer):
     """Returns what is wrong with the weights that a layer lists itself. None if nothing is."""
-    if not layer.built:
-        return None  # it has no weights yet
     try:
         weights = list(layer.get_prunable_weights())
     except Exception as error:  # of the user's method

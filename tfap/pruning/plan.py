@@ -19,6 +19,11 @@ _Selector: TypeAlias = str | Layer | Callable[[Layer], bool]
 LayerSelection: TypeAlias = _Selector | Iterable[_Selector]
 
 
+# Reasons that are the choice of the caller, or the default.
+NAMED_IN_SKIP = "it is named in skip"
+IS_OUTPUT = "it is an output layer: name it in include to prune it"
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
     """The decision on one prunable weight, or on a layer without prunable weights.
@@ -179,11 +184,11 @@ def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
     counts_outputs = side == "output" and any(spec.feeds_output for spec in specs)
     firing = graph.firing(path) if counts_outputs else None
     if is_skipped:
-        reason = "it is named in skip"
+        reason = NAMED_IN_SKIP
     elif graph.never_trains(path):
         reason = "it is called with training=False"
     elif is_output:
-        reason = "it is an output layer: name it in include to prune it"
+        reason = IS_OUTPUT
     elif firing and firing.reason:
         reason = firing.reason
     elif why_shared:

@@ -19,7 +19,7 @@ from tfap.keras_compat.types import Layer, Model
 from tfap.layers.find import prunable_layers
 from tfap.layers.settings import PruningSettings
 from tfap.pruning import strip
-from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan, why_not_built
+from tfap.pruning.plan import IS_OUTPUT, NAMED_IN_SKIP, LayerSelection, PruningPlan, make_plan, why_not_built
 from tfap.schedules import PruningSchedule
 
 
@@ -245,6 +245,7 @@ def _prune_model(model, settings, plan):
             f"'{model.name}': its largest layer has {largest} weights."
         )
     _warn_of_frozen([row.path for row in plan.pruned if not row.trainable])
+    _tell_left_out(plan)
     graph = Graph(model)
     pruned_paths = {row.path for row in plan.pruned}
     data_formats = {
@@ -282,6 +283,20 @@ def _warn_of_frozen(names):
             ", ".join(names[:5]),
             more,
         )
+
+
+def _tell_left_out(plan):
+    """Logs why layers with a kernel are not pruned, once: a warning, unless the caller or a default chose so."""
+    left_out: dict[str, list[str]] = {}
+    for row in plan:
+        if not row.pruned and row.has_kernel:
+            left_out.setdefault(row.reason, []).append(row.path)
+    for reason, paths in left_out.items():
+        chosen = reason == NAMED_IN_SKIP or reason == IS_OUTPUT
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        listed = ", ".join(dict.fromkeys(paths[:5]))
+        log = logging.info if chosen else logging.warning
+        log("Not pruned (%s%s): %s.", listed, more, reason)
 
 
 def _weight_tying(graph):
