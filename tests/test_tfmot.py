@@ -149,3 +149,54 @@ def test_what_tfmots_callback_cannot_do_is_an_error(settings):
     wrapped = tfap.prune(nets.mlp(tf_keras), **arguments)
     with pytest.raises(RuntimeError, match=r"tfap.UpdatePruningStep\(\)"):
         nets.fit(wrapped, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])
+
+
+SUMMARIZED = {
+    "default settings": {},
+    "local magnitude": {
+        "pruning_schedule": tfap.ConstantSparsity(0.5, 2, 2, 1),
+        "criterion": "magnitude",
+        "scope": "local",
+    },
+    "blocks": {"pruning_schedule": 0.5, "criterion": "magnitude", "block_size": (1, 4)},
+    "2:4": {"pruning_schedule": 0.5, "criterion": "magnitude", "sparsity_m_by_n": (2, 4)},
+}
+
+
+@pytest.mark.parametrize("settings", SUMMARIZED)
+def test_pruning_summaries_log_sparsity_and_the_smallest_kept_score(settings, tmp_path, monkeypatch):
+    logged = []
+    summaries = tfmot.sparsity.keras.PruningSummaries(str(tmp_path))
+    monkeypatch.setattr(summaries, "_log_pruning_metrics", lambda logs, prefix, step: logged.append(logs))
+    model = nets.mlp(tf_keras)
+    model.compile(tf_keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    wrapped = tfap.prune(model, **{"pruning_schedule": 0.5, **SUMMARIZED[settings]})
+    nets.fit(wrapped, epochs=3, callbacks=[tfap.UpdatePruningStep(), summaries])
+    assert len(logged) == 3 and len(logged[-1]) == 4  # at the begin of an epoch: of two layers
+    wrapper = tfap.prunable_layers(wrapped)[0]
+    for values, names in zip(wrapper.pruning_vars, (("sparsity", "threshold"),)):
+        mask, threshold = values[1:]
+        assert logged[-1][f"{mask.name}/sparsity"] == pytest.approx(float(np.mean(mask.numpy() == 0)))
+        assert logged[-1][f"{mask.name}/sparsity"] > 0.3
+        kept = np.abs(wrapper.layer.get_weights()[0])
+        kept = (
+            kept[kept > 0]
+            if settings != "blocks"
+            else kept.reshape(-1, 4).mean(axis=1)[kept[:, ::4].ravel() > 0]
+        )
+        if wrapper.criterion.counts is None:
+            assert logged[-1][f"{threshold.name}/threshold"] == pytest.approx(kept.min(), rel=1e-6)
+        assert logged[-1][f"{threshold.name}/threshold"] > 0
+
+
+def test_the_logged_threshold_is_that_of_tfmot():
+    model, made = nets.mlp(tf_keras), []
+    schedule = tfap.ConstantSparsity(0.5, 2, 2, 1)
+    theirs = tfmot.sparsity.keras.prune_low_magnitude(model, schedule)
+    ours = tfap.prune(model, schedule, "magnitude", scope="local", include=["output"])
+    for wrapped in (theirs, ours, ours):
+        callback = (tfap if len(made) == 2 else tfmot.sparsity.keras).UpdatePruningStep()
+        wrapped.compile(tf_keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+        nets.fit(wrapped, callbacks=[callback])
+        made.append([float(layer.pruning_vars[0][2].numpy()) for layer in wrapped.layers])
+    assert made[0] == made[1] == made[2] and min(made[0]) > 0

@@ -241,6 +241,9 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         if self.built:
             self._check_prunable(self.layer)
 
+    def note_threshold(self, spec, item, mask):
+        """Called with the `Scored` weight and its mask after an update; for what tfmot's callback logs."""
+
     def begin_steps(self):
         """Called at the beginning of every fit; only the wrapper for tf_keras does something."""
 

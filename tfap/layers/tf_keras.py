@@ -152,7 +152,22 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         super()._build_state(input_shape)
         if self.prunes_in_graph:
             self.pruning_obj = InGraphPruning(self)
-            self.pruning_vars = self.pruning_obj.variables
+            thresholds = [threshold for _, _, threshold in self.pruning_obj.variables]
+        else:
+            thresholds = [Threshold(f"{self.name}/{spec.name}_threshold:0") for spec in self.specs]
+        self._thresholds.update(zip((spec.name for spec in self.specs), thresholds, strict=True))
+
+    # tfmot's PruningSummaries logs these, and its constructor assigns its own.
+    @property
+    def pruning_vars(self):
+        return [(kernel, mask, self._thresholds[spec.name]) for spec, kernel, mask in self.kernel_and_mask()]
+
+    @pruning_vars.setter
+    def pruning_vars(self, _):
+        self._thresholds = Untracked()
+
+    def note_threshold(self, spec, item, mask):
+        self._thresholds[spec.name].assign(self.settings.pattern.smallest_kept(item, mask))
 
     def _step_once(self):
         if self.session.running:
@@ -181,6 +196,24 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
 
     def get_config(self):
         return {**tf_keras.layers.Wrapper.get_config(self), **self.settings.get_config()}
+
+
+class Threshold:
+    """A logged threshold: what tfmot's PruningSummaries reads of a variable, without being a weight in files."""
+
+    def __init__(self, name):
+        self.name = name
+        self._value = np.float32(0)
+
+    def assign(self, value):
+        self._value = np.float32(value)
+
+    def numpy(self):
+        return self._value
+
+
+class Untracked(dict):
+    """A dict whose variables Keras does not take for weights of the layer that holds it."""
 
 
 class InGraphPruning(TfmotPruning):
@@ -222,8 +255,7 @@ class InGraphPruning(TfmotPruning):
         kernel = Kernel(self._wrapper.name, spec, weights, mask, activations)
         scored = score(settings.criterion, kernel)
         (new,) = settings.criterion.new_masks([scored], sparsity, settings.pattern)
-        pruned = scored.scores[new == 0]
-        return np.float32(pruned.max() if pruned.size else 0), new
+        return np.float32(settings.pattern.smallest_kept(scored, new)), new
 
     def weight_mask_op(self):
         """Zeroes pruned weights; tfmot's callback calls it. Frozen kernels see no constraint."""

@@ -286,13 +286,13 @@ def _warn_of_frozen(names):
 
 
 def _tell_left_out(plan):
-    """Logs why layers with a kernel are not pruned, once: a warning, unless the caller or a default chose so."""
+    """Logs why layers with a kernel are not pruned: a warning, unless the caller or a default chose so."""
     left_out: dict[str, list[str]] = {}
     for row in plan:
         if not row.pruned and row.has_kernel:
             left_out.setdefault(row.reason, []).append(row.path)
     for reason, paths in left_out.items():
-        chosen = reason == NAMED_IN_SKIP or reason == IS_OUTPUT
+        chosen = reason in (NAMED_IN_SKIP, IS_OUTPUT)
         more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
         listed = ", ".join(dict.fromkeys(paths[:5]))
         log = logging.info if chosen else logging.warning
