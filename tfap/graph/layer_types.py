@@ -128,7 +128,7 @@ def _inside(*attributes):
 
 
 def _stacked_cells(layer):
-    """Lists the kernels of the cells that are stacked in a recurrent layer. Cells of unknown types have none."""
+    """Lists the kernels of the cells that are stacked in a recurrent layer. Unknown cells have none."""
     return tuple(
         dataclasses.replace(spec, name=f"cells.{at}.{spec.name}")
         for at, cell in enumerate(layer.cells)

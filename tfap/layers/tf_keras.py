@@ -94,15 +94,37 @@ def _build_attention(layer):
 
 
 @tf_keras.saving.register_keras_serializable(package="tfap")
-class CountActivations(CountActivationsBase, _Wrapper):
+class CountActivations(CountActivationsBase, _Wrapper, PruneLowMagnitude):
+    """A wrapper that prunes nothing. To tfmot it is one of its own, so its strip_pruning takes it off."""
+
     def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, statistic="count", **kwargs):
         kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
-        super().__init__(layer, **kwargs)
+        tf_keras.layers.Wrapper.__init__(self, layer, **kwargs)  # tfmot's takes prunable layers only
         self._supports_masking = layer.supports_masking
         self._configure(threshold, sample_every, data_format, statistic)
 
+    # What tfmot's callbacks read. They begin the steps of all wrappers only if the first one is at -1.
+    pruning_vars = ()
+
+    @property
+    def pruning_obj(self):
+        return _NothingToPrune
+
+    def _add_step(self):
+        super()._add_step(tf_keras.initializers.Constant(-1))
+
+    def _step_once(self):
+        self.pruning_step.assign_add(tf.maximum(-self.pruning_step, 0))
+        super()._step_once()
+
     def get_config(self):
-        return {**super().get_config(), **self._own_config()}
+        return {**tf_keras.layers.Wrapper.get_config(self), **self._own_config()}
+
+
+class _NothingToPrune:
+    @staticmethod
+    def weight_mask_op():
+        """Called at the ends of epochs by tfmot's callback."""
 
 
 @contextlib.contextmanager
