@@ -7,6 +7,7 @@ import tfap
 PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
+    *("PruneForLatencyOnXNNPack", "PruningPolicy", "prune_low_magnitude"),
     *("AP", "ActivationCounts", "Gradient", "Kernel", "LAMP", "Lookahead"),
     *("flops", "layer_flops", "load_runtime", "measure_latency", "pruning_is_over", "unremovable_neurons"),
     *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "low_rank"),

@@ -175,8 +175,7 @@ def test_pruning_summaries_log_sparsity_and_the_smallest_kept_score(settings, tm
     nets.fit(wrapped, epochs=3, callbacks=[tfap.UpdatePruningStep(), summaries])
     assert len(logged) == 3 and len(logged[-1]) == 4  # at the begin of an epoch: of two layers
     wrapper = tfap.prunable_layers(wrapped)[0]
-    for values, names in zip(wrapper.pruning_vars, (("sparsity", "threshold"),)):
-        mask, threshold = values[1:]
+    for _, mask, threshold in wrapper.pruning_vars:
         assert logged[-1][f"{mask.name}/sparsity"] == pytest.approx(float(np.mean(mask.numpy() == 0)))
         assert logged[-1][f"{mask.name}/sparsity"] > 0.3
         kept = np.abs(wrapper.layer.get_weights()[0])

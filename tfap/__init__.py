@@ -16,7 +16,9 @@ from tfap.graph.kernel import Kernel, KernelSpec
 from tfap.graph.registration import register_pass_through_layer, register_prunable_layer
 from tfap.iterative import prune_iteratively
 from tfap.layers.find import prunable_layers
+from tfap.pruning.policy import PruneForLatencyOnXNNPack, PruningPolicy
 from tfap.pruning.prune import plan, prune, prune_scope, strip_pruning
+from tfap.pruning.prune_low_magnitude import prune_low_magnitude
 from tfap.reporting.latency import measure as measure_latency
 from tfap.reporting.report import report
 from tfap.schedules import (
@@ -48,6 +50,8 @@ __all__ = [
     "Lookahead",
     "Magnitude",
     "PolynomialDecay",
+    "PruneForLatencyOnXNNPack",
+    "PruningPolicy",
     "PruningSchedule",
     "StopWhenPruned",
     "UpdatePruningStep",
@@ -69,6 +73,7 @@ __all__ = [
     "prunable_layers",
     "prune",
     "prune_iteratively",
+    "prune_low_magnitude",
     "prune_scope",
     "pruning_is_over",
     "register_pass_through_layer",

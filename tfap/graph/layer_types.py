@@ -357,6 +357,11 @@ def kernel_specs(layer: Any) -> tuple[KernelSpec, ...]:
     return tuple(_spec_of(layer, weight, known) for weight in weights)
 
 
+def is_depthwise(spec: KernelSpec) -> bool:
+    """Returns whether each neuron of a kernel consumes one input channel. tfmot prunes no such kernel."""
+    return bool(set(spec.neuron_axes) & set(spec.input_axes))
+
+
 def lists_weights(layer: Any) -> bool:
     """Returns whether a layer, or a cell or layer inside it, lists its weights, which then must be built."""
     inside = keras_compat.all_layers(layer) if callable(of(layer).kernels) else ()

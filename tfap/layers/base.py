@@ -257,6 +257,8 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         """Lists the layer's weights that the criterion can rank."""
         side = self.criterion.counts
         specs = [spec for spec in layer_types.kernel_specs(self.layer) if spec.countable(side)]
+        if self.settings.as_tfmot and not layer_types.lists_weights(self.layer):
+            specs = [spec for spec in specs if not layer_types.is_depthwise(spec)]
         unknown_yet = layer_types.lists_weights(self.layer) and not self.layer.built
         if not specs and not unknown_yet:
             raise ValueError(

@@ -51,7 +51,7 @@ class PruningSettings:
     def __post_init__(self):
         self._set("pruning_schedule", schedules.get(self.pruning_schedule))
         self._set("criterion", criteria.get(self.criterion))
-        self._set("block_size", _two_integers("block_size", self.block_size))
+        self._set("block_size", two_integers("block_size", self.block_size))
         if self.sparsity_m_by_n is not None:
             self._set("sparsity_m_by_n", _m_by_n(self.sparsity_m_by_n))
         checks.choice("block_pooling_type", self.block_pooling_type, POOLING_TYPES)
@@ -172,7 +172,7 @@ class PruningSettings:
         return json.dumps(_plain([self.get_config(), own]), sort_keys=True)
 
 
-def _two_integers(name, value):
+def two_integers(name, value):
     """Checks a list or tuple of two integers >= 1, and returns a tuple."""
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise TypeError(f"{name} must be a tuple of two integers: received {value!r}.")
@@ -180,7 +180,7 @@ def _two_integers(name, value):
 
 
 def _m_by_n(value):
-    zeros, size = _two_integers("sparsity_m_by_n", value)
+    zeros, size = two_integers("sparsity_m_by_n", value)
     if zeros >= size:
         raise ValueError(
             f"sparsity_m_by_n=({zeros}, {size}) must prune fewer weights than a group has: pass the number "

@@ -221,7 +221,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
 
 
 class Threshold:
-    """A logged threshold: what tfmot's PruningSummaries reads of a variable, without being a weight in files."""
+    """A logged threshold: what tfmot's PruningSummaries reads of a variable, but no weight in files."""
 
     def __init__(self, name):
         self.name = name
