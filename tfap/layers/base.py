@@ -27,6 +27,12 @@ CALLBACK_MISSING = (
     "on_train_begin(), on_train_batch_end(batch) and on_epoch_end(epoch, logs)."
 )
 
+LOOP_NEVER_PRUNES = (
+    "The training loop of '{name}' calls on_train_begin() of the callback, but neither "
+    "on_train_batch_end(batch) after each step nor on_epoch_end(epoch) after each epoch, so nothing was "
+    "pruned. Call both."
+)
+
 
 SEVERAL_INPUTS = (
     "The layer '{name}' reads several inputs, of which the wrapper knows one: build it before you wrap it, "

@@ -168,7 +168,8 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
         TypeError: If `model` is neither a model nor such a layer.
         ValueError: If the model is subclassed or unbuilt, or a layer that is wrapped or holds wrapped layers
             cannot be rebuilt from its config.
-        RuntimeError: If the outputs of the new model differ.
+        RuntimeError: If the outputs of the new model differ, or a custom training loop has never told the
+            callback of the end of a step or an epoch, so that nothing was pruned.
 
     Example:
 
@@ -178,6 +179,7 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
     >>> len(tfap.prunable_layers(stripped))
     0
     """
+    strip.check_loop(model)
     holds_wrappers = not keras_compat.is_model(model) and strip.wrappers_inside(model)
     if keras_compat.is_any_wrapper(model) or holds_wrappers:
         return strip.built_layer(model)

@@ -4,9 +4,18 @@ import numpy as np
 
 from tfap import keras_compat
 from tfap.keras_compat import Replacement
+from tfap.layers.base import LOOP_NEVER_PRUNES
 from tfap.layers.find import is_pruning_wrapper
 
 _WRAPPERS = ("CountActivations", "PruneByActivation", "PruneLowMagnitude")  # last parts of registered names
+
+
+def check_loop(model):
+    """Raises RuntimeError if a training loop has trained the model and never let the callback prune."""
+    if keras_compat.is_layer(model):
+        wrappers = [each for each in [model, *wrappers_inside(model)] if is_pruning_wrapper(each)]
+        if any(wrapper.session.is_left_alone and wrapper.trained for wrapper in wrappers):
+            raise RuntimeError(LOOP_NEVER_PRUNES.format(name=model.name))
 
 
 def stripped(layer):
