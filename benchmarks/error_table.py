@@ -33,7 +33,7 @@ The calls use these names:
 - `model` is a compiled model with two hidden layers, `hidden_0` and `hidden_1`, and an `output` layer.
 - `pruned` is `tfap.prune(model, 0.5, "magnitude")`.
 - `linear` has no activations and is not compiled.
-- `net` is a subclassed model.
+- `net` is a subclassed model, and `Unknown` is a custom layer class.
 - `x` and `y` are eight samples.
 """
 
@@ -70,6 +70,64 @@ CASES = {
         "tfap.strip_pruning(net)": (ValueError, r"build a new one from them"),
         "tfap.prunable_layers('model')": (TypeError, "Expected a Keras model: .*str"),
         "pruned.fit(x, y, verbose=0)": (RuntimeError, r"callbacks=\[tfap.UpdatePruningStep\(\)\]"),
+    },
+    "prune_low_magnitude": {
+        "tfap.prune_low_magnitude(None)": (TypeError, "a layer or a list of layers.*NoneType"),
+        "tfap.prune_low_magnitude(keras.layers.Dense)": (TypeError, "received an object of type type"),
+        "tfap.prune_low_magnitude([])": (ValueError, "the list of layers is empty"),
+        "tfap.prune_low_magnitude([3])": (TypeError, "a list of Keras layers: it contains 3"),
+        "tfap.prune_low_magnitude(net)": (ValueError, "is subclassed.*one by one where they are made"),
+        "tfap.prune_low_magnitude(model, 1.5)": (ValueError, r"must be in \[0, 1\): received 1.5"),
+        "tfap.prune_low_magnitude(model, 'cubic')": (
+            TypeError,
+            "must be a PruningSchedule.*received 'cubic'",
+        ),
+        "tfap.prune_low_magnitude(model, tfap.PolynomialDecay)": (TypeError, "must be a PruningSchedule"),
+        "tfap.prune_low_magnitude(model, 'cubic', sparsity_m_by_n=(2, 4))": (TypeError, "PruningSchedule"),
+        "tfap.prune_low_magnitude(model, block_size=(4,))": (
+            TypeError,
+            "tuple of two integers: received .4,",
+        ),
+        "tfap.prune_low_magnitude(model, block_size=(-1, 4))": (ValueError, ">= 1: received -1"),
+        "tfap.prune_low_magnitude(model, block_pooling_type='avg')": (ValueError, "received 'avg'"),
+        "tfap.prune_low_magnitude(model, block_pooling_type=1)": (TypeError, "must be one of .*received 1"),
+        "tfap.prune_low_magnitude(model, sparsity_m_by_n=2)": (
+            TypeError,
+            "tuple of two integers: received 2",
+        ),
+        "tfap.prune_low_magnitude(model, sparsity_m_by_n=(4, 4))": (
+            ValueError,
+            "must prune fewer weights than",
+        ),
+        "tfap.prune_low_magnitude(model, block_size=(1, 4), sparsity_m_by_n=(2, 4))": (
+            ValueError,
+            "exclude each other",
+        ),
+        "tfap.prune_low_magnitude(model, pruning_policy='xnnpack')": (
+            TypeError,
+            "must be a tfap.PruningPolicy, such as .*'xnnpack'",
+        ),
+        "tfap.prune_low_magnitude(model, pruning_policy=tfap.PruneForLatencyOnXNNPack)": (
+            TypeError,
+            r"such as tfap.PruneForLatencyOnXNNPack\(\)",
+        ),
+        "tfap.prune_low_magnitude(model, pruning_policy=tfap.PruneForLatencyOnXNNPack())": (
+            ValueError,
+            "does not suit PruneForLatencyOnXNNPack:(.|\n)*no sparse inference begins",
+        ),
+        "tfap.prune_low_magnitude(keras.layers.Dense(3), pruning_policy=tfap.PruneForLatencyOnXNNPack())": (
+            ValueError,
+            "pass a model, or leave it out",
+        ),
+        "tfap.prune_low_magnitude(model, input_shape=(4,))": (TypeError, "Only a single layer takes further"),
+        "tfap.prune_low_magnitude(keras.Sequential([keras.Input((3,)), keras.layers.ReLU()]))": (
+            ValueError,
+            "There is nothing to prune",
+        ),
+        "tfap.prune_low_magnitude(Unknown(name='own'))": (
+            ValueError,
+            r"'own' cannot be pruned.*get_prunable_weights\(\) that returns a list",
+        ),
     },
     "Arguments of prune": {
         "tfap.prune(model, 1.0)": (ValueError, r"must be in \[0, 1\): received 1.0"),
@@ -112,7 +170,37 @@ CASES = {
             ValueError,
             "nothing to prune in the model(.|\n)*named in skip",
         ),
-        "tfap.prune(model, 0.5, block_size=(1, 1))": (TypeError, "unexpected keyword argument 'block_size'"),
+        "tfap.prune(model, 0.5, block_shape=(1, 4))": (
+            TypeError,
+            "unexpected keyword argument 'block_shape'",
+        ),
+        "tfap.prune(model, 0.5, 'magnitude', block_size=4)": (TypeError, "tuple of two integers: received 4"),
+        "tfap.prune(model, 0.5, 'magnitude', block_size=(1, 0.5))": (
+            TypeError,
+            "block_size.1. must be an in",
+        ),
+        "tfap.prune(model, 0.5, 'magnitude', block_size=(0, 4))": (ValueError, ">= 1: received 0"),
+        "tfap.prune(model, 0.5, block_size=(1, 4), block_pooling_type='SUM')": (ValueError, "received 'SUM'"),
+        "tfap.prune(model, 0.5, block_size=(1, 4), granularity='neuron')": (
+            ValueError,
+            "arranges single weights: it needs granularity='weight' or None, received 'neuron'",
+        ),
+        "tfap.prune(model, 0.5, 'ap', block_size=(1, 4))": (ValueError, "does not support block_size"),
+        "tfap.prune(model, 0.5, sparsity_m_by_n='2:4')": (TypeError, "tuple of two integers: received '2:4'"),
+        "tfap.prune(model, 0.5, sparsity_m_by_n=(2, 4, 8))": (TypeError, "tuple of two integers"),
+        "tfap.prune(model, 0.5, sparsity_m_by_n=(4, 2))": (ValueError, "the number of pruned weights first"),
+        "tfap.prune(model, 0.8, sparsity_m_by_n=(2, 4))": (
+            ValueError,
+            "is a sparsity of 0.5: received a .*0.8",
+        ),
+        "tfap.prune(model, 0.5, sparsity_m_by_n=(2, 4), block_size=(1, 4))": (
+            ValueError,
+            "exclude each other",
+        ),
+        "tfap.prune(model, 0.5, sparsity_m_by_n=(2, 4), target='flops')": (
+            ValueError,
+            "granularity='neuron'",
+        ),
         "tfap.prune(model, 0.5, min_weights_per_layer=-1)": (
             ValueError,
             "must be an integer >= 0: received -1",
@@ -357,6 +445,10 @@ def names(keras):
         def call(self, inputs):
             return self.hidden(inputs)
 
+    class Unknown(layers.Layer):
+        def call(self, inputs):
+            return inputs
+
     def fit(model, *callbacks):
         return model.fit(x, y, verbose=0, callbacks=list(callbacks))
 
@@ -374,6 +466,7 @@ def names(keras):
         ),
         "unbuilt": keras.Sequential([layers.Dense(4, "relu")], name="unbuilt"),
         "net": Net(),
+        "Unknown": Unknown,
         "build": lambda: model,
         "counts": tfap.ActivationCounts(np.zeros(3, int), 1),
         "unseen": tfap.ActivationCounts(np.zeros(3, int), 0),

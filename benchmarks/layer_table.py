@@ -49,6 +49,7 @@ class Entry:
         kernels: Number of prunable weights of the layer.
         counted: Number of weights that activation counts can rank.
         eager: Whether it is trained without tf.function.
+        kerases: The Kerases that have the layer.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Entry:
     kernels: int = 1
     counted: int = 1
     eager: bool = False
+    kerases: tuple = ("keras", "tf_keras")
 
     def model(self, keras):
         inputs = keras.Input(self.shape, dtype="int32" if self.name == "Embedding" else "float32")
@@ -100,9 +102,12 @@ ENTRIES = [
     Entry("SimpleRNN", (5, 4), lambda k: k.SimpleRNN(6), 2, 0),
     Entry("GRU", (5, 4), lambda k: k.GRU(6), 2, 0),
     Entry("LSTM", (5, 4), lambda k: k.LSTM(6), 2, 0),
+    Entry("RNN, stacked cells", (5, 4), lambda k: k.RNN([k.LSTMCell(6), k.GRUCell(4)]), 4, 0),
     Entry("Bidirectional(LSTM)", (5, 4), lambda k: k.Bidirectional(k.LSTM(6)), 4, 0),
     Entry("TimeDistributed(Dense)", (5, 4), lambda k: k.TimeDistributed(k.Dense(6, "relu"))),
     Entry("MultiHeadAttention", (5, 4), _attention, 4, 0),
+    Entry("LocallyConnected1D", (9, 4), lambda k: k.LocallyConnected1D(6, 3), 1, 0, kerases=("tf_keras",)),
+    Entry("LocallyConnected2D", (5, 5, 4), lambda k: k.LocallyConnected2D(6, 3), 1, 0, kerases=("tf_keras",)),
 ]
 
 
@@ -162,7 +167,7 @@ def main(_):
     print("| layer | weights | Keras | criterion | " + " | ".join(STEPS) + " |")
     print("|---|---:|---|---|" + "---|" * len(STEPS))
     for entry in ENTRIES:
-        for name in ("keras", "tf_keras"):
+        for name in entry.kerases:
             for criterion in ("magnitude", "activation_count"):
                 weights = entry.kernels if criterion == "magnitude" else entry.counted
                 cells = ["no firing"] * len(STEPS)

@@ -16,6 +16,11 @@ COMPOSED = ("SeparableConv2D", "EinsumDense", "MultiHeadAttention")
 BY_THEMSELVES = {row[0] for row in test_layers.LAYERS}  # in both Kerases
 
 
+def skip_if_missing(entry, keras_module):
+    if keras_module.__name__ not in entry.kerases:
+        pytest.skip(f"{keras_module.__name__} does not have the layer")
+
+
 @pytest.mark.one_keras
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize(
@@ -29,6 +34,7 @@ BY_THEMSELVES = {row[0] for row in test_layers.LAYERS}  # in both Kerases
 )
 def test_layer_in_eager_mode(keras_module, entry, tmp_path):
     """All steps but the last one, the export."""
+    skip_if_missing(entry, keras_module)
     criterion = "activation_count" if entry.counted == entry.kernels else "magnitude"
     steps = run(dataclasses.replace(entry, eager=True), keras_module, criterion, tmp_path)
     assert tuple(itertools.islice(steps, len(STEPS) - 1)) == STEPS[:-1]
@@ -45,6 +51,7 @@ def test_layer_in_eager_mode(keras_module, entry, tmp_path):
     ids=lambda value: getattr(value, "name", value),
 )
 def test_layer(keras_module, entry, criterion, tmp_path):
+    skip_if_missing(entry, keras_module)
     assert tuple(run(entry, keras_module, criterion, tmp_path)) == STEPS
 
 
@@ -52,6 +59,7 @@ def test_layer(keras_module, entry, criterion, tmp_path):
     "entry", [entry for entry in ENTRIES if not entry.counted], ids=lambda entry: entry.name
 )
 def test_a_layer_without_firing(keras_module, entry):
+    skip_if_missing(entry, keras_module)
     with pytest.raises(ValueError, match=r"nothing to prune(.|\n)*(no activation|not the channels)"):
         tfap.prune(entry.model(keras_module), 0.5, "activation_count")
 

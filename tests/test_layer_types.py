@@ -3,6 +3,8 @@
 import nets
 import numpy as np
 import pytest
+import tf_keras
+from absl import logging
 
 import tfap
 from tfap.graph import layer_types
@@ -301,3 +303,71 @@ def test_functions_of_keras_ops_are_seen_through():
     kernel, bias = model.get_layer("dense").get_weights()
     model.get_layer("dense").set_weights([kernel * [0, 1, 1, 1], bias + 1])
     assert tfap.compact(model).get_layer("dense").units == 3
+
+
+def cell_class(keras, listed):
+    """A recurrent cell of a user's, which lists its weight as prunable or does not."""
+
+    class Cell(keras.layers.Layer):
+        state_size = output_size = 4
+
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], 4), name="w")
+            self.built = True
+
+        def call(self, inputs, states, training=None):
+            return inputs @ self.w + states[0], [states[0]]
+
+    if listed:
+        Cell.get_prunable_weights = lambda self: [self.w]
+    return Cell
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "unknown"])
+def test_stacked_and_custom_recurrent_cells(keras_module, listed):
+    layers, cell = keras_module.layers, cell_class(keras_module, listed)
+    inputs = keras_module.Input((5, 6))
+    x = layers.RNN([layers.LSTMCell(8), layers.GRUCell(8), cell()], return_sequences=True, name="a")(inputs)
+    model = keras_module.Model(inputs, layers.RNN(cell(), name="b")(x))
+    plan = tfap.plan(model, criterion="magnitude", include=["b"])
+    names = [(row.path, row.weight) for row in plan if row.pruned]
+    stacked = [f"cell.cells.{at}.{name}" for at in (0, 1) for name in ("kernel", "recurrent_kernel")]
+    custom = [("a", "cell.cells.2.w"), ("b", "cell.w")] if listed else []
+    assert sorted(names) == sorted([("a", name) for name in stacked] + custom)
+    pruned = tfap.prune(nets.compiled(keras_module, model, "mse"), 0.5, "magnitude", "local", include=["b"])
+    nets.fit(pruned, epochs=3)
+    for layer in tfap.strip_pruning(pruned).layers[1:]:
+        zeros = [np.mean(weight == 0) for weight in layer.get_weights() if weight.ndim > 1]
+        kernels = [share for share in zeros if share == 0.5]
+        assert len(kernels) == sum(path == layer.name for path, _ in names)
+
+
+def test_locally_connected_layers():
+    """Their kernels have another rank in each implementation."""
+    for implementation, rank in ((1, 3), (2, 4), (3, 1)):
+        layer = tf_keras.layers.LocallyConnected1D(3, 1, implementation=implementation, name="local")
+        model = tf_keras.Sequential([tf_keras.Input((5, 6)), layer, tf_keras.layers.Dense(2)])
+        pruned = tfap.prune(nets.compiled(tf_keras, model, "mse"), 0.5, "magnitude")
+        tfap.update_masks(pruned, 0.5)
+        kernel = tfap.strip_pruning(pruned).layers[0].get_weights()[0]
+        assert kernel.ndim == rank and np.mean(kernel == 0) == 0.5
+        in_blocks = tfap.plan(model, criterion="magnitude", block_size=(1, 3))[0]
+        assert in_blocks.pruned == (rank > 1)
+
+
+def test_layers_that_are_left_out_are_told_once(keras_module, monkeypatch):
+    logged = []
+    for level in ("warning", "info"):
+        monkeypatch.setattr(
+            logging, level, lambda text, *rest, level=level: logged.append((level, text % rest))
+        )
+    layers = keras_module.layers
+    inputs = keras_module.Input((5, 6))
+    x = layers.RNN(cell_class(keras_module, False)(), return_sequences=True, name="rnn")(inputs)
+    x = layers.BatchNormalization(name="norm")(layers.Dense(4, name="dense")(x))
+    model = keras_module.Model(inputs, layers.Dense(2, name="output")(x))
+    tfap.prune(model, 0.5, "magnitude")
+    assert logged == [
+        ("warning", "Not pruned (rnn): RNN layers have no kernel that tfap knows."),
+        ("info", "Not pruned (output): it is an output layer: name it in include to prune it."),
+    ]

@@ -1,5 +1,7 @@
 """The wrappers: trained, saved, loaded, stripped, by hand, shared, in mixed precision."""
 
+import warnings
+
 import nets
 import numpy as np
 import pytest
@@ -25,6 +27,57 @@ SIDES += [
 
 
 @pytest.mark.parametrize("kind,shape,arguments,side", SIDES)
+def called_by_keyword(keras):
+    """`(inputs, outputs)` of layers whose inputs all have names in the call."""
+    layers = keras.layers
+    x, state = keras.Input((5, 6)), keras.Input((6,))
+    yield x, layers.Dense(6)(inputs=layers.ReLU()(inputs=layers.Dense(8)(inputs=x)))
+    yield x, layers.MultiHeadAttention(2, 8)(query=x, value=x)
+    yield [x, state], layers.GRU(6)(x, initial_state=state)
+    if hasattr(keras, "ops"):  # that of tf_keras names its first argument `inputs`
+        yield [x, state], layers.GRU(6)(sequences=x, initial_state=state)
+    else:
+        yield [x, state], layers.GRU(6)(inputs=x, initial_state=state)
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
+def test_layers_that_are_called_by_keyword(keras_module, eager):
+    generator = np.random.default_rng(0)
+    for inputs, x in called_by_keyword(keras_module):
+        output = keras_module.layers.Dense(2)(keras_module.layers.Flatten()(x))
+        model = keras_module.Model(inputs, output)
+        wrapped = tfap.prune(model, 0.5, "magnitude")
+        wrapped.compile("sgd", "mse", run_eagerly=eager)
+        data = [generator.normal(size=(8, *tensor.shape[1:])) for tensor in model.inputs]
+        data = data if len(data) > 1 else data[0]
+        history = wrapped.fit(
+            data, np.ones((8, 2)), epochs=3, verbose=0, callbacks=[tfap.UpdatePruningStep()]
+        )
+        assert abs(history.history["sparsity"][-1] - 0.5) < 0.02
+        plain = tfap.strip_pruning(wrapped)
+        np.testing.assert_allclose(
+            plain.predict(data, verbose=0), wrapped.predict(data, verbose=0), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_a_layer_wrapped_alone_keeps_its_input_shape(keras_module):
+    """A Sequential model that it begins is then built, and so is the stripped one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras 3 prefers an Input object
+        given = [keras_module.layers.Dense(4, input_shape=(20,)), keras_module.layers.Dense(3)]
+        wrapped = tfap.prune(given[0], 0.5, "magnitude")
+        direct = tfap.layers.PruneByActivation(given[0], 0.5, "magnitude")
+        named = tfap.layers.PruneByActivation(
+            keras_module.layers.Dense(4), 0.5, "magnitude", input_shape=(20,)
+        )
+    for first in (wrapped, direct, named):
+        model = keras_module.Sequential([first, keras_module.layers.Dense(3)])
+        assert model.built and model.input_shape == (None, 20)
+        assert tfap.prunable_layers(model)[0].mask.shape == (20, 4)
+    again = keras_module.Sequential([tfap.strip_pruning(tfap.prune(given[0], 0.5, "magnitude"))])
+    assert again.input_shape == (None, 20)
+
+
 def test_train_prune_save_load_strip(keras_module, kind, shape, arguments, side, tmp_path):
     layers = keras_module.layers
     layer = getattr(layers, kind)(activation="relu", name="layer", **arguments)

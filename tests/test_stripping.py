@@ -93,17 +93,19 @@ def test_a_block_that_holds_a_wrapped_layer(keras_module):
         tfap.strip_pruning(hidden)
 
 
-def test_stacked_cells_are_refused_at_once(keras_module):
+def test_stacked_cells_in_a_bidirectional_layer(keras_module):
     layers = keras_module.layers
     stack = layers.RNN([layers.LSTMCell(3), layers.LSTMCell(4)], name="stack")
     both = layers.Bidirectional(stack, name="both")
     model = keras_module.Sequential([layers.Input((5, 2)), both, layers.Dense(3, "relu"), layers.Dense(2)])
     row = tfap.plan(model)[0]
-    assert row.path == "both" and not row.pruned and "no kernel that tfap knows" in row.reason
-    wrapped = tfap.prune(model, 0.5)
+    assert row.path == "both" and not row.pruned and "not the channels of the layer's output" in row.reason
+    wrapped = tfap.prune(model, 0.5, "magnitude")
+    tfap.update_masks(wrapped, 0.5)
+    assert len(tfap.prunable_layers(wrapped)[0].mask) == 8  # two kernels of each cell
     x = np.ones((1, 5, 2), "float32")
     assert_stripped(wrapped, tfap.strip_pruning(wrapped), x)
-    with pytest.raises(ValueError, match="no kernel that tfap knows"):
+    with pytest.raises(ValueError, match="cannot be pruned by counts"):
         tfap.layers.PruneByActivation(layers.Bidirectional(stack), 0.5)
 
 

@@ -3,6 +3,7 @@
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 import tfap
@@ -149,3 +150,101 @@ def test_what_tfmots_callback_cannot_do_is_an_error(settings):
     wrapped = tfap.prune(nets.mlp(tf_keras), **arguments)
     with pytest.raises(RuntimeError, match=r"tfap.UpdatePruningStep\(\)"):
         nets.fit(wrapped, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])
+
+
+SUMMARIZED = {
+    "default settings": {},
+    "local magnitude": {
+        "pruning_schedule": tfap.ConstantSparsity(0.5, 2, 2, 1),
+        "criterion": "magnitude",
+        "scope": "local",
+    },
+    "blocks": {"pruning_schedule": 0.5, "criterion": "magnitude", "block_size": (1, 4)},
+    "2:4": {"pruning_schedule": 0.5, "criterion": "magnitude", "sparsity_m_by_n": (2, 4)},
+}
+
+
+@pytest.mark.parametrize("settings", SUMMARIZED)
+def test_pruning_summaries_log_sparsity_and_the_smallest_kept_score(settings, tmp_path, monkeypatch):
+    logged = []
+    summaries = tfmot.sparsity.keras.PruningSummaries(str(tmp_path))
+    monkeypatch.setattr(summaries, "_log_pruning_metrics", lambda logs, prefix, step: logged.append(logs))
+    model = nets.mlp(tf_keras)
+    model.compile(tf_keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    wrapped = tfap.prune(model, **{"pruning_schedule": 0.5, **SUMMARIZED[settings]})
+    nets.fit(wrapped, epochs=3, callbacks=[tfap.UpdatePruningStep(), summaries])
+    assert len(logged) == 3 and len(logged[-1]) == 4  # at the begin of an epoch: of two layers
+    wrapper = tfap.prunable_layers(wrapped)[0]
+    for _, mask, threshold in wrapper.pruning_vars:
+        assert logged[-1][f"{mask.name}/sparsity"] == pytest.approx(float(np.mean(mask.numpy() == 0)))
+        assert logged[-1][f"{mask.name}/sparsity"] > 0.3
+        kept = np.abs(wrapper.layer.get_weights()[0])
+        kept = (
+            kept[kept > 0]
+            if settings != "blocks"
+            else kept.reshape(-1, 4).mean(axis=1)[kept[:, ::4].ravel() > 0]
+        )
+        if wrapper.criterion.counts is None:
+            assert logged[-1][f"{threshold.name}/threshold"] == pytest.approx(kept.min(), rel=1e-6)
+        assert logged[-1][f"{threshold.name}/threshold"] > 0
+
+
+def test_the_logged_threshold_is_that_of_tfmot():
+    model, made = nets.mlp(tf_keras), []
+    schedule = tfap.ConstantSparsity(0.5, 2, 2, 1)
+    theirs = tfmot.sparsity.keras.prune_low_magnitude(model, schedule)
+    ours = tfap.prune(model, schedule, "magnitude", scope="local", include=["output"])
+    for wrapped in (theirs, ours, ours):
+        callback = (tfap if len(made) == 2 else tfmot.sparsity.keras).UpdatePruningStep()
+        wrapped.compile(tf_keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+        nets.fit(wrapped, callbacks=[callback])
+        made.append([float(layer.pruning_vars[0][2].numpy()) for layer in wrapped.layers])
+    assert made[0] == made[1] == made[2] and min(made[0]) > 0
+
+
+def counted_relu():
+    """A model with a counter at a ReLU of its own, pruned half."""
+    layers = [tf_keras.layers.Dense(8), tf_keras.layers.ReLU(), tf_keras.layers.Dense(3)]
+    model = nets.compiled(tf_keras, tf_keras.Sequential([tf_keras.Input((6,)), *layers]), "mse")
+    pruned = tfap.prune(model, 0.5)
+    nets.fit(pruned, epochs=2)
+    return pruned
+
+
+def test_strip_pruning_of_either_library_takes_all_wrappers_off():
+    pruned = counted_relu()
+    assert isinstance(pruned.layers[1], tfap.layers.CountActivations)
+    x, _ = nets.data(pruned)
+    expected = pruned.predict(x, verbose=0)
+    for strip in (tfap.strip_pruning, tfmot.sparsity.keras.strip_pruning):
+        plain = strip(pruned)
+        assert [type(layer).__name__ for layer in plain.layers] == ["Dense", "ReLU", "Dense"]
+        np.testing.assert_array_equal(plain.predict(x, verbose=0), expected)
+        assert np.mean(plain.layers[0].get_weights()[0] == 0) == 0.5
+
+
+def test_our_strip_pruning_masks_the_weights_in_tfmots_wrappers():
+    """tfmot masks at the begin of a step and at the end of an epoch, so training in between undoes it."""
+    schedule = tfap.ConstantSparsity(0.5, 1, 1, 1)
+    theirs = tfmot.sparsity.keras.prune_low_magnitude(nets.mlp(tf_keras), schedule)
+    nets.compiled(tf_keras, theirs)
+    nets.fit(theirs, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])
+    for layer in theirs.layers:
+        layer.layer.kernel.assign_add(tf.ones_like(layer.layer.kernel))
+    for layer in tfap.strip_pruning(theirs).layers:
+        assert np.mean(layer.get_weights()[0] == 0) == 0.5
+
+
+@pytest.mark.parametrize("first", ["counter", "tfmot"])
+def test_a_counter_beside_tfmots_own_wrapper(first):
+    """tfmot's callback begins the steps of all wrappers if the first one has not begun."""
+    counter = tfap.layers.CountActivations(tf_keras.layers.ReLU())
+    theirs = tfmot.sparsity.keras.prune_low_magnitude(
+        tf_keras.layers.Dense(6), tfap.ConstantSparsity(0.5, 2, 2, 1)
+    )
+    layers = [counter, theirs] if first == "counter" else [theirs, counter]
+    model = nets.compiled(tf_keras, tf_keras.Sequential([tf_keras.Input((6,)), *layers]), "mse")
+    nets.fit(model, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])
+    assert int(counter.pruning_step) == int(theirs.pruning_step) == 4
+    assert int(counter.activations_seen) == 64 and counter.activation_counts.numpy().sum() > 0
+    assert np.mean(theirs.layer.get_weights()[0] == 0) == 0.5

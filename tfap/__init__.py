@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from tfap.graph.registration import register_pass_through_layer, register_prunable_layer
     from tfap.iterative import prune_iteratively
     from tfap.layers.find import prunable_layers
+    from tfap.pruning.policy import PruneForLatencyOnXNNPack, PruningPolicy
     from tfap.pruning.prune import plan, prune, prune_scope, strip_pruning
+    from tfap.pruning.prune_low_magnitude import prune_low_magnitude
     from tfap.reporting.latency import measure as measure_latency
     from tfap.reporting.report import report
     from tfap.schedules import (
@@ -65,6 +67,8 @@ __all__ = [
     "Lookahead",
     "Magnitude",
     "PolynomialDecay",
+    "PruneForLatencyOnXNNPack",
+    "PruningPolicy",
     "PruningSchedule",
     "Reconstruction",
     "StopWhenPruned",
@@ -87,6 +91,7 @@ __all__ = [
     "prunable_layers",
     "prune",
     "prune_iteratively",
+    "prune_low_magnitude",
     "prune_once",
     "prune_scope",
     "pruning_is_over",
@@ -136,6 +141,11 @@ _MODULE_OF = {
         ),
         "activations.recalibration": ("recalibrate",),
         "compaction.prune_once": ("prune_once",),
+        "pruning.policy": (
+            "PruneForLatencyOnXNNPack",
+            "PruningPolicy",
+        ),
+        "pruning.prune_low_magnitude": ("prune_low_magnitude",),
         "training.callbacks": ("UpdatePruningStep",),
         "training.disconnected": ("unremovable_neurons",),
         "training.mask_update": ("update_masks",),

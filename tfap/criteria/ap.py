@@ -26,8 +26,9 @@ class AP(Criterion):
     weight raises the pre-activation of its neuron, so a neuron that is dead on some inputs may reactivate. If
     fewer weights of that sign are kept, AP prunes only those, and the update prunes fewer weights.
 
-    AP supports `granularity="weight"` only. With `scope="global"` AP also ranks all layers together, with
-    "local" each kernel. Equal scores are ranked by the absolute weight, then layer order, then index.
+    AP supports `granularity="weight"` only, with `sparsity_m_by_n` but without `block_size`. With
+    `scope="global"` AP also ranks all layers together, with "local" each kernel. Equal scores are ranked by
+    the absolute weight, then layer order, then index.
 
     Args:
         base: The criterion that chooses the other weights, or its name.
@@ -82,6 +83,10 @@ class AP(Criterion):
     @property
     def granularities(self) -> tuple[str, ...] | None:
         return ("weight",) if self.share else self.base.granularities
+
+    @property
+    def supports_blocks(self) -> bool:
+        return not self.share and self.base.supports_blocks
 
     @property
     def needs(self) -> frozenset[str]:

@@ -26,6 +26,7 @@ class Criterion:
         metric: The name of the logged metric by which the counts of an epoch are multiplied, or None.
         granularity: The default granularity, "weight" or "neuron".
         granularities: A tuple of the granularities that it supports. None means all.
+        supports_blocks: Whether `block_size` may pool its scores.
         needs: The names of the fields of `tfap.Kernel` that it reads and that are otherwise not filled in:
             "gradients", "input_norms", "neuron_norms", "previous", "removal_errors", "updates".
 
@@ -43,6 +44,7 @@ class Criterion:
     metric: str | None = None
     granularity: str = "weight"
     granularities: Any = None
+    supports_blocks: bool = True
     needs: Any = frozenset()
 
     @property

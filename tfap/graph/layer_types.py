@@ -127,6 +127,15 @@ def _inside(*attributes):
     return specs
 
 
+def _stacked_cells(layer):
+    """Lists the kernels of the cells that are stacked in a recurrent layer. Unknown cells have none."""
+    return tuple(
+        dataclasses.replace(spec, name=f"cells.{at}.{spec.name}")
+        for at, cell in enumerate(layer.cells)
+        for spec in kernel_specs(cell)
+    )
+
+
 def _attention(layer):
     names = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
     return tuple(
@@ -163,6 +172,7 @@ _CONVOLUTION = _linear(_FORWARD, products.at_output_positions)
 _TRANSPOSED_CONVOLUTION = _linear(_TRANSPOSED, products.at_input_positions)
 _SEPARABLE_CONVOLUTION = _linear(_SEPARABLE, products.at_output_positions)
 _DEPTHWISE_CONVOLUTION = LayerType(_depthwise, products.at_output_positions, ChannelRule.DEPTHWISE)
+_LOCALLY_CONNECTED = LayerType((KernelSpec(feeds_output=False, reads_input=False),))
 _RECURRENT = LayerType(_inside("cell"), products.at_time_steps)
 _ACTIVATION = _same(ConstantRule.APPLIED, is_activation=True)
 _DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
@@ -193,9 +203,13 @@ LAYERS = {
     "SeparableConv2D": _SEPARABLE_CONVOLUTION,
     "DepthwiseConv1D": _DEPTHWISE_CONVOLUTION,
     "DepthwiseConv2D": _DEPTHWISE_CONVOLUTION,
+    # tf_keras only. Every output position has weights of its own, in a layout that `implementation` decides.
+    "LocallyConnected1D": _LOCALLY_CONNECTED,
+    "LocallyConnected2D": _LOCALLY_CONNECTED,
     "SimpleRNNCell": LayerType(_recurrent(gates=1)),
     "GRUCell": LayerType(_recurrent(gates=3)),
     "LSTMCell": LayerType(_recurrent(gates=4)),
+    "StackedRNNCells": LayerType(_stacked_cells),
     "SimpleRNN": _RECURRENT,
     "GRU": _RECURRENT,
     "LSTM": _RECURRENT,
@@ -332,8 +346,44 @@ def _overrides_computation(cls, base):
 
 
 def kernel_specs(layer: Any) -> tuple[KernelSpec, ...]:
-    """Returns the `KernelSpec`s of a layer of either Keras. Empty if it has no known kernels."""
-    return of(layer).kernel_specs(layer)
+    """Returns the `KernelSpec`s of a layer of either Keras. Empty if it has no known kernels.
+
+    A class that defines `get_prunable_weights()`, as for tfmot, lists its weights itself once it is built.
+    """
+    known = of(layer).kernel_specs(layer)
+    if not _lists_own_weights(layer):
+        return known
+    weights = layer.get_prunable_weights() if layer.built else ()
+    return tuple(_spec_of(layer, weight, known) for weight in weights)
+
+
+def is_depthwise(spec: KernelSpec) -> bool:
+    """Returns whether each neuron of a kernel consumes one input channel. tfmot prunes no such kernel."""
+    return bool(set(spec.neuron_axes) & set(spec.input_axes))
+
+
+def lists_weights(layer: Any) -> bool:
+    """Returns whether a layer, or a cell or layer inside it, lists its weights, which then must be built."""
+    inside = keras_compat.all_layers(layer) if callable(of(layer).kernels) else ()
+    return any(map(_lists_own_weights, [layer, *inside]))
+
+
+def _lists_own_weights(layer):
+    """Whether the class of a layer defines `get_prunable_weights()`, as tfmot's PrunableLayer does.
+
+    tfmot sets a method of this name on layers of Keras too, but on the object.
+    """
+    return hasattr(type(layer), "get_prunable_weights")
+
+
+def _spec_of(layer, weight, known):
+    """Returns the spec of a weight, of which only the name matters unless the layer's type is known."""
+    for spec in known:
+        if spec.find(layer) is weight:
+            return spec
+    input_axes = (-2,) if len(weight.shape) > 1 else ()
+    name = keras_compat.attribute_of(layer, weight)
+    return KernelSpec(name, (-1,), input_axes, feeds_output=False, reads_input=False)
 
 
 # Why a criterion that counts a side cannot rank a weight.
@@ -345,6 +395,10 @@ NOT_COUNTABLE = {
 
 def why_not_prunable(layer: Any) -> str | None:
     """Returns the reason why a layer has nothing to prune. None if it is prunable."""
+    if not layer.built and lists_weights(layer):
+        return None  # it has no weights yet
+    if _lists_own_weights(layer) and _why_not_listed(layer):
+        return _why_not_listed(layer)
     specs = kernel_specs(layer)
     if not specs:
         if layer.built and not layer.weights:
@@ -358,6 +412,22 @@ def why_not_prunable(layer: Any) -> str | None:
             return f"its {spec.name} is not a variable but computed from other weights, as with LoRA"
         if kernel is not None and "float" not in str(kernel.dtype):
             return f"its {spec.name} is quantized to {kernel.dtype}"
+    return None
+
+
+def _why_not_listed(layer):
+    """Returns what is wrong with the weights that a layer lists itself. None if nothing is."""
+    try:
+        weights = list(layer.get_prunable_weights())
+    except Exception as error:  # of the user's method
+        return f"its get_prunable_weights() fails: {error}"
+    if not weights:
+        return "its get_prunable_weights() lists no weights"
+    if not all(map(keras_compat.is_variable, weights)):
+        return "its get_prunable_weights() lists something else than variables of the layer"
+    own = {id(weight) for weight in keras_compat.weights_of(layer)}
+    if not {id(weight) for weight in weights} <= own:
+        return "its get_prunable_weights() lists variables that are not among the weights of the layer"
     return None
 
 

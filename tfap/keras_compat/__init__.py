@@ -32,6 +32,7 @@ from tfap.keras_compat.lazy import is_installed, is_instance, loaded, require, t
 from tfap.keras_compat.owner import (
     Callback,
     Regularizer,
+    attribute_of,
     backend_name,
     device,
     float_tensor,
@@ -98,6 +99,7 @@ __all__ = [
     "SeedStates",
     "TfmotPruning",
     "all_layers",
+    "attribute_of",
     "backend_name",
     "backend_of",
     "built_copy_of",

@@ -41,6 +41,7 @@ def copy_of(layer):
     """A new layer from `layer`'s config, or None where its class cannot be rebuilt from a config."""
     try:
         copy = from_config(layer)
+        private.copy_input_shape(layer, copy)
         if is_keras3(layer) and "shapes_dict" in (layer.get_build_config() or {}):
             copy.build_from_config(layer.get_build_config())  # it reads several inputs: a wrapper sees one
             _share_objects(layer, copy)

@@ -92,6 +92,27 @@ def weights_of(layer):
     return [weight for weight in getattr(layer, "weights", ()) if is_variable(weight)]
 
 
+def attribute_of(layer, variable):
+    """Returns the name under which a layer holds a variable, such as `kernel` or `cells.0.kernel`."""
+    names = [name for name, held in _variables_in(layer, set()) if held is variable]
+    if not names:
+        return f"weights.{[id(weight) for weight in layer.weights].index(id(variable))}"
+    return min(names, key=lambda name: (name.count("_"), name.count("."), name))
+
+
+def _variables_in(owner, visited):
+    """Yields `(name, variable)` of what a layer or list holds, inner layers included, each layer once."""
+    if id(owner) in visited:
+        return
+    visited.add(id(owner))
+    items = enumerate(owner) if isinstance(owner, list | tuple) else vars(owner).items()
+    for name, value in list(items):
+        if is_variable(value):
+            yield str(name), value
+        elif is_layer(value) or isinstance(value, list | tuple):
+            yield from ((f"{name}.{inner}", held) for inner, held in _variables_in(value, visited))
+
+
 def tensorflow_variable(variable):
     """Returns the variable that a tf.GradientTape watches."""
     return variable if lazy.is_instance(variable, "tensorflow.Variable") else variable.value

@@ -22,6 +22,7 @@ SEEN_IN = {
     "_functional": {"keras.Sequential": _KERAS},
     "_get_control_flow_context": {"tf.Graph": _TENSORFLOW},
     "_inputs_struct": {"keras.Model": _KERAS},
+    "_input_shape_arg": {"keras.layers.Layer": _KERAS},
     "_insert_layers": {"tf_keras.Model": _TF_KERAS},
     "_is_compiled": {"tf_keras.Model": _TF_KERAS},
     "_iterations": {"keras.optimizers.Optimizer": _KERAS},
@@ -117,6 +118,16 @@ def copy_own_trainable(source, target):
 def seed_generators(layer):
     """The seed generators of a Keras 3 layer."""
     return getattr(layer, "_seed_generators", ())
+
+
+def copy_input_shape(source, target):
+    """Copies the `input_shape` that a Keras 3 layer was made with, which a Sequential model builds itself on.
+
+    No config holds it.
+    """
+    shape = getattr(source, "_input_shape_arg", None)
+    if shape is not None and getattr(target, "_input_shape_arg", None) is None:
+        target._input_shape_arg = shape
 
 
 def note_build_shape(layer, input_shape):

@@ -71,10 +71,13 @@ def _kerases():
 
 @contextlib.contextmanager
 def custom_object_scope(custom_objects):
-    """Opens the custom-object scopes of both Kerases."""
+    """Opens the custom-object scopes of both Kerases. Names of outer scopes are still known in it."""
+    with keras.saving.CustomObjectScope({}) as probe:
+        outer = dict(probe.backup)  # Keras 3 knows the names of the innermost scope only
     with contextlib.ExitStack() as stack:
-        for module in _kerases():
-            stack.enter_context(module.saving.custom_object_scope(custom_objects))
+        stack.enter_context(keras.saving.custom_object_scope({**outer, **custom_objects}))
+        if lazy.loaded("tf_keras"):
+            stack.enter_context(lazy.tf_keras.saving.custom_object_scope(custom_objects))
         yield
 
 

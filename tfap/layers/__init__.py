@@ -31,7 +31,8 @@ class PruneByActivation(metaclass=abc.ABCMeta):
     Args:
         layer: A Dense, convolution or depthwise convolution layer, or another prunable one, of either Keras.
         *settings: `pruning_schedule`, `criterion`, `scope`, `granularity`, `min_weights_per_layer`,
-            `sample_every`, `target` and `remove_disconnected`, by position or name, as in `tfap.prune`.
+            `sample_every`, `target`, `remove_disconnected`, `block_size`, `block_pooling_type` and
+            `sparsity_m_by_n`, by position or name, as in `tfap.prune`.
         **kwargs: Arguments of a Keras layer. The default name is that of the wrapped layer.
             `group`, a string, is the same for wrappers that are ranked together with `scope="global"`.
             Without it, those with equal settings are.

@@ -30,6 +30,12 @@ CALLBACK_MISSING = (
     "on_train_begin(), on_train_batch_end(batch) and on_epoch_end(epoch, logs)."
 )
 
+LOOP_NEVER_PRUNES = (
+    "The training loop of '{name}' calls on_train_begin() of the callback, but neither "
+    "on_train_batch_end(batch) after each step nor on_epoch_end(epoch) after each epoch, so nothing was "
+    "pruned. Call both."
+)
+
 
 SEVERAL_INPUTS = (
     "The layer '{name}' reads several inputs, of which the wrapper knows one: build it before you wrap it, "
@@ -260,6 +266,9 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         if self.built:
             self._check_prunable(self.layer)
 
+    def note_threshold(self, spec, item, mask):
+        """Called with the `Scored` weight and its mask after an update; for what tfmot's callback logs."""
+
     def begin_steps(self):
         """Called at the beginning of every fit; only the wrapper for tf_keras does something."""
 
@@ -273,12 +282,31 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         """Lists the layer's weights that the criterion can rank."""
         side = self.criterion.counts
         specs = [spec for spec in layer_types.kernel_specs(self.layer) if spec.countable(side)]
-        if not specs:
+        if self.settings.as_tfmot and not layer_types.lists_weights(self.layer):
+            specs = [spec for spec in specs if not layer_types.is_depthwise(spec)]
+        unknown_yet = layer_types.lists_weights(self.layer) and not self.layer.built
+        if not specs and not unknown_yet:
             raise ValueError(
                 f"The layer '{self.layer.name}' cannot be pruned by counts: "
                 f"{layer_types.NOT_COUNTABLE[side]}."
             )
         return specs
+
+    def _specs_in_pattern(self):
+        """Lists the specs of the built layer whose weights have the axes that the pattern needs."""
+        if layer_types.lists_weights(self.layer):
+            self._check_prunable(self.layer)
+            self.specs = self._specs()
+        for spec in self.specs:
+            if spec.find(self.layer) is None:
+                raise ValueError(KERNEL_MISSING.format(name=self.layer.name, weight=spec.name))
+        pattern = self.settings.pattern
+        reasons = {spec: pattern.why_not(spec.find(self.layer).shape) for spec in self.specs}
+        if all(reasons.values()) and reasons:
+            raise ValueError(
+                f"The layer '{self.layer.name}' cannot be pruned: {next(iter(reasons.values()))}."
+            )
+        return [spec for spec, reason in reasons.items() if not reason]
 
     @property
     def pruning_schedule(self):
@@ -298,10 +326,9 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         self._add_step()
         self.last_update_step = self._add_host_state("last_update_step", (), "int64")
         self.updates_made = self._add_host_state("updates_made", (), "int64")
+        self.specs = self._specs_in_pattern()
         for spec in self.specs:
             kernel = spec.find(self.layer)
-            if kernel is None:
-                raise ValueError(KERNEL_MISSING.format(name=self.layer.name, weight=spec.name))
             mask = self._add_state(f"{spec.name.replace('.', '_')}_mask", kernel.shape, "uint8", "ones")
             self._masks[spec.name] = mask
             self._zeroing[spec.name] = self._constrain(kernel, mask)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfap.keras_compat import backends
+from tfap.keras_compat.private import copy_input_shape
 from tfap.layers.base import (
     SEVERAL_INPUTS,
     CountActivationsBase,
@@ -25,6 +26,7 @@ class _Wrapper(keras.layers.Wrapper):
     def __init__(self, layer, **kwargs):
         kwargs = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable, **kwargs}
         super().__init__(layer, **kwargs)
+        copy_input_shape(layer, self)
         self.supports_masking = layer.supports_masking
 
     def build(self, input_shape):

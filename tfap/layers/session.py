@@ -19,6 +19,8 @@ class PruningSession:
     Attributes:
         running: Whether the fit runs.
         params: The fit's parameters as Keras gives them to callbacks. None in a custom training loop.
+        ends_steps: Whether the callback has been told of the end of a step.
+        ends_epochs: Whether it has been told of the end of an epoch.
         callback_missed: Whether a wrapper was called in training while the session did not run.
         schedules: The schedules in use by wrapper. A float is there as the schedule that spreads it.
     """
@@ -26,6 +28,7 @@ class PruningSession:
     def __init__(self):
         self.running = False
         self.params: Mapping[str, Any] | None = None
+        self.ends_steps = self.ends_epochs = False
         self.callback_missed = False
         self.schedules: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._model = None  # weak reference to the model, if an execution takes several steps
@@ -56,8 +59,19 @@ class PruningSession:
     def end(self):
         self.running = False
 
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether a custom training loop has begun the session but has never ended a step or an epoch."""
+        return self._counts_calls and self.running and not self.ends_epochs
+
+    @property
+    def _counts_calls(self):
+        """Whether nothing signals the end of a step, so that every call of a layer is one, as in tfmot."""
+        return not self.running or (self.params is None and not self.ends_steps)
+
     def end_batch(self):
         """Ends the step, or the several steps of one execution."""
+        self.ends_steps = True
         self._stepped.clear()
 
     def begins_step(self, layer) -> bool:
@@ -65,8 +79,8 @@ class PruningSession:
         backend = keras_compat.backend_of(layer)
         step = backend.step_identity()
         if step is None:
-            if not self.running:
-                return True  # nothing signals the end of a step
+            if self._counts_calls:
+                return True
             step = self._eager_step()
         caller = id(layer), backend.replica()
         if self._stepped.get(caller) == step:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import numpy as np
 
 from tfap import criteria, schedules
 from tfap.keras_compat.registry import serialize
-from tfap.masks.patterns import PATTERNS
+from tfap.masks.blocks import POOLING_TYPES
+from tfap.masks.patterns import PATTERNS, Blocks, MByN, Pattern, SingleWeights
 from tfap.utils import checks
 
 # In the order of the patterns, each once.
@@ -24,6 +26,8 @@ class PruningSettings:
     Attributes:
         group: String. The same for all wrappers of one call of `tfap.prune`, and for no others. None for a
             layer that was wrapped alone, and in files of tfap 0.1.0.
+        as_tfmot: Whether `tfap.prune_low_magnitude` made them: the number of kept weights is rounded, instead
+            of that of pruned ones, and depthwise kernels are not pruned, both as in tfmot.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -38,13 +42,21 @@ class PruningSettings:
     sample_every: int = 1
     target: str = "weights"
     remove_disconnected: bool = False
+    block_size: tuple[int, int] = (1, 1)
+    block_pooling_type: str = "AVG"
+    sparsity_m_by_n: tuple[int, int] | None = None
     group: str | None = dataclasses.field(default=None, kw_only=True)
+    as_tfmot: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
         self._set("pruning_schedule", schedules.get(self.pruning_schedule))
         self._set("criterion", criteria.get(self.criterion))
+        self._set("block_size", two_integers("block_size", self.block_size))
+        if self.sparsity_m_by_n is not None:
+            self._set("sparsity_m_by_n", _m_by_n(self.sparsity_m_by_n))
+        checks.choice("block_pooling_type", self.block_pooling_type, POOLING_TYPES)
         if self.granularity is None:
-            self._set("granularity", self.criterion.granularity)
+            self._set("granularity", "weight" if self._structure else self.criterion.granularity)
         checks.choice("scope", self.scope, ("global", "local", "layerwise"))
         checks.choice("granularity", self.granularity, tuple(PATTERNS))
         checks.integer("min_weights_per_layer", self.min_weights_per_layer, least=0)
@@ -60,6 +72,8 @@ class PruningSettings:
                 f"target='{self.target}' counts whole neurons: it needs granularity='neuron', received "
                 f"'{self.granularity}'."
             )
+        if self._structure:
+            self._check_structure()
         supported = self.criterion.granularities
         if supported is not None and self.granularity not in supported:
             raise ValueError(
@@ -68,9 +82,51 @@ class PruningSettings:
             )
 
     @property
-    def pattern(self):
+    def pattern(self) -> Pattern:
         """The `tfap.masks.patterns.Pattern` in which weights are pruned."""
+        if self.sparsity_m_by_n:
+            return MByN(self.sparsity_m_by_n, self.min_weights_per_layer)
+        if self.block_size != (1, 1):
+            return Blocks(self.block_size, self.block_pooling_type, self.min_weights_per_layer, self.as_tfmot)
+        if self.as_tfmot:
+            return SingleWeights(self.min_weights_per_layer, rounds_kept=True)
         return PATTERNS[self.granularity](self.min_weights_per_layer)
+
+    @property
+    def _structure(self):
+        """The arguments that arrange pruned weights in blocks or groups, as text. Empty if there are none."""
+        blocks = f"block_size={self.block_size}" if self.block_size != (1, 1) else ""
+        return f"sparsity_m_by_n={self.sparsity_m_by_n}" if self.sparsity_m_by_n else blocks
+
+    def _check_structure(self):
+        if self.sparsity_m_by_n and self.block_size != (1, 1):
+            raise ValueError(
+                f"block_size={self.block_size} and {self._structure} exclude each other: leave one out."
+            )
+        if self.granularity != "weight":
+            raise ValueError(
+                f"{self._structure} arranges single weights: it needs granularity='weight' or None, received "
+                f"'{self.granularity}'."
+            )
+        if self.block_size != (1, 1) and not self.criterion.supports_blocks:
+            raise ValueError(
+                f"{self.criterion} chooses single weights and does not support block_size: leave it out, or "
+                "choose another criterion."
+            )
+        if self.sparsity_m_by_n:
+            self._check_sparsity(*self.sparsity_m_by_n)
+
+    def _check_sparsity(self, zeros, size):
+        """Checks a final sparsity that is known: m by n sparsity has no other than m / n."""
+        schedule = self.pruning_schedule
+        names = ("final_sparsity", "target_sparsity")
+        known = [getattr(schedule, name) for name in names if hasattr(schedule, name)]
+        final = schedule if isinstance(schedule, float) else known[0] if known else None
+        if final is not None and not math.isclose(float(final), zeros / size, abs_tol=1e-3):
+            raise ValueError(
+                f"sparsity_m_by_n=({zeros}, {size}) is a sparsity of {zeros / size:g}: received a final "
+                f"sparsity of {float(final):g}. Pass {zeros / size:g}, or another sparsity_m_by_n."
+            )
 
     @classmethod
     def among(cls, arguments):
@@ -99,7 +155,12 @@ class PruningSettings:
             "target": self.target,
             "remove_disconnected": self.remove_disconnected,
         }
-        return config if self.group is None else {**config, "group": self.group}
+        # Only what is set, so that older releases load the files of models without it.
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in ("block_size", "block_pooling_type", "sparsity_m_by_n", "group", "as_tfmot"):
+            if getattr(self, name) != defaults[name]:
+                config[name] = getattr(self, name)
+        return config
 
     @property
     def key(self):
@@ -109,6 +170,23 @@ class PruningSettings:
         # A custom criterion or schedule may have settings that its get_config does not return.
         own = [getattr(thing, "__dict__", {}) for thing in (self.criterion, self.pruning_schedule)]
         return json.dumps(_plain([self.get_config(), own]), sort_keys=True)
+
+
+def two_integers(name, value):
+    """Checks a list or tuple of two integers >= 1, and returns a tuple."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise TypeError(f"{name} must be a tuple of two integers: received {value!r}.")
+    return tuple(checks.integer(f"{name}[{at}]", item) for at, item in enumerate(value))
+
+
+def _m_by_n(value):
+    zeros, size = two_integers("sparsity_m_by_n", value)
+    if zeros >= size:
+        raise ValueError(
+            f"sparsity_m_by_n=({zeros}, {size}) must prune fewer weights than a group has: pass the number "
+            "of pruned weights first, as in (2, 4)."
+        )
+    return zeros, size
 
 
 def _plain(value):

@@ -1,5 +1,6 @@
 """The custom layers for tf_keras (Keras 2); the pruning one is a tfmot `PruneLowMagnitude`."""
 
+import contextlib
 import functools
 import inspect
 
@@ -7,7 +8,6 @@ import numpy as np
 import tf_keras
 
 from tfap import layers
-from tfap.graph import layer_types
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.kernel import Kernel
 from tfap.keras_compat import PruneLowMagnitude, TfmotPruning, backends, private
@@ -94,15 +94,50 @@ def _build_attention(layer):
 
 @layers.CountActivations.register
 @tf_keras.saving.register_keras_serializable(package="tfap")
-class CountActivations(CountActivationsBase, _Wrapper):
+class CountActivations(CountActivationsBase, _Wrapper, PruneLowMagnitude):
+    """A wrapper that prunes nothing. To tfmot it is one of its own, so its strip_pruning takes it off."""
+
     def __init__(self, layer, threshold=0.0, sample_every=1, data_format=None, statistic="count", **kwargs):
         kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
-        super().__init__(layer, **kwargs)
+        tf_keras.layers.Wrapper.__init__(self, layer, **kwargs)  # tfmot's takes prunable layers only
         self._supports_masking = layer.supports_masking
         self._configure(threshold, sample_every, data_format, statistic)
 
+    # What tfmot's callbacks read. They begin the steps of all wrappers only if the first one is at -1.
+    pruning_vars = ()
+
+    @property
+    def pruning_obj(self):
+        return _NothingToPrune
+
+    def _add_step(self):
+        super()._add_step(tf_keras.initializers.Constant(-1))
+
+    def _step_once(self):
+        self.pruning_step.assign_add(tf.maximum(-self.pruning_step, 0))
+        super()._step_once()
+
     def get_config(self):
-        return {**super().get_config(), **self._own_config()}
+        return {**tf_keras.layers.Wrapper.get_config(self), **self._own_config()}
+
+
+class _NothingToPrune:
+    @staticmethod
+    def weight_mask_op():
+        """Called at the ends of epochs by tfmot's callback."""
+
+
+@contextlib.contextmanager
+def _accepted_by_tfmot(layer):
+    """Lets tfmot take any layer type, also those that its own registry does not know."""
+    if hasattr(layer, "get_prunable_weights"):
+        yield
+        return
+    layer.get_prunable_weights = lambda: []
+    try:
+        yield
+    finally:
+        del layer.get_prunable_weights
 
 
 @layers.PruneByActivation.register
@@ -111,12 +146,10 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
     def __init__(self, layer, *settings, **kwargs):
         settings, kwargs = PruningSettings.split(settings, kwargs)
         self._check_prunable(layer)
-        # tfmot then takes any layer type, also those that its own registry does not know.
-        specs = layer_types.kernel_specs(layer)
-        layer.get_prunable_weights = lambda: [spec.find(layer) for spec in specs]
         kwargs = {"dtype": layer.dtype_policy, **kwargs}
         name = kwargs.pop("name", layer.name)
-        super().__init__(layer, **kwargs)
+        with _accepted_by_tfmot(layer):
+            super().__init__(layer, **kwargs)
         self._name = name  # tfmot would call it prune_by_activation_...
         self._supports_masking = layer.supports_masking
         self._configure(settings)
@@ -142,7 +175,22 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         super()._build_state(input_shape)
         if self.prunes_in_graph:
             self.pruning_obj = InGraphPruning(self)
-            self.pruning_vars = self.pruning_obj.variables
+            thresholds = [threshold for _, _, threshold in self.pruning_obj.variables]
+        else:
+            thresholds = [Threshold(f"{self.name}/{spec.name}_threshold:0") for spec in self.specs]
+        self._thresholds.update(zip((spec.name for spec in self.specs), thresholds, strict=True))
+
+    # tfmot's PruningSummaries logs these, and its constructor assigns its own.
+    @property
+    def pruning_vars(self):
+        return [(kernel, mask, self._thresholds[spec.name]) for spec, kernel, mask in self.kernel_and_mask()]
+
+    @pruning_vars.setter
+    def pruning_vars(self, _):
+        self._thresholds = Untracked()
+
+    def note_threshold(self, spec, item, mask):
+        self._thresholds[spec.name].assign(self.settings.pattern.smallest_kept(item, mask))
 
     def _step_once(self):
         if self.session.running:
@@ -173,6 +221,24 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
 
     def get_config(self):
         return {**tf_keras.layers.Wrapper.get_config(self), **self.settings.get_config()}
+
+
+class Threshold:
+    """A logged threshold: what tfmot's PruningSummaries reads of a variable, but no weight in files."""
+
+    def __init__(self, name):
+        self.name = name
+        self._value = np.float32(0)
+
+    def assign(self, value):
+        self._value = np.float32(value)
+
+    def numpy(self):
+        return self._value
+
+
+class Untracked(dict):
+    """A dict whose variables Keras does not take for weights of the layer that holds it."""
 
 
 class InGraphPruning(TfmotPruning):
@@ -214,8 +280,7 @@ class InGraphPruning(TfmotPruning):
         kernel = Kernel(self._wrapper.name, spec, weights, mask, activations)
         scored = score(settings.criterion, kernel)
         (new,) = settings.criterion.new_masks([scored], sparsity, settings.pattern)
-        pruned = scored.scores[new == 0]
-        return np.float32(pruned.max() if pruned.size else 0), new
+        return np.float32(settings.pattern.smallest_kept(scored, new)), new
 
     def weight_mask_op(self):
         """Zeroes pruned weights; tfmot's callback calls it. Frozen kernels see no constraint."""

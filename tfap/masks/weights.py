@@ -99,7 +99,7 @@ def count_to_prune(scored: Sequence[Scored], sparsity: float, min_weights_per_la
 
 
 def prune_weights(
-    scored: Sequence[Scored], sparsity: float, min_weights_per_layer: int = 0
+    scored: Sequence[Scored], sparsity: float, min_weights_per_layer: int = 0, rounds_kept: bool = False
 ) -> list[np.ndarray]:
     """Makes masks in which round(sparsity x weights) single weights are pruned.
 
@@ -107,6 +107,8 @@ def prune_weights(
         scored: `Scored` kernels that are ranked together, in layer order.
         sparsity: The fraction of all their weights that is pruned afterwards, those pruned before included.
         min_weights_per_layer: Weights that each kernel keeps whatever their scores.
+        rounds_kept: Whether round((1 - sparsity) x weights), and at least one weight, are kept instead. That
+            is how tfmot rounds. It differs by one weight if the product ends in .5.
 
     Returns:
         One uint8 mask per kernel. If the kernels are already sparser, their masks. If too few weights may
@@ -114,7 +116,9 @@ def prune_weights(
     """
     masks = [item.kernel.mask for item in scored]
     total = sum(mask.size for mask in masks)
-    count = min(round(float(sparsity) * total), total)
+    count = (
+        _count_kept_rounded(sparsity, total) if rounds_kept else min(round(float(sparsity) * total), total)
+    )
     if count <= total - _alive(masks):
         return masks
     ranks = [_ranks(item, min_weights_per_layer) for item in scored]
@@ -128,6 +132,12 @@ def prune_weights(
     else:
         keep = _break_ties(scored, ranks, cut, count)
     return [kept.view(np.uint8).reshape(mask.shape) for kept, mask in zip(keep, masks)]
+
+
+def _count_kept_rounded(sparsity, total):
+    """The number of pruned weights in tfmot's own arithmetic, which is float32."""
+    kept = np.round(np.float32(total) * (np.float32(1) - np.float32(sparsity)))
+    return total - max(int(kept), 1)
 
 
 def _alive(masks):

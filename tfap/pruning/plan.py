@@ -19,6 +19,11 @@ _Selector: TypeAlias = str | Layer | Callable[[Layer], bool]
 LayerSelection: TypeAlias = _Selector | Iterable[_Selector]
 
 
+# Reasons that are the choice of the caller, or the default.
+NAMED_IN_SKIP = "it is named in skip"
+IS_OUTPUT = "it is an output layer: name it in include to prune it"
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
     """The decision on one prunable weight, or on a layer without prunable weights.
@@ -179,16 +184,16 @@ def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
     counts_outputs = side == "output" and any(spec.feeds_output for spec in specs)
     firing = graph.firing(path) if counts_outputs else None
     if is_skipped:
-        reason = "it is named in skip"
+        reason = NAMED_IN_SKIP
     elif graph.never_trains(path):
         reason = "it is called with training=False"
     elif is_output:
-        reason = "it is an output layer: name it in include to prune it"
+        reason = IS_OUTPUT
     elif firing and firing.reason:
         reason = firing.reason
     elif why_shared:
         reason = why_shared
-    return [_weight_row(path, layer, spec, firing, side, reason) for spec in specs]
+    return [_weight_row(path, layer, spec, firing, settings, reason) for spec in specs]
 
 
 def why_not_built(layer):
@@ -211,10 +216,12 @@ def why_not_built(layer):
     return None
 
 
-def _weight_row(path, layer, spec, firing, side, reason):
+def _weight_row(path, layer, spec, firing, settings, reason):
+    side, shape = settings.criterion.counts, tuple(spec.find(layer).shape)
     if not reason and not spec.countable(side):
         reason, firing = layer_types.NOT_COUNTABLE[side], None
-    return LayerPlan(path, spec.name, tuple(spec.find(layer).shape), firing, not reason, reason or "")
+    reason = reason or settings.pattern.why_not(shape) or ""
+    return LayerPlan(path, spec.name, shape, firing, not reason, reason)
 
 
 class _SelectedLayers:

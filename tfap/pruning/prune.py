@@ -22,7 +22,7 @@ from tfap.keras_compat.types import Layer, Model
 from tfap.layers.find import prunable_layers
 from tfap.layers.settings import PruningSettings
 from tfap.pruning import strip
-from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan, why_not_built
+from tfap.pruning.plan import IS_OUTPUT, NAMED_IN_SKIP, LayerSelection, PruningPlan, make_plan, why_not_built
 
 if TYPE_CHECKING:
     from tfap.schedules import PruningSchedule
@@ -40,6 +40,9 @@ def prune(
     sample_every: int = 1,
     target: str = "weights",
     remove_disconnected: bool = False,
+    block_size: tuple[int, int] = (1, 1),
+    block_pooling_type: str = "AVG",
+    sparsity_m_by_n: tuple[int, int] | None = None,
 ) -> Model | Layer | list[Layer]:
     """Wraps the layers of a model so that `fit()` prunes them.
 
@@ -54,7 +57,8 @@ def prune(
             "gradient", "ap".
         scope: "global" ranks all layers together; "local", each kernel; "layerwise" prunes one layer per
             update, and the sparsity is a fraction of that layer.
-        granularity: "weight", "neuron", or None (default of the criterion). With "neuron", coupled channels
+        granularity: "weight", "neuron", or None (default of the criterion; "weight" with `block_size` or
+            `sparsity_m_by_n`, which exclude "neuron"). With "neuron", coupled channels
             are pruned together, and every layer keeps at least one neuron.
         include: Output layers to prune: layers, names, paths, or predicates. A nested model selects all
             layers in it.
@@ -64,6 +68,11 @@ def prune(
         target: Unit of the sparsity: "weights" or, for neurons, "neurons" or "flops".
         remove_disconnected: Whether to also prune the weights of disconnected neurons. Inference outputs do
             not change. Needs a Sequential or Functional model.
+        block_size: Tuple of two integers. Weights are pruned in blocks of so many rows and columns of the
+            kernel, as in tfmot, and the sparsity is a fraction of the blocks.
+        block_pooling_type: "AVG" or "MAX". How the scores of its weights make the score of a block.
+        sparsity_m_by_n: Tuple of two integers, such as (2, 4): m weights of every n consecutive input
+            channels are pruned, as in tfmot. The final sparsity is m / n.
 
     Returns:
         A new model, compiled the same way if `to_prune` was; or the wrapped layer; or the list with its
@@ -115,6 +124,9 @@ def plan(
     sample_every: int = 1,
     target: str = "weights",
     remove_disconnected: bool = False,
+    block_size: tuple[int, int] = (1, 1),
+    block_pooling_type: str = "AVG",
+    sparsity_m_by_n: tuple[int, int] | None = None,
 ) -> PruningPlan:
     """Shows which layers `tfap.prune` would prune, and why not the others.
 
@@ -161,7 +173,8 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
         TypeError: If `model` is neither a model nor such a layer.
         ValueError: If the model is subclassed or unbuilt, or a layer that is wrapped or holds wrapped layers
             cannot be rebuilt from its config.
-        RuntimeError: If the outputs of the new model differ.
+        RuntimeError: If the outputs of the new model differ, or a custom training loop has never told the
+            callback of the end of a step or an epoch, so that nothing was pruned.
 
     Example:
 
@@ -171,6 +184,7 @@ def strip_pruning(model: Model | Layer) -> Model | Layer:
     >>> len(tfap.prunable_layers(stripped))
     0
     """
+    strip.check_loop(model)
     holds_wrappers = not keras_compat.is_model(model) and strip.wrappers_inside(model)
     if keras_compat.is_any_wrapper(model) or holds_wrappers:
         return strip.built_layer(model)
@@ -238,6 +252,7 @@ def _prune_model(model, settings, plan):
             f"'{model.name}': its largest layer has {largest} weights."
         )
     _warn_of_frozen([row.path for row in plan.pruned if not row.trainable])
+    _tell_left_out(plan)
     graph = Graph(model)
     pruned_paths = {row.path for row in plan.pruned}
     data_formats = {
@@ -275,6 +290,20 @@ def _warn_of_frozen(names):
             ", ".join(names[:5]),
             more,
         )
+
+
+def _tell_left_out(plan):
+    """Logs why layers with a kernel are not pruned: a warning, unless the caller or a default chose so."""
+    left_out: dict[str, list[str]] = {}
+    for row in plan:
+        if not row.pruned and row.has_kernel:
+            left_out.setdefault(row.reason, []).append(row.path)
+    for reason, paths in left_out.items():
+        chosen = reason in (NAMED_IN_SKIP, IS_OUTPUT)
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        listed = ", ".join(dict.fromkeys(paths[:5]))
+        log = logging.info if chosen else logging.warning
+        log("Not pruned (%s%s): %s.", listed, more, reason)
 
 
 def _weight_tying(graph):
@@ -343,7 +372,8 @@ def _why_not_prunable_alone(layer, settings):
     if keras_compat.is_any_wrapper(layer):
         return "it is already wrapped for pruning"
     reason, side = layer_types.why_not_prunable(layer), settings.criterion.counts
-    if reason is None and not any(spec.countable(side) for spec in layer_types.kernel_specs(layer)):
+    specs = layer_types.kernel_specs(layer)  # none if the layer lists them itself and is not built
+    if reason is None and specs and not any(spec.countable(side) for spec in specs):
         reason = layer_types.NOT_COUNTABLE[side]
     if reason is None and side == "output" and not fires(layer):
         reason = "it has no activation of its own, which the criterion needs to count"

@@ -4,9 +4,18 @@ import numpy as np
 
 from tfap import keras_compat
 from tfap.keras_compat import Replacement
+from tfap.layers.base import LOOP_NEVER_PRUNES
 from tfap.layers.find import is_pruning_wrapper
 
 _WRAPPERS = ("CountActivations", "PruneByActivation", "PruneLowMagnitude")  # last parts of registered names
+
+
+def check_loop(model):
+    """Raises RuntimeError if a training loop has trained the model and never let the callback prune."""
+    if keras_compat.is_layer(model):
+        wrappers = [each for each in [model, *wrappers_inside(model)] if is_pruning_wrapper(each)]
+        if any(wrapper.session.is_left_alone and wrapper.trained for wrapper in wrappers):
+            raise RuntimeError(LOOP_NEVER_PRUNES.format(name=model.name))
 
 
 def stripped(layer):
@@ -18,7 +27,7 @@ def stripped(layer):
     if is_pruning_wrapper(layer):
         return Replacement(copied_from(layer, keras_compat.copy_of), layer.masked_weights())
     if keras_compat.is_any_wrapper(layer):
-        return keras_compat.copied(layer.layer)
+        return _of_tfmot(layer)
     wrappers = wrappers_inside(layer)
     return _without(layer, wrappers) if wrappers else keras_compat.copied(layer)
 
@@ -31,13 +40,32 @@ def built_layer(layer):
             copy.set_weights(layer.masked_weights())
         return copy
     if keras_compat.is_any_wrapper(layer):
-        return copied_from(layer, keras_compat.built_copy_of)
+        copy = copied_from(layer, keras_compat.built_copy_of)
+        weights = _of_tfmot(layer).weights
+        if layer.built and weights:
+            copy.set_weights(weights)
+        return copy
     replacement = _without(layer, wrappers_inside(layer))
     if layer.built:
         if not replacement.layer.built:
             replacement.layer.build_from_config(layer.get_build_config())
         replacement.set_weights()
     return replacement.layer
+
+
+def _of_tfmot(wrapper):
+    """The replacement of a wrapper that only unwraps or, if it is tfmot's own, masks too."""
+    masks = {id(weight): np.array(mask) for weight, mask, _ in getattr(wrapper, "pruning_vars", ())}
+    replacement, inner = keras_compat.copied(wrapper.layer), wrapper.layer
+    if not masks or replacement.weights is None:
+        return replacement
+    return Replacement(
+        replacement.layer,
+        [
+            value * masks[id(weight)] if id(weight) in masks else value
+            for weight, value in zip(inner.weights, replacement.weights, strict=True)
+        ],
+    )
 
 
 def copied_from(wrapper, copy):

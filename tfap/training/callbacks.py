@@ -7,7 +7,7 @@ from absl import logging
 
 from tfap import keras_compat, schedules
 from tfap.keras_compat import Callback
-from tfap.layers.base import CALLBACK_MISSING
+from tfap.layers.base import CALLBACK_MISSING, LOOP_NEVER_PRUNES
 from tfap.layers.find import counting_layers, prunable_layers
 from tfap.layers.session import PruningSession
 from tfap.training import disconnected, mask_update
@@ -87,6 +87,9 @@ class UpdatePruningStep(Callback):
         self._statistics = NormalizationStatistics(recalibrate)
         self._compensation = Compensation(compensate)
 
+    _groups = _session = None
+    _step_ended = False
+
     def on_train_begin(self, logs=None):
         self._wrappers = prunable_layers(self.model)
         self._backend = keras_compat.backend_of(self.model)
@@ -110,7 +113,7 @@ class UpdatePruningStep(Callback):
         self._first_epoch = None
         self._groups = None  # made after the first batch: a subclassed model is not built before
         self._batches = 0
-        self._steps_before = self._steps_so_far()
+        self._steps_before = _most_steps(self._wrappers)
         self._keep_seed_states()
         self._repair_train_function()
         self._backend.prepared(self.model)
@@ -133,15 +136,25 @@ class UpdatePruningStep(Callback):
         if passed <= 0:  # a training loop that counts from 0 again without calling on_epoch_begin
             passed = batch + 1
         self._batches = batch + 1
+        self._step_ended = True
+        self._pass(passed, logs)
+        self._session.end_batch()
+
+    def _pass(self, passed, logs):
+        """Counts the steps that have ended, and makes the update that they make due."""
         if self._groups is None:
             self._start(passed, logs)
         else:
             self._step += passed
         if any(self._step >= group.next_step for group in self._groups):
             self._update()
-        self._session.end_batch()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch=None, logs=None, batch=None):
+        # A loop for tfmot's callback calls on_epoch_end(batch=-1), and never on_train_batch_end.
+        if self.params is None and not self._step_ended:
+            self._pass(self._steps_of_epoch(), logs)
+            self._session.ends_epochs = True
+        self._step_ended = False
         if self._groups is not None:
             self._step = self._current_step()
             logs = {} if logs is None else logs
@@ -150,6 +163,8 @@ class UpdatePruningStep(Callback):
 
     def on_train_end(self, logs=None):
         self._session.end()
+        if self._groups is None and self.params is None and _most_steps(self._wrappers) > self._steps_before:
+            raise RuntimeError(LOOP_NEVER_PRUNES.format(name=self.model.name))
         if self._groups is not None:
             for weight in self._weights:
                 weight.zero_pruned()  # an optimizer's moving average has brought back old weights
@@ -198,6 +213,7 @@ class UpdatePruningStep(Callback):
         self._note_first_weights()  # those of a subclassed model have just been made
         # A first batch that runs a step's graph several times has counted as many.
         self._step = min(max(self._steps_counted()), self._steps_before + passed)
+        self._step = self._current_step()
         before = self._step - passed
         self._groups = [
             group_of(
@@ -208,6 +224,27 @@ class UpdatePruningStep(Callback):
         if logs:
             for group in self._groups:
                 group.check_logs(logs)
+
+    def _steps_of_epoch(self):
+        """Returns how many steps the layers have counted since the last epoch, in a loop that ends no steps.
+
+        Raises:
+            RuntimeError: If they have counted none, or `on_train_begin` was not called.
+        """
+        if self._session is None:
+            raise RuntimeError("Call the callback's on_train_begin() before on_epoch_end().")
+        steps = _most_steps(self._wrappers) - (self._steps_before if self._groups is None else self._step)
+        if steps <= 0:
+            raise RuntimeError(
+                f"No layer of '{self.model.name}' was called with training=True in this epoch, so nothing "
+                "can be pruned: call model(x, training=True) in the training step."
+            )
+        if self._groups is None:
+            logging.warning(
+                "The training loop does not call on_train_batch_end(batch), so masks are updated at the "
+                "end of epochs only. Call it after every step to prune at the steps of the schedule."
+            )
+        return steps
 
     def _note_first_weights(self):
         for wrapper in self._wrappers:
@@ -221,7 +258,7 @@ class UpdatePruningStep(Callback):
 
     def _resume(self):
         """Makes up for what an interruption has cut off: seed states, and a mask update that was due."""
-        self._steps_before = self._steps_so_far()  # other callbacks may have restored them
+        self._steps_before = _most_steps(self._wrappers)  # other callbacks may have restored them
         self._wrappers[0].restore_seed_states()
         if not all(wrapper.built for wrapper in self._wrappers):
             return  # never trained
@@ -284,9 +321,6 @@ class UpdatePruningStep(Callback):
                 wrapper.pruning_step.assign(min(step, int(wrapper.pruning_step.numpy())))
         return step
 
-    def _steps_so_far(self):
-        return max(int(wrapper.pruning_step.numpy()) if wrapper.built else 0 for wrapper in self._wrappers)
-
     def _steps_counted(self):
         return [int(weight.wrapper.pruning_step.numpy()) for weight in self._weights]
 
@@ -331,6 +365,11 @@ class UpdatePruningStep(Callback):
                 "A float as the pruning schedule is spread over the fit, whose length is unknown here. Pass "
                 "steps_per_epoch to fit(), or use tfap.UpdatePruningStep(total_steps=...)."
             )
+
+
+def _most_steps(wrappers):
+    """Returns the training steps of the wrapper that has counted most. 0 if none has been called."""
+    return max([0, *(int(each.pruning_step.numpy()) for each in wrappers if each.built)])
 
 
 def _not_updated_since(weights, before):

@@ -17,7 +17,7 @@ from tfap.graph.coupling import Coupling
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.keras_compat.types import Model
 from tfap.layers.find import FoundWrapper, find_wrappers
-from tfap.masks.weights import score
+from tfap.masks.weights import Scored, score
 from tfap.training import disconnected
 from tfap.utils import checks
 
@@ -228,11 +228,13 @@ class MaskUpdate:
         weights: The `PrunedWeight`s of the group.
         kernels: Their `Kernel`s at the time of the decision.
         masks: Their new masks.
+        scored: Their `masks.weights.Scored`, for the thresholds that tfmot's callback logs.
     """
 
     weights: list[PrunedWeight]
     kernels: list[Kernel]
     masks: list[np.ndarray]
+    scored: list[Scored]
 
     def write(self):
         """Writes the masks to the model and counts the update."""
@@ -241,6 +243,8 @@ class MaskUpdate:
             if not np.array_equal(mask, kernel.mask):
                 weight.write(mask, kernel.weights)
                 changed = True
+        for weight, item, mask in zip(self.weights, self.scored, self.masks, strict=True):
+            weight.wrapper.note_threshold(weight.spec, item, mask)
         for wrapper in {id(weight.wrapper): weight.wrapper for weight in self.weights}.values():
             wrapper.updates_made.assign(wrapper.updates_made.numpy() + 1)
             if wrapper.remembers:
@@ -270,7 +274,7 @@ def decide_update(weights, sparsity, gradients=None, errors=None):
         for at, mask in zip(together, masks, strict=True):
             made[at] = mask
     kernels = [item.kernel for item in scored]
-    return MaskUpdate(weights, kernels, list(settings.pattern.complete(kernels, made)))
+    return MaskUpdate(weights, kernels, list(settings.pattern.complete(kernels, made)), scored)
 
 
 def gathered(weights, gradients=None, errors=None):
