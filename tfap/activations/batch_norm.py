@@ -227,7 +227,7 @@ class _Meter:
         if execution != self._run.executions:
             moments = Moments(self._axes)
             self.records[self._run.position] = self._run.executions, moments
-        moments.add(eager.to_numpy(self.layer, inputs), None if mask is None else np.asarray(mask))
+        moments.add(keras_compat.to_numpy(inputs), None if mask is None else np.asarray(mask))
 
     def is_complete(self):
         """Returns whether every call was reached in every batch."""

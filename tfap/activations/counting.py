@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from tfap import keras_compat
 from tfap.activations.stepwise import StepwiseRun
 from tfap.graph import layer_types
 from tfap.graph.calls import channel_axis, unwrap
 from tfap.graph.counts import ActivationCounts
-from tfap.keras_compat import eager
 
 
 def count_activations(
@@ -56,7 +56,7 @@ class _CountingRun(StepwiseRun):
         outputs = super()._outputs(call, values)
         if call.path in self._counted:
             tensor = values[call.inputs[0]] if self._side == "input" else outputs[0]
-            self._count(call, np.asarray(eager.to_numpy(call.layer, tensor)))
+            self._count(call, keras_compat.to_numpy(tensor))
         return outputs
 
     def _count(self, call, values):

@@ -232,7 +232,7 @@ class _InputBatches:
         reader, self._model = eager.InputReader(model), model
         self._batches, self.samples = [], 0
         for batch in Batches(model, given, batch_size, steps=limit):
-            arrays = [eager.to_numpy(model, tensor) for tensor in reader.read(batch)]
+            arrays = [keras_compat.to_numpy(tensor) for tensor in reader.read(batch)]
             arrays = [array[: limit - self.samples] for array in arrays]
             if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
                 raise ValueError(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from tfap import keras_compat
 from tfap.compensation.moments import SecondMoments, Window
 from tfap.compensation.refit import RIDGE, LeastSquares, scaled
 from tfap.graph import layer_types, linear
 from tfap.graph.calls import Call, Graph
 from tfap.graph.channels import ChannelMap
 from tfap.graph.layer_types import ChannelRule
-from tfap.keras_compat import eager
 
 MOST_UNITS = (
     3200  # of a window or Flatten that are fitted together; with more, each tap or position for itself
@@ -106,7 +106,7 @@ class Consumer:
                     ) from error
 
     def _chunks(self, tensor: Any) -> Iterator[np.ndarray]:
-        values = np.asarray(eager.to_numpy(self.layer, tensor))
+        values = keras_compat.to_numpy(tensor)
         values = np.asarray(values, np.float64 if values.dtype == np.float64 else np.float32)
         if getattr(self.layer, "data_format", None) == "channels_first":
             values = np.moveaxis(values, 1, -1)

@@ -5,20 +5,19 @@ import inspect
 import re
 
 import keras
-import numpy as np
-import tf_keras
 
-from tfap.keras_compat import private
+from tfap.keras_compat import lazy, private
 from tfap.keras_compat.inputs import listed
 from tfap.keras_compat.owner import is_keras3, is_layer, keras_of
-
-# The base class in tf_keras is also that of SyncBatchNormalization and of the layer of TensorFlow 1.
-_NORMALIZATIONS = (keras.layers.BatchNormalization, tf_keras.layers.BatchNormalization.__base__)
 
 
 def is_batch_normalization(thing):
     """Whether a thing is a BatchNormalization of either Keras, also one of a user's subclass."""
-    return isinstance(thing, _NORMALIZATIONS)
+    if is_keras3(thing):
+        return isinstance(thing, keras.layers.BatchNormalization)
+    # The base class in tf_keras is also that of SyncBatchNormalization and of the layer of TensorFlow 1.
+    tf_keras = lazy.loaded("tf_keras")
+    return tf_keras is not None and isinstance(thing, tf_keras.layers.BatchNormalization.__base__)
 
 
 class InputReader:
@@ -85,13 +84,6 @@ def _takes_training(layer):
         return "training" in inspect.signature(called.call).parameters
     except (TypeError, ValueError):
         return False
-
-
-def to_numpy(layer, tensor):
-    """The values of a tensor of the Keras that owns a layer."""
-    if not is_keras3(layer):
-        return np.asarray(tensor)
-    return keras.ops.convert_to_numpy(tensor)
 
 
 @contextlib.contextmanager

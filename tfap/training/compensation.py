@@ -88,7 +88,7 @@ def _checked(model, data):
     """Yields the inputs of the first `SAMPLES` samples, by batches."""
     reader, samples = eager.InputReader(model), 0
     for batch in Batches(model, data, _BATCH):
-        arrays = [eager.to_numpy(model, tensor)[: SAMPLES - samples] for tensor in reader.read(batch)]
+        arrays = [keras_compat.to_numpy(tensor)[: SAMPLES - samples] for tensor in reader.read(batch)]
         if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
             raise ValueError("the data contains NaN or infinity: remove these samples.")
         samples += len(arrays[0])
