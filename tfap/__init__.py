@@ -17,6 +17,7 @@ from tfap.graph.registration import register_pass_through_layer, register_prunab
 from tfap.iterative import prune_iteratively
 from tfap.layers.find import prunable_layers
 from tfap.pruning.prune import plan, prune, prune_scope, strip_pruning
+from tfap.reporting.export_report import export_report
 from tfap.reporting.latency import measure as measure_latency
 from tfap.reporting.report import report
 from tfap.schedules import (
@@ -57,6 +58,7 @@ __all__ = [
     "compare",
     "dead_neuron_report",
     "export",
+    "export_report",
     "fit_and_compact",
     "flops",
     "layer_flops",

@@ -1,0 +1,155 @@
+"""Measures quantized LiteRT files of pruned models: accuracy, bytes, latency and zeros.
+
+    python benchmarks/quantized_table.py [--train] [--write docs/results/quantized.md]
+
+The models are a MobileNetV2 for 28 x 28 images and a keyword-spotting DS-CNN for 49 x 10 inputs, trained on
+Fashion-MNIST (resized for the DS-CNN) in tf_keras, because quantization-aware training needs tfmot. Each is
+dense, pruned 2:4, pruned to 80% in blocks of 1 x 4, and compacted to a fraction of its FLOPs. Each of these
+is written as float, dynamic range and int8, and trained further with tfmot's prune-preserving
+quantization-aware training (PQAT) to a second int8 file. Trained models are stored and not trained again.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import logging
+import pathlib
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from absl import app, flags
+
+import tfap
+from tfap.datasets import load
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+import networks
+import quantize
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("nets", ["mobilenet_v2", "ds_cnn"], "Models.")
+flags.DEFINE_list("variants", ["dense", "compacted", "2:4", "blocks"], "Ways to prune.")
+flags.DEFINE_integer("seeds", 3, "Number of seeds.", 1)
+flags.DEFINE_integer("samples", 20000, "Training images.", 128)
+flags.DEFINE_integer("epochs", 5, "Epochs of the dense model.", 1)
+flags.DEFINE_integer("tuning_epochs", 2, "Epochs of pruning; PQAT has half of them, on a fourth of the images.", 1)
+flags.DEFINE_string("results", "build/quantized", "Folder of the trained models and files.")
+flags.DEFINE_bool("train", False, "Whether to only train the models.")
+flags.DEFINE_float("seconds", 20.0, "Measurement time per model.", 0.1)
+flags.DEFINE_string("write", None, "File for the tables; printed if empty.")
+
+SHAPES = {"mobilenet_v2": (28, 28, 1), "ds_cnn": (49, 10, 1)}
+
+
+def images(net):
+    """Returns the data set with inputs of the shape that the model takes."""
+    data = load("fashion_mnist")
+    x, x_test = (
+        tf.image.resize(part[..., None], SHAPES[net][:2]).numpy() for part in (data.x_train, data.x_test)
+    )
+    return (x[: FLAGS.samples], data.y_train[: FLAGS.samples]), (x_test, data.y_test)
+
+
+def compiled(model, rate, epochs):
+    decay = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-FLAGS.samples // 128))
+    model.compile(keras.optimizers.Adam(decay), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def fit(model, x, y, epochs, callbacks=()):
+    model.fit(x, y, batch_size=128, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    return model
+
+
+def dense(net, seed, x, y):
+    keras.utils.set_random_seed(seed)
+    model = getattr(networks, net)(keras, SHAPES[net], 10)
+    return fit(compiled(model, 2e-3, FLAGS.epochs), x, y, FLAGS.epochs)
+
+
+def pruned(model, x, y, sparsity, **pattern):
+    schedule = sparsity
+    if "sparsity_m_by_n" in pattern:
+        schedule = tfap.ConstantSparsity(sparsity, 0)
+    wrapped = tfap.prune(model, schedule, "magnitude", scope="local", **pattern)
+    compiled(wrapped, 1e-3, FLAGS.tuning_epochs)
+    fit(wrapped, x, y, FLAGS.tuning_epochs, [tfap.UpdatePruningStep()])
+    return tfap.strip_pruning(wrapped)
+
+
+def compacted(model, x, y):
+    copy = compiled(keras.models.clone_model(model), 1e-3, FLAGS.tuning_epochs)
+    copy.set_weights(model.get_weights())
+    arguments = dict(criterion="magnitude", target="flops", scope="local", stages=2)
+    return tfap.fit_and_compact(
+        copy, 0.5, x, y, batch_size=128, epochs=FLAGS.tuning_epochs, verbose=0, **arguments
+    ).model
+
+
+VARIANTS = {
+    "2:4": lambda model, x, y: pruned(model, x, y, 0.5, sparsity_m_by_n=(2, 4)),
+    "blocks": lambda model, x, y: pruned(model, x, y, 0.8, block_size=(1, 4)),
+    "compacted": compacted,
+}
+
+
+def trained(net, seed, variant, data):
+    """Returns the stored model, or trains it first."""
+    path = pathlib.Path(FLAGS.results, f"{net}-{seed}-{variant.replace(':', 'by')}.keras")
+    if not path.exists():
+        start = time.time()
+        x, y = data
+        if variant == "dense":
+            model = dense(net, seed, x, y)
+        else:
+            given = trained(net, seed, "dense", data)
+            keras.utils.set_random_seed(seed)
+            model = VARIANTS[variant](given, x, y)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save(path)
+        print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
+    return keras.models.load_model(path, compile=False)
+
+
+def quantization_aware(net, seed, variant, data):
+    """Returns the model after prune-preserving quantization-aware training, stored as weights."""
+    given = trained(net, seed, variant, data)
+    path = pathlib.Path(FLAGS.results, f"{net}-{seed}-{variant.replace(':', 'by')}-pqat.npz")
+    model = quantize.quantization_aware(given)
+    if not path.exists():
+        start = time.time()
+        epochs = max(1, FLAGS.tuning_epochs // 2)
+        keras.utils.set_random_seed(seed)
+        x, y = (part[: FLAGS.samples // 4] for part in data)
+        fit(compiled(model, 2e-4, epochs), x, y, epochs)
+        np.savez(path, *model.get_weights())
+        print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
+    with np.load(path) as stored:
+        model.set_weights([stored[f"arr_{index}"] for index in range(len(stored.files))])
+    return model
+
+
+def train_all():
+    for train in (trained, quantization_aware):
+        for seed in range(FLAGS.seeds):
+            for net in FLAGS.nets:
+                data, _ = images(net)
+                for variant in FLAGS.variants:
+                    train(net, seed, variant, data)
+                    keras.backend.clear_session()
+
+
+def main(_):
+    logging.disable(logging.WARNING)
+    train_all()
+    if FLAGS.train:
+        return
+
+
+if __name__ == "__main__":
+    app.run(main)
