@@ -126,7 +126,7 @@ def quantization_aware(net, seed, variant, data):
         epochs = max(1, FLAGS.tuning_epochs // 2)
         keras.utils.set_random_seed(seed)
         x, y = (part[: FLAGS.samples // 4] for part in data)
-        fit(compiled(model, 2e-4, epochs), x, y, epochs)
+        fit(compiled(model, 2e-4, epochs), x, y, epochs, [quantize.KeepZeros()])
         np.savez(path, *model.get_weights())
         print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
     with np.load(path) as stored:

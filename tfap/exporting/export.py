@@ -135,12 +135,11 @@ def _samples(model, quantize, data):
             f"quantize={quantize!r} takes the ranges of activations from data: received none. Pass data= with "
             "a few hundred typical inputs, such as x_train[:300]."
         )
-    model_runtime = runtime.of_model(model)
-    entries = model_runtime.inputs
+    entries = runtime.of_model(model).inputs
     arrays = listed(data, [entry.name for entry in entries])
     if len(arrays) != len(entries):
         raise ValueError(
-            f"The model '{model.name}' has {len(entries)} inputs: received data of {len(arrays)}."
+            f"The model '{model.name}' has {len(entries)} inputs: received data with {len(arrays)} arrays."
         )
     entries = [dataclasses.replace(entry, shape=(None, *entry.shape[1:])) for entry in entries]
     converted = [entry.checked(array) for entry, array in zip(entries, arrays)]

@@ -197,9 +197,9 @@ def export_report(
     >>> report.zeros_kept, report.float_operations
     (True, ())
     """
-    path = pathlib.Path(path)
     if not keras_compat.is_model(model):
         raise TypeError(f"tfap.export_report takes the Keras model first: received {type(model).__name__}.")
+    path = pathlib.Path(path)
     file_runtime, found, live = load_runtime(path), contents(path), runtime.of_model(model)
     arrays = _inputs(live, data)
     outputs, expected = file_runtime.padded(*arrays), live.padded(*arrays)
