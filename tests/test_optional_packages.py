@@ -94,7 +94,7 @@ def packages_of_setup():
 
 def test_every_import_is_required_or_has_a_row_above():
     required, extras = packages_of_setup()
-    required |= {"ml_dtypes"}  # of Keras and TensorFlow
+    required |= {"ml_dtypes", "flatbuffers"}  # of Keras and TensorFlow
     guarded = {module.split(".")[0]: extra for module, extra in USES}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

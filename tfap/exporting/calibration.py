@@ -12,6 +12,13 @@ CALIBRATED = ("int8", "int16x8")
 QUANTIZED_INPUTS = {"int8": "int8", "int16x8": "int16"}  # the dtype of quantized inputs by `quantize`
 
 _SAMPLES_PER_RUN = 16
+# Positions of activations, kernel and bias among the inputs of an operator.
+_POSITIONS = {
+    "CONV_2D": (0, 1, 2),
+    "DEPTHWISE_CONV_2D": (0, 1, 2),
+    "FULLY_CONNECTED": (0, 1, 2),
+    "TRANSPOSE_CONV": (2, 1, 3),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,20 +114,22 @@ def with_scales_of_zero_channels(content: bytes) -> bytes:
     model = flatbuffer.read(content)
     for graph in model.subgraphs:
         for operator in graph.operators:
-            _rescale(model, graph, operator.inputs)
+            positions = _POSITIONS.get(flatbuffer.operator_name(model, operator))
+            if positions is not None:
+                _rescale(model, graph, [_input(operator, position) for position in positions])
     return flatbuffer.to_bytes(model)
 
 
-def _rescale(model, graph, inputs):
+def _rescale(model, graph, indices):
     """Changes the scales of the zero channels of an operator on `(activations, kernel, bias)`."""
-    activations, kernel, bias = (_tensor(graph, inputs, position) for position in range(3))
+    activations, kernel, bias = (None if index is None else graph.tensors[index] for index in indices)
     scales, input_scales = _scales(kernel), _scales(activations)
     if scales is None or input_scales is None or not _is_constant(model, kernel, ("int8",)):
         return
     rows = flatbuffer.dense_values(model, kernel)
     rows = np.moveaxis(rows, kernel.quantization.quantizedDimension, 0).reshape(len(scales), -1)
     zero = ~rows.any(axis=1)
-    if not zero.any() or any(_is_shared(graph, index) for index in inputs[1:3]):
+    if not zero.any() or any(_is_shared(graph, index) for index in indices[1:]):
         return
     kernel.quantization.scale = np.where(zero, scales.max() if not zero.all() else 1 / 127, scales)
     if _is_constant(model, bias, ("int32", "int64")) and _scales(bias) is not None:
@@ -132,12 +141,14 @@ def _rescale(model, graph, inputs):
         flatbuffer.set_values(model, bias, integers)
 
 
+def _input(operator, position):
+    """Returns the index of the tensor at a position. None if the operator has no input there."""
+    is_given = position < len(operator.inputs) and operator.inputs[position] >= 0
+    return operator.inputs[position] if is_given else None
+
+
 def _is_shared(graph, index):
     return sum(list(operator.inputs).count(index) for operator in graph.operators) > 1
-
-
-def _tensor(graph, inputs, position):
-    return graph.tensors[inputs[position]] if position < len(inputs) and inputs[position] >= 0 else None
 
 
 def _is_constant(model, tensor, dtypes):

@@ -132,8 +132,8 @@ def _samples(model, quantize, data):
         return None
     if data is None:
         raise ValueError(
-            f"quantize={quantize!r} takes the ranges of activations from data: received none. Pass data= with "
-            "a few hundred typical inputs, such as x_train[:300]."
+            f"quantize={quantize!r} takes the ranges of activations from data: received none. Pass data= "
+            "with a few hundred typical inputs, such as x_train[:300]."
         )
     entries = runtime.of_model(model).inputs
     arrays = listed(data, [entry.name for entry in entries])
