@@ -15,6 +15,7 @@ EXTRAS = {
     "comparison": COMPARISON,
     "tflite": TFLITE,
     "onnx": ONNX,
+    "micro": ["tflite-micro", *TFLITE],
     "examples": ["scikit-learn>=1.3", "matplotlib>=3.8"],
     "models": ["keras-hub>=0.20"],
     "tensorboard": ["tensorboard>=2.16"],

@@ -112,6 +112,55 @@ def mobilenet(keras, shape, classes, widths=(16, 32, 32, 64, 64, 128)):
     return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="mobilenet")
 
 
+def mobilenet_v2(
+    keras,
+    shape,
+    classes,
+    blocks=((16, 1, 1), (24, 4, 2), (48, 4, 2), (48, 4, 1), (96, 4, 2), (96, 4, 1)),
+    stem=16,
+    last=512,
+):
+    """Builds a small MobileNetV2 (Sandler et al., 2018): inverted residual blocks with linear bottlenecks.
+
+    `blocks` has `(width, expansion, strides)` per block. The stem has strides of 2.
+    """
+    layers = keras.layers
+
+    def normalized(x, activate=True):
+        x = layers.BatchNormalization()(x)
+        return layers.ReLU(6.0)(x) if activate else x
+
+    inputs = keras.Input(shape)
+    x = normalized(layers.Conv2D(stem, 3, 2, padding="same", use_bias=False)(inputs))
+    for width, expansion, strides in blocks:
+        y, before = x, x.shape[-1]
+        if expansion > 1:
+            y = normalized(layers.Conv2D(expansion * before, 1, use_bias=False)(y))
+        y = normalized(layers.DepthwiseConv2D(3, strides, padding="same", use_bias=False)(y))
+        y = normalized(layers.Conv2D(width, 1, use_bias=False)(y), activate=False)
+        x = layers.Add()([x, y]) if strides == 1 and before == width else y
+    x = normalized(layers.Conv2D(last, 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="mobilenet_v2")
+
+
+def ds_cnn(keras, shape, classes, widths=(128, 256, 256, 256), stem=64):
+    """Builds a keyword-spotting DS-CNN (Zhang et al., 2017): depthwise separable blocks on 49 x 10 inputs."""
+    layers = keras.layers
+
+    def activated(x):
+        return layers.ReLU()(layers.BatchNormalization()(x))
+
+    inputs = keras.Input(shape)
+    x = activated(layers.Conv2D(stem, (10, 4), 2, padding="same", use_bias=False)(inputs))
+    for index, width in enumerate(widths):
+        strides = 1 if index else 2
+        x = activated(layers.DepthwiseConv2D(3, strides, padding="same", use_bias=False)(x))
+        x = activated(layers.Conv2D(width, 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="ds_cnn")
+
+
 def vit(keras, shape, classes, patch=4, width=32, heads=2, depth=2):
     """Builds a small vision transformer (Dosovitskiy et al., 2021) with ReLU in its MLPs.
 

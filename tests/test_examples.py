@@ -68,6 +68,17 @@ def test_shrink_and_export(tmp_path, keras, net):
 
 
 @pytest.mark.slow
+def test_quantize(tmp_path):
+    printed = run([ROOT / "examples/quantize.py", "--epochs=4"], tmp_path)
+    zeros = dict(re.findall(r"^(\S.*?) +[\d,]+ bytes.* ([\d,]+) zeros of", printed, re.MULTILINE))
+    zeros = {name: int(count.replace(",", "")) for name, count in zeros.items()}
+    assert zeros["QAT"] < zeros["PQAT"] < zeros["float"] <= zeros["PQAT, KeepZeros"]
+    assert zeros["int8"] >= zeros["float"] > 10_000
+    made = {path.name for path in (tmp_path / "build/quantize").iterdir()}
+    assert made >= {"float.tflite", "int8.tflite", "pqat_keepzeros.tflite", "clustered.tflite"}
+
+
+@pytest.mark.slow
 def test_activation_based_pruning(tmp_path):
     """And what reads the nets that it leaves."""
     printed = run([ROOT / "examples/activation_based_pruning.py", "--quick", "--workers=1"], tmp_path)

@@ -94,7 +94,8 @@ def packages_of_setup():
 
 def test_every_import_is_required_or_has_a_row_above():
     required, extras = packages_of_setup()
-    required |= {"ml_dtypes", "jax", "torch"}  # of Keras, TensorFlow, and the backend that the user chose
+    # Of Keras, TensorFlow, and the backend that the user chose.
+    required |= {"ml_dtypes", "flatbuffers", "jax", "torch"}
     guarded = {module.split(".")[0]: extra for module, extra in USES}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

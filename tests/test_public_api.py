@@ -15,6 +15,7 @@ PUBLIC = [
         "compaction_report",
         "compare",
         "dead_neuron_report",
+        "export_report",
         "fit_and_compact",
         "layers",
         "measure_activations",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tfap.pruning.policy import PruneForLatencyOnXNNPack, PruningPolicy
     from tfap.pruning.prune import plan, prune, prune_scope, strip_pruning
     from tfap.pruning.prune_low_magnitude import prune_low_magnitude
+    from tfap.reporting.export_report import export_report
     from tfap.reporting.latency import measure as measure_latency
     from tfap.reporting.report import report
     from tfap.schedules import (
@@ -79,6 +80,7 @@ __all__ = [
     "compare",
     "dead_neuron_report",
     "export",
+    "export_report",
     "fit_and_compact",
     "flops",
     "layer_flops",
@@ -146,6 +148,7 @@ _MODULE_OF = {
             "PruningPolicy",
         ),
         "pruning.prune_low_magnitude": ("prune_low_magnitude",),
+        "reporting.export_report": ("export_report",),
         "training.callbacks": ("UpdatePruningStep",),
         "training.disconnected": ("unremovable_neurons",),
         "training.mask_update": ("update_masks",),

@@ -9,23 +9,26 @@ import sys
 import tempfile
 import traceback
 
+import numpy as np
+
 from tfap import keras_compat
+from tfap.exporting.calibration import Settings
 from tfap.keras_compat.types import Model
 
-_MODEL, _TASK, _ERROR = "model.keras", "task.json", "error.json"
+_MODEL, _TASK, _SAMPLES, _ERROR = "model.keras", "task.json", "samples.npz", "error.json"
 _COMMAND = "import sys; from tfap.exporting import conversion; conversion.main(sys.argv[1])"
 # What the other process may raise; others are a fault of the model.
 _ERRORS = {"ImportError": ImportError, "OSError": OSError}
 
 
-def write(model: Model, path: pathlib.Path, format: str, quantize: str | None) -> None:
+def write(model: Model, path: pathlib.Path, format: str, settings: Settings) -> None:
     """Writes a file in another process, which loads the model on the TensorFlow backend.
 
     Args:
         model: A built Keras 3 model.
         path: Path of the file.
         format: String. Name of the format.
-        quantize: As in `tfap.export`.
+        settings: The `Settings` of the file.
 
     Raises:
         ImportError: If a package is not installed. The message has the pip command.
@@ -38,10 +41,12 @@ def write(model: Model, path: pathlib.Path, format: str, quantize: str | None) -
         task = {
             "path": str(path.resolve()),
             "format": format,
-            "quantize": quantize,
+            "settings": {"quantize": settings.quantize, "inputs": settings.inputs, "sparse": settings.sparse},
             "imports": _imports(model),
         }
         (files / _TASK).write_text(json.dumps(task))
+        if settings.samples is not None:
+            np.savez(files / _SAMPLES, *settings.samples)
         done = subprocess.run(
             [sys.executable, "-c", _COMMAND, folder],
             env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -93,7 +98,7 @@ def main(folder: str) -> None:
     files = pathlib.Path(folder)
     task = json.loads((files / _TASK).read_text())
     try:
-        _perform(files / _MODEL, task)
+        _perform(files, task)
     except Exception as error:
         kind = next((name for name, cls in _ERRORS.items() if isinstance(error, cls)), "")
         text = str(error) or traceback.format_exc()
@@ -101,12 +106,14 @@ def main(folder: str) -> None:
         sys.exit(1)
 
 
-def _perform(model_path, task):
+def _perform(files, task):
     write_here = importlib.import_module("tfap.exporting.export").write_here
     objects = {name: _found(module, path) for name, module, path in task["imports"]}
     with keras_compat.custom_object_scope(objects):
-        model = keras_compat.load_model(model_path, safe_mode=False)  # written by `write`
-    write_here(model, pathlib.Path(task["path"]), task["format"], task["quantize"])
+        model = keras_compat.load_model(files / _MODEL, safe_mode=False)  # written by `write`
+    samples = list(np.load(files / _SAMPLES).values()) if (files / _SAMPLES).exists() else None
+    settings = Settings(samples=samples, **task["settings"])
+    write_here(model, pathlib.Path(task["path"]), task["format"], settings)
 
 
 def _found(module, path):

@@ -1,15 +1,18 @@
 """Export of models to files for deployment, which are checked against the model."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
 import tempfile
+import warnings
 from typing import Literal
 
 import numpy as np
 
 from tfap import keras_compat
-from tfap.exporting import conversion, runtime
+from tfap.exporting import conversion, runtime, sparse_tflite
+from tfap.exporting.calibration import CALIBRATED, QUANTIZED_INPUTS, Settings
 from tfap.exporting.formats import FORMATS, load_runtime
 from tfap.exporting.silence import quiet
 from tfap.keras_compat import equality
@@ -29,10 +32,12 @@ def export(
     path: str | os.PathLike[str],
     format: Literal["saved_model", "keras", "tflite", "onnx"] = "saved_model",
     *,
-    quantize: Literal["dynamic_range"] | None = None,
+    quantize: Literal["dynamic_range", "float16", "int8", "int16x8"] | None = None,
     dtype: Literal["float32"] | None = None,
     data: Arrays | None = None,
     verify: bool = True,
+    inputs: Literal["float", "int8", "int16"] = "float",
+    sparse: bool = False,
 ) -> pathlib.Path:
     """Exports a model to a file for deployment.
 
@@ -48,6 +53,7 @@ def export(
     Floats must agree within 1e-6 plus 1e-4 times the largest value of the output. In models with float16 or
     bfloat16 layers the factor is 2e-2 or 1e-1. Integers and booleans must be equal. For a quantized file,
     tfap compares only shapes and dtypes, and checks that finite outputs are still finite.
+    `tfap.export_report` says how far its outputs are from the model's, and whether all zeros are kept.
 
     Args:
         model: A built model of either Keras without pruning wrappers, such as the result of
@@ -57,22 +63,30 @@ def export(
         format: String. "saved_model" is for `tf.saved_model.load`, with the endpoint `serve`. "keras" is a
             Keras archive. "tflite" is for LiteRT (TensorFlow Lite), without TensorFlow ops, with inputs and
             outputs in the model's order. "onnx" is for ONNX Runtime.
-        quantize: "dynamic_range" stores the weights of large layers as int8, which changes the outputs by
-            more than float tolerance. Only for "tflite". None for no quantization.
+        quantize: String, or None for no quantization. Outputs change by more than float tolerance.
+            "dynamic_range" stores the weights of large layers as int8, "float16" all weights as float16,
+            both only for "tflite". "int8" also computes in int8, with ranges of activations from `data`, for
+            "tflite" and "onnx". "int16x8" has int8 weights and int16 activations, for "tflite".
         dtype: "float32" exports a copy of the model in which all layers compute in float32, with the same
             weights, because LiteRT does not run layers in float16 or bfloat16. None keeps the precision.
         data: Samples to compare outputs on: an array, or a list or dict with an array per input. None for
-            random samples: standard normal floats, and integers 0 and 1.
+            random samples: standard normal floats, and integers 0 and 1. With "int8" and "int16x8" required:
+            typical inputs, a few hundred, from which the ranges of activations are taken.
         verify: Boolean. Whether to run the file. False does not need its runtime.
+        inputs: String. "float", or the integers of quantized inputs and outputs in a "tflite" file: "int8"
+            with `quantize="int8"`, "int16" with "int16x8". `tfap.load_runtime` takes real values for them.
+        sparse: Boolean. Whether to leave out the zeros of kernels where that makes the file smaller. Only for
+            "tflite". LiteRT restores them when it loads the file. Warns if no kernel gets smaller.
 
     Returns:
         `path` as a `pathlib.Path`, for `tfap.load_runtime` and others.
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If the format, `quantize` or `dtype` is unknown, if the path has the wrong suffix or holds
-            something else, if the model is unbuilt, has pruning wrappers or cannot be converted, if `data`
-            does not fit the model, or if an output is empty or NaN, so that it cannot be compared.
+        ValueError: If the format, `quantize`, `dtype` or `inputs` is unknown or does not fit the format, if
+            the path has the wrong suffix or holds something else, if the model is unbuilt, has pruning
+            wrappers or cannot be converted, if `data` is missing or does not fit the model, or if an output
+            is empty or NaN, so that it cannot be compared.
         ImportError: If a required package is not installed. The message has the pip command.
         OSError: If the file cannot be written.
         RuntimeError: If the file does not run, or its outputs differ from those of the model.
@@ -89,10 +103,12 @@ def export(
     """
     path = pathlib.Path(path)
     _check(model, path, format, quantize, dtype)
+    _check_storage(format, quantize, inputs, sparse)
     if FORMATS[format].needs_tensorflow:
         keras_compat.require("tensorflow")
     if verify:
         FORMATS[format].require()
+    settings = Settings(quantize, _samples(model, quantize, data), inputs, sparse)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder,
@@ -102,32 +118,63 @@ def export(
             model = _in_precision(model, dtype, data, verify)
         expected = _Expected(model, data) if verify else None
         exported = pathlib.Path(folder, path.name)
-        _write(model, exported, format, quantize)
+        _write(model, exported, format, settings)
         if expected is not None:
             expected.compare(exported, exactly=quantize is None)
+        is_sparse = sparse and sparse_tflite.has_sparse_kernels(exported.read_bytes())
         _move(exported, path)
+    if sparse and not is_sparse:
+        warnings.warn(
+            f"No kernel in '{path}' is sparse: none would be smaller, or LiteRT would not run it.",
+            stacklevel=2,
+        )
     return path
 
 
-def _write(model, path, format, quantize):
+def _samples(model, quantize, data):
+    """Returns the arrays from which the ranges of activations are taken, in the model's order, or None."""
+    if quantize not in CALIBRATED:
+        return None
+    if data is None:
+        raise ValueError(
+            f"quantize={quantize!r} takes the ranges of activations from data: received none. Pass data= "
+            "with a few hundred typical inputs, such as x_train[:300]."
+        )
+    entries = runtime.of_model(model).inputs
+    arrays = listed(data, [entry.name for entry in entries])
+    if len(arrays) != len(entries):
+        raise ValueError(
+            f"The model '{model.name}' has {len(entries)} inputs: received data with {len(arrays)} arrays."
+        )
+    entries = [dataclasses.replace(entry, shape=(None, *entry.shape[1:])) for entry in entries]
+    converted = [entry.checked(array) for entry, array in zip(entries, arrays)]
+    counts = {len(array) for array in converted}
+    if len(counts) != 1 or not counts - {0}:
+        raise ValueError(
+            f"data has {sorted(counts)} samples per input, expected the same number, at least 1."
+        )
+    return converted
+
+
+def _write(model, path, format, settings):
     """Writes the file in this process or, if the model's backend cannot, in one with TensorFlow."""
     failure = None
     if keras_compat.backend_name(model) in FORMATS[format].backends:
         try:
-            return write_here(model, path, format, quantize)
+            return write_here(model, path, format, settings)
         except ValueError as error:
             if keras_compat.backend_name(model) == "tensorflow" or not FORMATS[format].needs_tensorflow:
                 raise
             failure = error
     try:
-        conversion.write(model, path, format, quantize)
+        conversion.write(model, path, format, settings)
     except ValueError as error:
         text = f"The model '{model.name}' cannot be converted to format='{format}'"
         text = str(error) if text in str(error) else f"{text}: {error}"
         raise ValueError(text) from failure or error
 
 
-def write_here(model: Model, path: pathlib.Path, format: str, quantize: str | None) -> None:
+def write_here(model: Model, path: pathlib.Path, format: str, settings: Settings) -> None:
     """Writes the file for any batch size or, if that fails, for the fixed one of the model's inputs."""
     fixed = keras_compat.fixed_batch_size(model)
     failure: Exception | None = None
@@ -136,7 +183,7 @@ def write_here(model: Model, path: pathlib.Path, format: str, quantize: str | No
         batch_sizes = [fixed]  # for any other, the conversion takes as long and always fails
     for batch_size in batch_sizes:
         try:
-            FORMATS[format].write(model, path, quantize, batch_size)
+            FORMATS[format].write(model, path, settings, batch_size)
             return
         except (ImportError, OSError):  # a missing package, a full disk: not a fault of the model
             raise
@@ -216,6 +263,24 @@ def _check_quantization(format, quantize):
         f"quantize={quantize!r} is for format='{', '.join(sorted(supporting))}' only: received "
         f"format='{format}'."
     )
+
+
+def _check_storage(format, quantize, inputs, sparse):
+    """Checks the arguments that choose how inputs and kernels are stored."""
+    if inputs not in ("float", *QUANTIZED_INPUTS.values()):
+        raise ValueError(f"Unknown inputs={inputs!r}. Known: 'float', 'int8', 'int16'.")
+    if inputs != "float" and quantize not in FORMATS[format].quantized_inputs:
+        raise ValueError(
+            f"inputs={inputs!r} is for format='tflite' with quantize='int8' or 'int16x8': received "
+            f"format='{format}', quantize={quantize!r}."
+        )
+    if inputs != "float" and inputs != QUANTIZED_INPUTS[quantize]:
+        raise ValueError(
+            f"With quantize={quantize!r}, inputs are 'float' or {QUANTIZED_INPUTS[quantize]!r}: received "
+            f"inputs={inputs!r}."
+        )
+    if sparse and not FORMATS[format].sparse:
+        raise ValueError(f"sparse=True is for format='tflite' only: received format='{format}'.")
 
 
 def _check_path(path, format):

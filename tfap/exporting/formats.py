@@ -12,6 +12,7 @@ import numpy as np
 
 from tfap import keras_compat
 from tfap.exporting import onnx, runtime, tflite
+from tfap.exporting.calibration import CALIBRATED, Settings
 from tfap.exporting.runtime import Runtime
 from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
@@ -22,7 +23,7 @@ class Format:
     """Describes a file format.
 
     Attributes:
-        write: Function of `(model, path, quantize, batch_size)` that writes the file. A `batch_size` of None
+        write: Function of `(model, path, settings, batch_size)` that writes the file. A `batch_size` of None
             is any.
         load: Function of `(path, threads)` that returns a `Runtime`.
         weights: Function of the path that returns the list of arrays in the file, or None if it cannot read
@@ -31,15 +32,19 @@ class Format:
         quantizations: Tuple of strings. Valid values of `quantize` besides None.
         backends: Tuple of strings. Backends of Keras on which `write` works. For others, a process with
             TensorFlow writes the file.
+        quantized_inputs: Tuple of those values of `quantize` with which inputs and outputs can be integers.
+        sparse: Boolean. Whether kernels can be sparse.
         modules: Tuple of strings. Optional modules that running the file needs.
         extra: String. Extra of tfap that installs the modules.
     """
 
-    write: Callable[[Model, pathlib.Path, str | None, int | None], None]
+    write: Callable[[Model, pathlib.Path, Settings, int | None], None]
     load: Callable[[pathlib.Path, int | None], Runtime]
     weights: Callable[[pathlib.Path], Sequence[np.ndarray] | None]
     suffix: str = ""
     quantizations: tuple[str, ...] = ()
+    quantized_inputs: tuple[str, ...] = ()
+    sparse: bool = False
     modules: tuple[str, ...] = ()
     backends: tuple[str, ...] = ("tensorflow", "jax")
     extra: str | None = None
@@ -129,7 +134,7 @@ def _format_of(path):
     )
 
 
-def _write_saved_model(model, path, quantize, batch_size):
+def _write_saved_model(model, path, settings, batch_size):
     keras_compat.write_saved_model(model, path, batch_size)
 
 
@@ -154,7 +159,7 @@ def _saved_model_weights(path):
     return None if variables is None else [variable.numpy() for variable in variables]
 
 
-def _write_keras(model, path, quantize, batch_size):
+def _write_keras(model, path, settings, batch_size):
     model.save(path)
 
 
@@ -176,7 +181,9 @@ FORMATS: dict[str, Format] = {
         tflite.load,
         tflite.weights,
         ".tflite",
-        quantizations=("dynamic_range",),
+        quantizations=("dynamic_range", "float16", *CALIBRATED),
+        quantized_inputs=CALIBRATED,
+        sparse=True,
         modules=("ai_edge_litert.interpreter",),
         extra="tflite",
     ),
@@ -186,6 +193,7 @@ FORMATS: dict[str, Format] = {
         onnx.weights,
         ".onnx",
         backends=("tensorflow",),
+        quantizations=("int8",),
         modules=("onnxruntime",),
         extra="onnx",
     ),

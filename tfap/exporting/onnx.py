@@ -7,7 +7,8 @@ import threading
 import numpy as np
 
 from tfap import keras_compat
-from tfap.exporting import runtime
+from tfap.exporting import onnx_calibration, runtime
+from tfap.exporting.calibration import Settings
 from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
 
@@ -15,17 +16,18 @@ _DTYPES = {"float": "float32", "double": "float64", "string": "object"}  # other
 _eager_lock = threading.Lock()  # two threads at once would restore each other's setting
 
 
-def write(model: Model, path: pathlib.Path, quantize: str | None, batch_size: int | None) -> None:
+def write(model: Model, path: pathlib.Path, settings: Settings, batch_size: int | None) -> None:
     """Writes a model to an ONNX file.
 
     Args:
         model: A built model of either Keras.
         path: Path of the file.
-        quantize: None. ONNX files are not quantized.
+        settings: The `Settings`. With `quantize="int8"` weights and activations are int8.
         batch_size: Integer. Batch size of the inputs. None for any.
 
     Raises:
-        ImportError: If onnx or tf2onnx is not installed. The message has the pip command.
+        ImportError: If onnx or tf2onnx is not installed, or onnxruntime, which quantizes. The message has the
+            pip command.
     """
     # Not with Keras 3's "onnx" exporter, because it leaves NumPy and tf2onnx patched.
     onnx, tf2onnx = (runtime.imported(module, "onnx") for module in ("onnx", "tf2onnx.convert"))
@@ -35,7 +37,10 @@ def write(model: Model, path: pathlib.Path, quantize: str | None, batch_size: in
         function.get_concrete_function()
     content, _ = tf2onnx.from_function(function, signature, custom_op_handlers={"Erfc": (_write_erfc, [])})
     onnx.checker.check_model(content)  # tf2onnx does not raise for ops that it cannot convert
-    onnx.save(content, path)
+    if settings.quantize is None:
+        onnx.save(content, path)
+    else:
+        onnx_calibration.quantize(content, path, settings, batch_size)
 
 
 @contextlib.contextmanager

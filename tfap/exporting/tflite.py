@@ -6,28 +6,31 @@ import tempfile
 import numpy as np
 
 from tfap import keras_compat
-from tfap.exporting import runtime
+from tfap.exporting import calibration, runtime, sparse_tflite
+from tfap.exporting.calibration import Settings
 from tfap.keras_compat.lazy import tensorflow as tf
 from tfap.keras_compat.types import Model
 
 
-def write(model: Model, path: pathlib.Path, quantize: str | None, batch_size: int | None) -> None:
+def write(model: Model, path: pathlib.Path, settings: Settings, batch_size: int | None) -> None:
     """Writes a model to a LiteRT file.
 
     Args:
         model: A built model of either Keras.
         path: Path of the file.
-        quantize: "dynamic_range" stores the weights of large layers as int8. None for no quantization.
+        settings: The `Settings`: how to quantize, and whether kernels are sparse.
         batch_size: Integer. Batch size of the inputs. None for any.
     """
     # Like Keras 3's "litert" exporter, which also allows TensorFlow ops, but LiteRT cannot run those.
+    names = [spec.name for spec in keras_compat.inputs_of(model)]
     with tempfile.TemporaryDirectory() as folder:
         keras_compat.write_saved_model(model, folder, batch_size)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-        if quantize == "dynamic_range":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        content = converter.convert()
-    names = [spec.name for spec in keras_compat.inputs_of(model)]
+        content = calibration.configure(converter, settings, names, batch_size).convert()
+    if settings.quantize in calibration.CALIBRATED:
+        content = calibration.with_scales_of_zero_channels(content)
+    if settings.sparse:
+        content = sparse_tflite.sparsified(content)
     path.write_bytes(_in_model_order(content, names))
 
 
