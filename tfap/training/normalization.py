@@ -10,7 +10,7 @@ from tfap.activations.batches import can_repeat
 from tfap.graph.parts import parts_of
 from tfap.layers.find import is_pruning_wrapper
 
-STALE = 0.01  # share of a moving average that is from before the last mask change; see docs/recalibrate.md
+STALE = 0.001  # share of a moving average that is from before the last mask change; see docs/recalibrate.md
 _BATCH = 128  # samples, if data are arrays
 
 
