@@ -268,9 +268,8 @@ def tables(rows):
             continue
         for sparsity in SPARSITIES[net]:
             removed = "neurons" if net == "mlp" else "FLOPs"
-            print(
-                f"\n**{net}**, dense {cell(list(dense_accuracies.values()))}, {sparsity:.0%} of the {removed} removed\n"
-            )
+            accuracy = cell(list(dense_accuracies.values()))
+            print(f"\n**{net}**, dense {accuracy}, {sparsity:.0%} of the {removed} removed\n")
             print("| criterion | samples | Keras |", " | ".join(ARMS), "|")
             print("|---|---:|---|" + "---:|" * len(ARMS))
             for samples, world in (

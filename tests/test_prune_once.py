@@ -58,7 +58,7 @@ def test_the_model_alone_is_returned_by_default(keras_module):
     assert "neither constant nor unused, as with drop_silent=True or tfap.prune_once" in str(
         tfap.compaction_report(model, small)
     )
-    assert len(tfap.report({"dense": model, "small": small}).models) == 2
+    assert len(tfap.report({"dense": model, "small": small}, seconds=0.05)) == 2
 
 
 @pytest.mark.parametrize("compensate", [True, False, "mean"])

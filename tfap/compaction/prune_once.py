@@ -338,10 +338,13 @@ class _Pruner:
         return [by_group[groups] for groups in self._sets]
 
     def _removal_errors(self, progress):
-        """Returns what the removal of each group adds to the errors of its consumers: float array."""
-        found = removal_errors(
-            self.model, self._inputs, self._sets, self._consumers, self._ridge, progress.advance
-        )
+        """Returns what the removal of each group adds to the errors of its consumers: float array.
+
+        With the same fraction for every layer, sets that are chosen again need no errors before.
+        """
+        is_local = self._settings.scope == "local"
+        sets = [groups for groups in self._sets if not (is_local and self._only_consumer(groups))]
+        found = removal_errors(self.model, self._inputs, sets, self._consumers, self._ridge, progress.advance)
         errors = np.zeros(self._channels.size)
         errors[list(found)] = list(found.values())
         return errors
@@ -410,11 +413,23 @@ class _Pruner:
             seconds=time.monotonic() - start,
         )
 
+    def _only_consumer(self, groups):
+        """Returns the path of the only layer that consumes a set, or None.
+
+        None also if a grouped convolution needs as many channels of every group.
+        """
+        for path, matrix in self._liveness.linear_maps.items():
+            sides = self._liveness.groups(path) if isinstance(matrix, Grouped) else ()
+            if any(side is not None and np.isin(side, groups).any() for side in sides):
+                return None
+        paths = consuming(groups, self._consumers)
+        return paths[0] if len(paths) == 1 else None
+
     def _choose_again(self, consumer, problems):
         """Chooses as many channels as before, on the activations of the layers before as they are now."""
         for groups in self._sets:
             removed = int((~self._kept[groups]).sum())
-            if removed and consuming(groups, self._consumers) == [consumer.path]:
+            if removed and self._only_consumer(groups) == consumer.path:
                 order = removal_order(problems, groups, removed)
                 self._kept[groups] = True
                 self._kept[order.groups] = False
