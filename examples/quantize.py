@@ -63,8 +63,10 @@ def clustered(model, clusters=16):
     """Returns the model with tfmot's wrappers for clustering that preserves sparsity."""
     clustering = tfmot.clustering.keras
     initialization = clustering.CentroidInitialization.KMEANS_PLUS_PLUS
+    copy = keras.models.clone_model(model)  # because tfmot wraps the layers themselves
+    copy.set_weights(model.get_weights())
     return clustering.cluster_weights(
-        model,
+        copy,
         number_of_clusters=clusters,
         cluster_centroids_init=initialization,
         preserve_sparsity=True,

@@ -1,4 +1,4 @@
-"""What strip_pruning and compact return goes on in tfmot's and Keras 3's own quantization, and keeps zeros."""
+"""tfmot's and Keras 3's quantization of what strip_pruning and compact return, and which zeros it keeps."""
 
 import keras
 import nets
@@ -44,7 +44,9 @@ def trained(model, x, y, callbacks=()):
     return model
 
 
-@pytest.mark.parametrize("way", ["QAT", "PQAT", "PQAT, KeepZeros"])
+@pytest.mark.parametrize(
+    "way", [*(pytest.param(way, marks=pytest.mark.slow) for way in ("QAT", "PQAT")), "PQAT, KeepZeros"]
+)
 def test_tfmots_training_for_int8(stripped, tmp_path, way):
     model, (x, y) = stripped
     given = zeros(model)
@@ -67,6 +69,7 @@ def test_tfmots_training_for_int8(stripped, tmp_path, way):
     np.testing.assert_allclose(outputs, expected, atol=0.05)
 
 
+@pytest.mark.slow
 def test_tfmots_clustering_that_preserves_sparsity(stripped, tmp_path):
     model, (x, y) = stripped
     wrapped = trained(quantize.clustered(model, clusters=8), x, y)
@@ -79,6 +82,7 @@ def test_tfmots_clustering_that_preserves_sparsity(stripped, tmp_path):
     assert tfap.export_report(clustered, path, x).zeros_kept
 
 
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
 def test_keras_3_quantizes_a_compacted_model(tmp_path):
     model = nets.mlp(keras, (20, 64, 32, 5))
     neurons = tfap.prune(model, 0.4, "magnitude", granularity="neuron")
