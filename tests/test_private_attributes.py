@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import warnings
 
 import keras
 import pytest
@@ -97,7 +98,9 @@ def owners():
         "keras.Sequential": keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]),
     }
     for module in (keras, tf_keras):
-        inputs, dense = module.Input((2,)), module.layers.Dense(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras 3 prefers an Input object
+            inputs, dense = module.Input((2,)), module.layers.Dense(1, input_shape=(2,))
         model = module.Model(inputs, dense(inputs))
         model.compile("adamw" if module is keras else module.optimizers.AdamW(), "mse")
         model.optimizer.exclude_from_weight_decay(var_names=["bias"])

@@ -44,7 +44,7 @@ class Criterion:
     metric: str | None = None
     granularity: str = "weight"
     granularities: Any = None
-    supports_blocks: bool = True
+    supports_blocks: Any = True
     needs: Any = frozenset()
 
     @property
