@@ -151,7 +151,7 @@ def _mapped(function, structure):
         return {key: _mapped(function, part) for key, part in structure.items()}
     if isinstance(structure, tuple | list):
         parts = [_mapped(function, part) for part in structure]
-        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
+        return tuple(parts) if isinstance(structure, tuple) else parts
     return None if structure is None else function(structure)
 
 
