@@ -101,6 +101,18 @@ def test_every_net_can_be_pruned(keras_module, net):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("keras", ["keras", "tf_keras"])
+def test_prune_once(tmp_path, keras):
+    arguments = ["--epochs=30", "--samples=300", f"--keras={keras}"]
+    printed = run([ROOT / "examples/prune_once.py", *arguments], tmp_path)
+    dense, plain, refitted = map(
+        float, re.findall(r"([\d.]+)% (?:dense|without the refit|with the refit)", printed)
+    )
+    assert plain < refitted - 5 and refitted > dense - 15
+    assert re.search(r"FLOPs per sample: [\d,]+ before, [\d,]+ after", printed)
+
+
+@pytest.mark.slow
 def test_from_tfmot(tmp_path):
     printed = run([ROOT / "examples/from_tfmot.py", "--epochs=3", "--tensorboard=logs"], tmp_path)
     assert printed.count("sparsity 80.0%") == 2

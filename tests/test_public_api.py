@@ -7,7 +7,7 @@ import tfap
 PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
-    *("AP", "ActivationCounts", "Gradient", "Kernel", "LAMP", "Lookahead"),
+    *("AP", "ActivationCounts", "Gradient", "Kernel", "LAMP", "Lookahead", "Reconstruction"),
     *("flops", "layer_flops", "load_runtime", "measure_latency", "pruning_is_over", "unremovable_neurons"),
     *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "low_rank"),
     *(
@@ -21,6 +21,7 @@ PUBLIC = [
         "prunable_layers",
         "prune",
         "prune_iteratively",
+        "prune_once",
         "prune_scope",
         "recalibrate",
         "register_pass_through_layer",

@@ -38,9 +38,9 @@ class ChannelScores:
             produced = liveness.channels.of(call.outputs[0])
             for spec in layer_types.kernel_specs(call.layer):
                 variable = spec.find(call.layer)
-                if spec.name == row.weight and spec.feeds_output and produced is not None:
-                    if len(produced.groups) == neuron_count(spec, variable.shape):
-                        self._weights.append((row.path, spec, variable, produced.groups))
+                is_its = spec.name == row.weight and spec.feeds_output and produced is not None
+                if is_its and len(produced.groups) == neuron_count(spec, variable.shape):
+                    self._weights.append((row.path, spec, variable, produced.groups))
         chooses = type(criterion).new_masks not in (Criterion.new_masks, AP.new_masks)
         if chooses:
             raise ValueError(

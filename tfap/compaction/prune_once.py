@@ -19,6 +19,7 @@ from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
 from tfap.compensation.allocation import Allocation, ModelCost, coupled_sets
 from tfap.compensation.consumers import Consumer, consumers_of
 from tfap.compensation.refit import RIDGE, relative
+from tfap.compensation.removal import Repeatable, consuming, removal_errors
 from tfap.compensation.selection import removal_order
 from tfap.compensation.sweep import Sweep
 from tfap.criteria import Criterion
@@ -80,7 +81,7 @@ def prune_once(
     sparsity: float,
     criterion: Criterion | str = "reconstruction",
     target: str = "weights",
-    scope: str = "global",
+    scope: str = "local",
     compensate: bool | str = True,
     recalibrate: bool = True,
     samples: int = 2048,
@@ -91,42 +92,43 @@ def prune_once(
 ) -> Model | tuple[Model, PruneOnceReport]:
     """Removes neurons and channels from a trained model at once, without training.
 
-    It needs a few hundred inputs and no labels. The layers that consume a removed channel are refitted: their
-    other weights take over what the channel contributed, by ridge regression, so that their sums stay as they
-    were on the data. Layers are done in graph order, each on the activations of the layers before it as they
-    are then.
+    It needs a few hundred inputs and no labels. The layers that consume a removed channel are refitted by
+    ridge regression: their other weights take over what the channel contributed, so that their sums stay as
+    they were on the data. Layers are done in graph order, each on the activations of the layers before it as
+    they are then.
 
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         data: Inputs: an array, a list or dict of arrays for several inputs, a tuple `(x, y)`, or batches of
-            `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Labels are ignored,
-            except by `tfap.Gradient`. None merges similar neurons instead, by their weights alone.
+            `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Only `tfap.Gradient`
+            reads labels. None merges similar neurons instead, by their weights alone.
         sparsity: Float in [0, 1). The fraction of the target that is removed at most.
         criterion: A `tfap.Criterion` or its name: which channels are removed.
         target: Unit of the sparsity: "weights" (of the kernels of the model), "flops" (of the model), or
             "neurons" (of the layers that can be pruned).
-        scope: "global" ranks all channels together; "local" removes the same fraction from every layer.
+        scope: "local" removes the same fraction of channels from every layer; "global" ranks the channels of
+            all layers together.
         compensate: Boolean. Whether to refit the weights that are kept. "mean" only adds the mean of what
-            removed channels contributed to the biases.
+            removed channels contributed to the biases, and False does neither.
         recalibrate: Boolean. Whether to compute the statistics of BatchNormalization layers anew at the end,
             as `tfap.recalibrate` does.
         samples: Integer >= 1. The largest number of inputs to use, the first ones.
         batch_size: Integer >= 1. Samples per batch, for arrays only.
         skip: Layers whose neurons are kept, as in `tfap.prune`.
-        ridge: Float >= 0. Strength of the ridge, relative to the mean square of the activations. Larger values
-            change weights less.
+        ridge: Float >= 0. Strength of the ridge, relative to the mean square of the activations. Larger
+            values change weights less.
         return_report: Boolean. Whether to also return a `PruneOnceReport`.
 
     Returns:
-        A new model of the same Keras with fewer units, without wrappers, compiled alike, with a fresh
-        optimizer. With `return_report`, a tuple `(model, report)`. The report says per layer how many units are
-        kept and how well its sums are reproduced, and prints as a table.
+        A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer. With
+        `return_report`, a tuple `(model, report)`. The report says per layer how many units are kept and how
+        well its sums are reproduced, and prints as a table.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a value is invalid; if the model is wrapped, stateful, subclassed, or unbuilt, or has no
-            removable channels; if the data is empty, does not fit the inputs, or has NaN or infinity; or if
-            the criterion needs what the data does not give, such as labels for `tfap.Gradient`.
+        ValueError: If a value is invalid; if the model is wrapped, stateful, subclassed, or unbuilt, or has
+            no removable channels; if the data is empty, does not fit the inputs, or has NaN or infinity; or
+            if the criterion needs what the data does not give, such as labels for `tfap.Gradient`.
 
     Example:
 
@@ -138,7 +140,7 @@ def prune_once(
     >>> small.get_layer("hidden").units
     16
     >>> report.weights
-    (352, 176)
+    (387, 195)
 
     References:
         - Meng et al., *OSSCAR*, ICML 2024 (arXiv 2403.12983)
@@ -158,8 +160,9 @@ def prune_once(
         return merging.model, _report_of_merging(model, merging, plan, time.monotonic() - start)
     batches = _InputBatches(model, data, checks.integer("samples", samples), batch_size)
     pruner = _Pruner(model, batches, settings, make_plan(model, settings, (), skip), float(ridge))
-    kept = pruner.kept_groups(float(sparsity), data)
-    layers = pruner.remove(kept, compensate)
+    with Progress("Pruning", pruner.steps) as progress:
+        kept = pruner.kept_groups(float(sparsity), data, progress)
+        layers = pruner.remove(kept, compensate, progress)
     small = compact(pruner.model, data=batches.few())
     is_recalibrated = recalibrate and bool(batch_norm.normalizations(small))
     if is_recalibrated:
@@ -260,16 +263,6 @@ class _InputBatches:
         return [array[: equality.SAMPLES] for array in self._batches[0]]
 
 
-class _Repeatable:
-    """Batches that each pass reads from the beginning."""
-
-    def __init__(self, make):
-        self._make = make
-
-    def __iter__(self):
-        return iter(self._make())
-
-
 class _Pruner:
     """Decides which channels of a copy of a model are removed, and takes them out of their consumers.
 
@@ -278,7 +271,8 @@ class _Pruner:
     """
 
     def __init__(self, model, batches, settings, plan, ridge):
-        self._settings, self._plan, self._ridge, self._batches = settings, plan, ridge, batches
+        self._settings, self._plan, self._ridge = settings, plan, ridge
+        self._inputs = Repeatable(batches.inputs)
         graph = Graph(model)
         tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
         self.model = keras_compat.rebuild(
@@ -292,7 +286,15 @@ class _Pruner:
         self._sets = self._removable_sets()
         if not self._sets:
             raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
-        self._progress = Progress("Pruning", 0)
+
+    @property
+    def steps(self):
+        """Integer. About how many steps the progress bar shows."""
+        return len(self._consumers) * (2 if self._measures_errors else 1)
+
+    @property
+    def _measures_errors(self):
+        return "removal_errors" in self._settings.criterion.needs
 
     def _removable_sets(self):
         removable = np.ones(self._channels.size, bool)
@@ -306,7 +308,7 @@ class _Pruner:
             if path in self._shared and consumed is not None:
                 removable[consumed] = False  # its weights are those of the given model
             produced.append(groups)
-        return coupled_sets(self._channels, produced, removable)
+        return coupled_sets(produced, removable)
 
     def unpruned(self):
         """Yields `(path, reason)` of layers whose channels are all kept."""
@@ -316,12 +318,12 @@ class _Pruner:
 
     # -- which channels --------------------------------------------------------------------------------
 
-    def kept_groups(self, sparsity, data):
+    def kept_groups(self, sparsity, data, progress):
         """Returns which channel groups to keep: boolean array."""
         prunable = {row.path for row in self._plan.pruned}
         cost = ModelCost(self.model, self._liveness, self._settings.target, prunable)
         allocation = Allocation(cost, self._liveness, self._sets)
-        scores = self._scores(data)
+        scores = self._scores(data, progress)
         if self._settings.scope == "global":
             kept = allocation.of_lowest(scores, sparsity)
         else:
@@ -329,42 +331,28 @@ class _Pruner:
             kept = allocation.of_same_fraction(orders, sparsity)
         return self._evened(kept)
 
-    def _scores(self, data):
-        errors = self._removal_errors() if "removal_errors" in self._settings.criterion.needs else None
+    def _scores(self, data, progress):
+        errors = self._removal_errors(progress) if self._measures_errors else None
         scores = ChannelScores(self.model, self._settings.criterion, self._plan, self._liveness, errors)
-        by_group = scores.by_group(_Repeatable(self._batches.inputs), data)
+        by_group = scores.by_group(self._inputs, data)
         return [by_group[groups] for groups in self._sets]
 
-    def _removal_errors(self):
-        """Measures what the removal of each group adds to the errors of its consumers: float array."""
+    def _removal_errors(self, progress):
+        """Returns what the removal of each group adds to the errors of its consumers: float array.
+
+        With the same fraction for every layer, sets that are chosen again need no errors before.
+        """
+        is_local = self._settings.scope == "local"
+        sets = [groups for groups in self._sets if not (is_local and self._only_consumer(groups))]
+        found = removal_errors(self.model, self._inputs, sets, self._consumers, self._ridge, progress.advance)
         errors = np.zeros(self._channels.size)
-        waiting = {at: self._consuming(groups) for at, groups in enumerate(self._sets)}
-        problems = {}
-
-        def done(consumer):
-            problems[consumer.path] = consumer.problems(self._ridge)
-            consumer.forget()
-            for at, paths in list(waiting.items()):
-                if all(path in problems for path in paths):
-                    del waiting[at]
-                    its = [problem for path in paths for problem in problems[path]]
-                    order = removal_order(its, self._sets[at])
-                    errors[order.groups] = _increasing(order.errors)
-            needed = {path for paths in waiting.values() for path in paths}
-            for path in set(problems) - needed:
-                problems[path] = ()
-
-        paths = {path for paths in waiting.values() for path in paths}
-        self._sweep([consumer for path, consumer in self._consumers.items() if path in paths], done)
+        errors[list(found)] = list(found.values())
         return errors
-
-    def _consuming(self, groups):
-        return [path for path, consumer in self._consumers.items() if np.isin(consumer.groups, groups).any()]
 
     def _sweep(self, consumers, done):
         if consumers:
-            batches = _Repeatable(self._batches.inputs)
-            Sweep(self.model, batches, [consumer.path for consumer in consumers]).run(consumers, done)
+            paths = [consumer.path for consumer in consumers]
+            Sweep(self.model, self._inputs, paths).run(consumers, done)
 
     def _evened(self, kept):
         """Keeps as many channels of every group of a grouped convolution."""
@@ -384,7 +372,7 @@ class _Pruner:
 
     # -- the refit -------------------------------------------------------------------------------------
 
-    def remove(self, kept, compensate):
+    def remove(self, kept, compensate, progress):
         """Takes removed channels out of their consumers. Returns a list of `RefittedLayer`."""
         self._kept = kept.copy()
         rows = []
@@ -392,6 +380,7 @@ class _Pruner:
         def done(consumer):
             rows.append(self._refit(consumer, compensate))
             consumer.forget()
+            progress.advance()
 
         reading = [consumer for consumer in self._consumers.values() if not self._kept[consumer.groups].all()]
         self._sweep(reading, done)
@@ -400,7 +389,7 @@ class _Pruner:
     def _refit(self, consumer: Consumer, compensate):
         start = time.monotonic()
         problems = consumer.problems(self._ridge)
-        if "removal_errors" in self._settings.criterion.needs:
+        if self._measures_errors:
             self._choose_again(consumer, problems)
         removed = [~self._kept[problem.groups] for problem in problems]
         plain = [problem.without(marks) for problem, marks in zip(problems, removed)]
@@ -424,20 +413,26 @@ class _Pruner:
             seconds=time.monotonic() - start,
         )
 
+    def _only_consumer(self, groups):
+        """Returns the path of the only layer that consumes a set, or None.
+
+        None also if a grouped convolution needs as many channels of every group.
+        """
+        for path, matrix in self._liveness.linear_maps.items():
+            sides = self._liveness.groups(path) if isinstance(matrix, Grouped) else ()
+            if any(side is not None and np.isin(side, groups).any() for side in sides):
+                return None
+        paths = consuming(groups, self._consumers)
+        return paths[0] if len(paths) == 1 else None
+
     def _choose_again(self, consumer, problems):
         """Chooses as many channels as before, on the activations of the layers before as they are now."""
         for groups in self._sets:
             removed = int((~self._kept[groups]).sum())
-            if removed and self._consuming(groups) == [consumer.path]:
+            if removed and self._only_consumer(groups) == consumer.path:
                 order = removal_order(problems, groups, removed)
                 self._kept[groups] = True
                 self._kept[order.groups] = False
-
-
-def _increasing(errors):
-    """Returns errors that increase, so that their order is that of the removals."""
-    rising = np.maximum.accumulate(errors)
-    return rising + (rising[-1] or 1.0) * 1e-9 * np.arange(len(rising))
 
 
 def _with_units(layers, model, small):

@@ -89,8 +89,9 @@ class PruneOnceReport:
         if self.merges:
             exact = sum(merge.is_exact for merge in self.merges)
             yield (
-                f"Merged without data: {exact:,} of {len(self.merges):,} removed channels are exact multiples "
-                f"of kept ones{'.' if exact == len(self.merges) else '; the outputs change by the others.'}"
+                f"Merged without data: {exact:,} of {len(self.merges):,} removed channels are exact "
+                f"multiples of kept ones"
+                f"{'.' if exact == len(self.merges) else '; the outputs change by the others.'}"
             )
         few = [layer for layer in self.layers if layer.rows < layer.fitted_units]
         if few:

@@ -46,7 +46,8 @@ class CompactionReport:
             disconnected channels that are not removable.
         difference: Largest difference of an output, with `absolute` and `relative`.
         rounding: Float. Relative difference within float tolerance.
-        beyond_proof: Integer. Neurons that `drop_silent` removed although they may fire on other inputs.
+        beyond_proof: Integer. Removed neurons that are neither constant nor unused, as `drop_silent` and
+            `tfap.prune_once` remove them.
         samples: Integer. Number of inputs on which outputs were compared.
         on_data: Boolean. Whether the inputs are the given data. Otherwise, they are random.
         accuracy: Tuple `(before, after)` on the given data, or None without labels.
@@ -84,8 +85,8 @@ class CompactionReport:
         lines = [f"Largest difference of an output on {inputs}: {difference}."]
         if self.beyond_proof:
             lines.append(
-                f"Not exact: {self.beyond_proof} of the removed neurons were silent on the data of counts, "
-                "but may fire on other inputs."
+                f"Not exact: {self.beyond_proof} of the removed neurons are neither constant nor unused, as "
+                "with drop_silent=True or tfap.prune_once: outputs on other inputs may differ."
             )
         elif self.exact:
             lines.append("Exact: every removed neuron is constant or unused.")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfap.graph import layer_types
-from tfap.graph.channels import ChannelMap
 from tfap.graph.flops import layer_flops
 from tfap.graph.layer_types import ChannelRule
 from tfap.graph.liveness import Liveness
@@ -144,13 +143,10 @@ class Allocation:
         return self._cost.total - round(sparsity * self._cost.total) - _ROUNDING
 
 
-def coupled_sets(
-    channel_map: ChannelMap, produced: Sequence[np.ndarray], removable: np.ndarray
-) -> list[np.ndarray]:
+def coupled_sets(produced: Sequence[np.ndarray], removable: np.ndarray) -> list[np.ndarray]:
     """Lists the removable groups that layers produce, in one array for layers that share some of them.
 
     Args:
-        channel_map: A `ChannelMap`.
         produced: The groups of each layer, in graph order.
         removable: Boolean array, shape `(groups,)`.
     """

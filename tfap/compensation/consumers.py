@@ -125,6 +125,11 @@ class Consumer:
         """Integer. The number of units of the largest block."""
         return max(map(len, self.blocks))
 
+    @property
+    def bytes(self) -> int:
+        """Integer. The size of the second moments."""
+        return 8 * sum(len(units) ** 2 for units in self.blocks)
+
     # -- the refit -------------------------------------------------------------------------------------
 
     def problems(self, ridge: float = RIDGE) -> list[LeastSquares]:
@@ -326,8 +331,8 @@ def _sized(value, ndim):
 def _shift_of(consumer, fixed):
     """Returns a function that adds to the sums of a layer, or None.
 
-    It adds to the bias. In a layer without one, it subtracts from the moving mean of the BatchNormalization that
-    alone consumes the output.
+    It adds to the bias. In a layer without one, it subtracts from the moving mean of the BatchNormalization
+    that alone consumes the output.
     """
     layer, linear_map = consumer.layer, consumer._map
     if isinstance(consumer, _Transposed) or (

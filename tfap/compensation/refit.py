@@ -17,6 +17,9 @@ import numpy as np
 from tfap.compensation.moments import SecondMoments
 
 RIDGE = 1e-3  # lambda, as a fraction of the mean diagonal element of G
+# Activations are float32. Squared, their rounding is 4e-15 of their mean square: not a signal to fit.
+_ROUNDING = 1e-12
+_CONSTANT = 1e-8  # fraction of the squared sums below which their variance is that of a constant
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +34,7 @@ class LeastSquares:
         groups: Integer array, shape `(units,)`. Units with the same number are removed together; a negative
             number stands for a unit that is never removed.
         scale: Float. Errors are divided by it.
+        rows: Integer. The number of rows.
     """
 
     gram: np.ndarray
@@ -39,6 +43,7 @@ class LeastSquares:
     weights: np.ndarray
     groups: np.ndarray
     scale: float = 1.0
+    rows: int = 0
 
     @classmethod
     def of(
@@ -59,13 +64,14 @@ class LeastSquares:
             ridge: Float >= 0. `lambda` as a fraction of the mean diagonal element of `G`.
         """
         gram = moments.covariance() if has_bias else moments.gram
-        typical = float(np.mean(np.diagonal(gram))) if len(gram) else 0.0
+        typical, whole = (float(np.mean(np.diagonal(each))) for each in (gram, moments.gram))
         return cls(
             gram,
-            max(ridge, 1e-14) * typical or 1.0,  # units that are all constant have no second moments
+            max(ridge * typical, _ROUNDING * whole) or 1.0,  # units that are always zero have no moments
             moments.mean if has_bias else np.zeros(len(gram)),
             np.asarray(weights, np.float64),
             np.asarray(groups),
+            rows=moments.count,
         )
 
     def regularized(self) -> np.ndarray:
@@ -148,4 +154,6 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 def scaled(problems: Sequence[LeastSquares]) -> list[LeastSquares]:
     """Returns the problems of one layer with errors relative to the energy of them all."""
     energy = sum(problem.energy() for problem in problems)
+    means = sum(problem.rows * np.square(problem.mean @ problem.weights).sum() for problem in problems)
+    energy = max(energy, _CONSTANT * float(energy + means))
     return [dataclasses.replace(problem, scale=energy if energy > 0 else 1.0) for problem in problems]

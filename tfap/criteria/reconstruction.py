@@ -10,10 +10,11 @@ from tfap.graph.kernel import Kernel
 class Reconstruction(Criterion):
     """Scores neurons by how much the sums of their consumers change, on data, if they are removed.
 
-    The sums are those of the layers that consume the neuron, before their activation. The change is what is left
-    after the weights of the other neurons have been refitted. Neurons are removed one by one, each after the
-    refit of the earlier ones (the optimal brain surgeon, by columns), and the score of a neuron is the squared
-    change that its removal adds, relative to the squared sums. It supports `granularity="neuron"` only.
+    The sums are those of the layers that consume the neuron, before their activation. The change is what is
+    left after the weights of the other neurons have been refitted. Neurons are removed one by one, each after
+    the refit of the earlier ones (the optimal brain surgeon, by columns). The score of a neuron is the
+    squared change that its removal adds, relative to the squared sums. It supports `granularity="neuron"`
+    only.
 
     `tfap.prune_once` measures it. In `fit`, pass the data to the callback:
     `tfap.UpdatePruningStep(reconstruction_data=x)`.
@@ -27,7 +28,7 @@ class Reconstruction(Criterion):
     array([[0.1, 0.3]])
 
     References:
-        - Hassibi and Stork, *Second order derivatives for network pruning: optimal brain surgeon*, NeurIPS 1992
+        - Hassibi and Stork, *Optimal brain surgeon*, NeurIPS 1992
         - Meng et al., *OSSCAR*, ICML 2024 (arXiv 2403.12983)
     """
 

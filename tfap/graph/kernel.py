@@ -87,8 +87,8 @@ def neuron_count(spec: KernelSpec, shape: tuple[int, ...]) -> int:
 class Kernel:
     """Holds a prunable weight as plain data: the argument of `Criterion.scores`.
 
-    `gradients`, `previous`, `input_norms`, `neuron_norms` and `removal_errors` are set only for criteria that list them in
-    `needs`. They broadcast against `weights`.
+    `gradients`, `previous`, `input_norms`, `neuron_norms` and `removal_errors` are set only for criteria that
+    list them in `needs`. All but the last broadcast against `weights`.
 
     Attributes:
         path: String. Path of the layer, such as `inner/dense`.

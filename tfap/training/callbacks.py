@@ -33,6 +33,8 @@ class UpdatePruningStep(Callback):
             such as a list or a `tf.data.Dataset`. None for other criteria.
         gradient_steps: Integer. The largest number of its batches to read, of 128 samples each if arrays are
             given. None reads all.
+        reconstruction_data: Inputs for `tfap.Reconstruction`, which measures on them at every mask update, as
+            in `tfap.measure_activations`. A few hundred suffice. None for other criteria.
         recalibrate: Data as in `tfap.recalibrate`, which can be iterated repeatedly. At the end of the fit,
             the moving statistics of BatchNormalization layers are computed anew over it. With None, there is
             a warning if they are old then.
@@ -66,6 +68,7 @@ class UpdatePruningStep(Callback):
         total_steps: int | None = None,
         gradient_data: Any = None,
         gradient_steps: int | None = None,
+        reconstruction_data: Any = None,
         recalibrate: Any = None,
         compensate: Any = None,
     ):
@@ -76,6 +79,7 @@ class UpdatePruningStep(Callback):
             checks.integer("gradient_steps", gradient_steps)
         self._total_steps = total_steps
         self._gradient_data, self._gradient_steps = gradient_data, gradient_steps
+        self._reconstruction_data = reconstruction_data
         self._statistics = NormalizationStatistics(recalibrate)
         self._compensation = Compensation(compensate)
 
@@ -95,6 +99,7 @@ class UpdatePruningStep(Callback):
         self._gradients = mask_update.gradients_for(
             self.model, self._wrappers, self._gradient_data, self._gradient_steps
         )
+        self._errors = mask_update.errors_for(self.model, self._wrappers, self._reconstruction_data)
         if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
             self._check_fit_length()
         self._first_epoch = None
@@ -238,7 +243,10 @@ class UpdatePruningStep(Callback):
             return
         self.before_update()
         sparsity_before = mask_update.sparsity_of(weights)
-        updates = [(group, group.decide(sparsity, self._gradients), step) for group, sparsity, step in due]
+        updates = [
+            (group, group.decide(sparsity, self._gradients, self._errors), step)
+            for group, sparsity, step in due
+        ]
         wrappers = [weight.wrapper for weight in weights]
         with disconnected.undone_on_error(wrappers), self._compensation.around(self.model):
             for group, update, step in updates:

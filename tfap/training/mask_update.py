@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tfap import keras_compat
+from tfap.compensation import removal
+from tfap.compensation.removal import RemovalErrors
 from tfap.criteria.gradient import MISSING, MeanGradients
 from tfap.criteria.lookahead import AdjacentLayers
 from tfap.graph import flops
@@ -246,19 +249,20 @@ class MaskUpdate:
                 wrapper.note_weights()
 
 
-def decide_update(weights, sparsity, gradients=None):
+def decide_update(weights, sparsity, gradients=None, errors=None):
     """Decides the masks of one group of `PrunedWeight`s without changing anything.
 
     Args:
         weights: The `PrunedWeight`s of one group.
         sparsity: A float. The fraction that is pruned afterwards.
         gradients: `MeanGradients` for a criterion that needs them, else None.
+        errors: `RemovalErrors` for a criterion that needs them, else None.
 
     Returns:
         A `MaskUpdate`.
     """
     settings = weights[0].wrapper.settings
-    scored = [score(settings.criterion, kernel) for kernel in gathered(weights, gradients)]
+    scored = [score(settings.criterion, kernel) for kernel in gathered(weights, gradients, errors)]
     made = [item.kernel.mask for item in scored]
     for together in _their_turn(settings, _ranked_together(settings, scored), weights):
         items = [scored[at] for at in together]
@@ -269,7 +273,7 @@ def decide_update(weights, sparsity, gradients=None):
     return MaskUpdate(weights, kernels, list(settings.pattern.complete(kernels, made)))
 
 
-def gathered(weights, gradients=None):
+def gathered(weights, gradients=None, errors=None):
     """Reads the `Kernel`s of a group with all that its criterion needs; arguments as in `decide_update`."""
     kernels, criterion = [weight.gather() for weight in weights], weights[0].wrapper.criterion
     if criterion.needs & OF_ADJACENT_LAYERS:
@@ -288,7 +292,23 @@ def gathered(weights, gradients=None):
             raise ValueError(MISSING.format(criterion=criterion))
         found = gradients.of([weight.variable for weight in weights])
         kernels = [dataclasses.replace(kernel, gradients=its) for kernel, its in zip(kernels, found)]
+    if "removal_errors" in criterion.needs:
+        if errors is None:
+            raise ValueError(removal.MISSING.format(criterion=criterion))
+        by_path = errors.by_path()
+        kernels = [
+            dataclasses.replace(kernel, removal_errors=_errors_of(weight, by_path))
+            for weight, kernel in zip(weights, kernels)
+        ]
     return kernels
+
+
+def _errors_of(weight, by_path):
+    """Returns the removal errors of a weight's neurons, the largest for those that cannot be removed."""
+    largest = max((its[np.isfinite(its)].max(initial=0) for its in by_path.values()), default=0)
+    its = by_path.get(weight.path, ())
+    its = its if len(its) == weight.neurons else np.full(weight.neurons, np.inf)
+    return np.where(np.isfinite(its), its, 2 * largest + 1)
 
 
 def _their_turn(settings, together, weights):
@@ -314,7 +334,11 @@ def _ranked_together(settings, scored):
 
 
 def update_masks(
-    model: Model, sparsity: float, gradient_data: Any = None, gradient_steps: int | None = None
+    model: Model,
+    sparsity: float,
+    gradient_data: Any = None,
+    gradient_steps: int | None = None,
+    reconstruction_data: Any = None,
 ) -> None:
     """Updates the masks of a wrapped model once, for custom training loops and tests.
 
@@ -327,6 +351,7 @@ def update_masks(
             pruned, so a lower sparsity than before changes nothing.
         gradient_data: Data for criteria that need gradients, as in `tfap.UpdatePruningStep`.
         gradient_steps: The number of its batches, as in `tfap.UpdatePruningStep`.
+        reconstruction_data: Inputs for `tfap.Reconstruction`, as in `tfap.UpdatePruningStep`.
 
     Raises:
         TypeError: If the sparsity is not a number, or `model` is not a Keras model.
@@ -352,7 +377,8 @@ def update_masks(
     wrappers = [weight.wrapper for weight in weights]
     disconnected.check(model, wrappers)
     gradients = gradients_for(model, wrappers, gradient_data, gradient_steps)
-    updates = [decide_update(group, sparsity, gradients) for group in groups(weights)]
+    errors = errors_for(model, wrappers, reconstruction_data)
+    updates = [decide_update(group, sparsity, gradients, errors) for group in groups(weights)]
     with disconnected.undone_on_error(wrappers):
         for update in updates:
             update.write()
@@ -372,6 +398,22 @@ def gradients_for(model, wrappers, data, steps):
     if data is None:
         raise ValueError(MISSING.format(criterion=needing[0]))
     return MeanGradients(model, data, steps)
+
+
+def errors_for(model, wrappers, data):
+    """Makes `RemovalErrors` if the criterion of a wrapper needs them, else returns None.
+
+    Raises:
+        TypeError: If they are needed and the data cannot be read at every update.
+        ValueError: If they are needed and there is no data, or the model has no graph.
+    """
+    needing = [wrapper.criterion for wrapper in wrappers if "removal_errors" in wrapper.criterion.needs]
+    if not needing:
+        return None
+    if data is None:
+        raise ValueError(removal.MISSING.format(criterion=needing[0]))
+    keras_compat.check_measurable(model, str(needing[0]))
+    return RemovalErrors(model, data)
 
 
 def sparsity_of(weights):

@@ -39,9 +39,9 @@ class Group:
     def missing(self):
         """Returns the warning for a fit that ends before the last update, or None."""
 
-    def decide(self, sparsity, gradients):
-        """Returns the `MaskUpdate` to a sparsity; `gradients` as in `mask_update.decide_update`."""
-        return mask_update.decide_update(self._weights, sparsity, gradients)
+    def decide(self, sparsity, gradients, errors=None):
+        """Returns the `MaskUpdate` to a sparsity; the other arguments as in `mask_update.decide_update`."""
+        return mask_update.decide_update(self._weights, sparsity, gradients, errors)
 
     def write(self, update, step):
         """Writes a `MaskUpdate` after some training steps."""
