@@ -153,7 +153,7 @@ class _Merger:
             if path in self._shared and consumed is not None:
                 removable[consumed] = False  # its weights are those of the given model
             produced.append(groups)
-        return coupled_sets(self._channels, produced, removable)
+        return coupled_sets(produced, removable)
 
     def kept_groups(self, sparsity, target, scope):
         """Returns which channel groups to keep: boolean array."""
