@@ -10,6 +10,7 @@ from tfap.graph.flops import flops, layer_flops, uncounted
 
 pytestmark = pytest.mark.one_keras
 
+of_tensorflow = pytest.mark.tensorflow_only(reason="TensorFlow's profiler")
 PRODUCTS = ("MatMul", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative")
 
 
@@ -31,11 +32,13 @@ def profiled(model):
     return total
 
 
+@of_tensorflow
 def test_beside_tensorflows_profiler(keras_module):
     model = nets.cnn(keras_module)
     assert flops(model) == profiled(model) > 0
 
 
+@of_tensorflow
 def test_resnet20(keras_module):
     model = resnet20(keras_module)
     assert flops(model) == profiled(model) > 60e6
@@ -49,6 +52,7 @@ BLOCKS = {  # the profiler knows no products of batches, no shapes of grouped on
 }
 
 
+@of_tensorflow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_convolutions_beside_tensorflows_profiler(keras_module, block):
     layers = keras_module.layers
@@ -135,7 +139,7 @@ def test_what_is_not_counted_has_a_name(keras_module):
             self.w = self.add_weight(shape=(shape[-1], 8), name="w")
 
         def call(self, x):
-            return tf.matmul(x, self.w)
+            return x @ self.w
 
     layers = keras_module.layers
     model = keras_module.Sequential(

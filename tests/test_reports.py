@@ -219,7 +219,7 @@ def test_what_flops_leave_out_is_said(keras_module):
             self.w = self.add_weight(shape=(shape[-1], 8), name="w")
 
         def call(self, x):
-            return tf.matmul(x, self.w)
+            return x @ self.w
 
     model = keras_module.Sequential([keras_module.layers.Input((4,)), Mixer(name="mixer")])
     assert quick(model).notes == ("'model': FLOPs without those of mixer.",)

@@ -98,7 +98,7 @@ def load(path: pathlib.Path, threads: int | None) -> runtime.Runtime:
 
 
 def weights(path: pathlib.Path) -> list[np.ndarray] | None:
-    """Reads the weights of an ONNX file.
+    """Reads the weights of an ONNX file, without scalars, which are numbers that operations take.
 
     Returns:
         List of NumPy arrays, or None if onnx is not installed.
@@ -107,4 +107,4 @@ def weights(path: pathlib.Path) -> list[np.ndarray] | None:
         import onnx
     except ImportError:
         return None
-    return [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    return [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer if tensor.dims]

@@ -139,6 +139,8 @@ def _input_names(interpreter):
 def weights(path: pathlib.Path) -> list[np.ndarray] | None:
     """Reads the float and int8 weights of a LiteRT file.
 
+    Scalars are left out: they are numbers that operations take, such as the minimum of a ReLU.
+
     Returns:
         List of NumPy arrays of one dimension. None if TensorFlow is not installed.
     """
@@ -154,6 +156,6 @@ def weights(path: pathlib.Path) -> list[np.ndarray] | None:
         for tensor in map(subgraph.Tensors, range(subgraph.TensorsLength())):
             buffer = model.Buffers(tensor.Buffer())
             is_constant = buffer.DataLength() > 0  # tensors that the model computes have an empty buffer
-            if is_constant and tensor.Type() in dtypes:
+            if is_constant and tensor.ShapeLength() and tensor.Type() in dtypes:
                 arrays[tensor.Buffer()] = buffer.DataAsNumpy().view(dtypes[tensor.Type()])
     return list(arrays.values())
