@@ -6,6 +6,11 @@ INSTALLED := .venv/installed
 
 OLDEST := .venv-oldest
 DOCS := .venv-docs
+ON_TORCH := .venv-torch
+
+# What `make test-torch` installs: TORCH="torch==2.13.0" for one release. The index has builds for CPUs alone.
+TORCH ?= torch
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # The random examples of `make test-all`: how many, and the seed that repeats them.
 EXAMPLES ?= 300
@@ -15,7 +20,7 @@ endif
 
 PYTEST := -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-all test-oldest lint docs clean
+.PHONY: demo test test-all test-oldest test-torch lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart.py
@@ -30,6 +35,9 @@ test-all: $(INSTALLED)
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python $(PYTEST) -W ignore::DeprecationWarning
 
+test-torch: $(ON_TORCH)/installed
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(ON_TORCH)/bin/python $(PYTEST) -m "not slow"
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,7 +47,7 @@ docs: $(DOCS)/installed
 	$(DOCS)/bin/mkdocs build --strict
 
 clean:
-	rm -rf .venv $(OLDEST) $(DOCS) build dist site *.egg-info
+	rm -rf .venv $(OLDEST) $(DOCS) $(ON_TORCH) build dist site *.egg-info
 
 $(INSTALLED): setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -51,6 +59,13 @@ $(OLDEST)/installed: setup.py tests/oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
 	$(OLDEST)/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[examples,test]'
+	touch $@
+
+$(ON_TORCH)/installed: setup.py
+	$(PYTHON) -m venv $(ON_TORCH)
+	$(ON_TORCH)/bin/python -m pip install --quiet --upgrade pip
+	$(ON_TORCH)/bin/python -m pip install --quiet --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	$(ON_TORCH)/bin/python -m pip install --quiet --editable '.[examples,test]'
 	touch $@
 
 # Without tfap and TensorFlow: the API reference is read from the source.

@@ -32,7 +32,7 @@ The calls use these names:
 
 - `model` is a compiled model with two hidden layers, `hidden_0` and `hidden_1`, and an `output` layer.
 - `pruned` is `tfap.prune(model, 0.5, "magnitude")`.
-- `linear` has no activations and is not compiled.
+- `linear` has no activations and is not compiled; `normalized` has a BatchNormalization.
 - `net` is a subclassed model, and `Unknown` is a custom layer class.
 - `x` and `y` are eight samples.
 """
@@ -388,6 +388,53 @@ CASES = {
         "tfap.dead_neuron_report({})": (ValueError, "counts is empty"),
         "tfap.dead_neuron_report({'a': unseen})": (ValueError, "has no activations of the layer 'a'"),
     },
+    "Pruning once": {
+        "tfap.prune_once(None, x, 0.5)": (TypeError, "prune_once takes a Keras model"),
+        "tfap.prune_once(net, x, 0.5)": (ValueError, "'net' is subclassed"),
+        "tfap.prune_once(pruned, x, 0.5)": (ValueError, r"call strip_pruning\(\) first"),
+        "tfap.prune_once(unbuilt, x, 0.5)": (ValueError, "give 'unbuilt' an Input layer"),
+        "tfap.prune_once(model, x, 1.0)": (ValueError, r"sparsity must be in \[0, 1\)"),
+        "tfap.prune_once(model, x, '0.5')": (TypeError, "sparsity must be a number"),
+        "tfap.prune_once(model, x, 0.5, 'l1')": (ValueError, "Unknown criterion 'l1'"),
+        "tfap.prune_once(model, x, 0.5, 'gradient')": (
+            ValueError,
+            "needs gradients, and so data with labels",
+        ),
+        "tfap.prune_once(model, x, 0.5, target='bytes')": (ValueError, "target must be one of"),
+        "tfap.prune_once(model, x, 0.5, scope='layer')": (ValueError, "scope must be one of"),
+        "tfap.prune_once(model, x, 0.5, compensate='median')": (ValueError, "compensate must be one of"),
+        "tfap.prune_once(model, x, 0.5, samples=0)": (ValueError, "samples must be an integer >= 1"),
+        "tfap.prune_once(model, x, 0.5, ridge=-1)": (ValueError, "ridge must be a number >= 0"),
+        "tfap.prune_once(model, x, 0.5, skip='hidden_9')": (
+            ValueError,
+            "'hidden_9', which is not in the model",
+        ),
+        "tfap.prune_once(model, x[:0], 0.5)": (ValueError, "The data is empty"),
+        "tfap.prune_once(model, x[:, :3], 0.5)": (ValueError, "does not fit the inputs of the model"),
+        "tfap.prune_once(model, x + np.nan, 0.5)": (ValueError, "data contains NaN or infinity"),
+        "tfap.prune_once(model, [x, x], 0.5)": (ValueError, "data has 2 arrays; .* has 1 inputs"),
+        "tfap.prune_once(model, y, 0.5)": (ValueError, "does not fit the inputs of the model"),
+        "tfap.prune_once(model, 'x.npy', 0.5)": (TypeError, "data must be an array.*str"),
+        "tfap.prune_once(model, None, 0.5, 'magnitude')": (ValueError, "data is None, so similar neurons"),
+        "tfap.recalibrate(None, x)": (TypeError, "recalibrate takes a Keras model"),
+        "tfap.recalibrate(pruned, x)": (ValueError, r"call strip_pruning\(\) first"),
+        "tfap.recalibrate(model, x)": (ValueError, "has no BatchNormalization that training updates"),
+        "tfap.recalibrate(normalized, None)": (TypeError, "data must be an array.*NoneType"),
+        "tfap.recalibrate(normalized, x[:0])": (ValueError, "The data is empty"),
+        "tfap.recalibrate(normalized, x[:, :3])": (ValueError, "does not fit the inputs of the model"),
+        "tfap.recalibrate(normalized, endless)": (ValueError, "has no end"),
+        "fit(pruned, tfap.UpdatePruningStep(compensate=x))": (ValueError, "no layer is pruned by neurons"),
+        "fit(by_counts, tfap.UpdatePruningStep(compensate=x[:0]))": (ValueError, "The data is empty"),
+        "fit(by_counts, tfap.UpdatePruningStep(compensate=x + np.nan))": (
+            ValueError,
+            "contains NaN or infinity",
+        ),
+        "fit(by_counts, tfap.UpdatePruningStep(recalibrate=x))": (ValueError, "has no BatchNormalization"),
+        "fit(tfap.prune(model, 0.5, 'reconstruction'), tfap.UpdatePruningStep())": (
+            ValueError,
+            r"needs inputs to measure on: pass tfap.UpdatePruningStep\(reconstruction_data=x\)",
+        ),
+    },
     "Cycles and comparisons": {
         "tfap.prune_iteratively(net, fit)": (ValueError, "'net' is subclassed"),
         "tfap.prune_iteratively(model, None)": (TypeError, "fit must be a function: received None"),
@@ -465,6 +512,9 @@ def names(keras):
             [layers.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2)], name="linear"
         ),
         "unbuilt": keras.Sequential([layers.Dense(4, "relu")], name="unbuilt"),
+        "normalized": keras.Sequential(
+            [layers.Input((12,), name="x"), layers.Dense(3), layers.BatchNormalization()], name="normalized"
+        ),
         "net": Net(),
         "Unknown": Unknown,
         "build": lambda: model,

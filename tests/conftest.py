@@ -1,7 +1,7 @@
 """Fixtures that every test may use, and what `make test` leaves to `make test-all`.
 
 With KERAS_BACKEND=jax or torch, only the Keras 3 half of the tests runs, without those that are marked
-`tensorflow_only`.
+`tensorflow_only`, or `not_on_torch`.
 """
 
 import os
@@ -25,13 +25,15 @@ hypothesis.settings.load_profile("long" if LONG else "quick")
 
 BACKEND = os.environ.get("KERAS_BACKEND") or "tensorflow"
 KERASES = ["keras", "tf_keras"] if BACKEND == "tensorflow" else ["keras"]
+if BACKEND == "torch":
+    import torch_outputs  # noqa: F401
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
 def pytest_collection_modifyitems(config, items):
     """Leaves out what is about TensorFlow; marks the tf_keras half of tests that need one Keras as slow."""
     if BACKEND != "tensorflow":
-        left_out = [item for item in items if needs_tensorflow(item)]
+        left_out = [item for item in items if needs_another_backend(item)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
     for item in items:
@@ -41,12 +43,13 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.slow)
 
 
-def needs_tensorflow(item):
-    """Whether a test is of tf_keras, or marked as one of TensorFlow."""
+def needs_another_backend(item):
+    """Whether a test is of tf_keras, or marked as one that the backend does not run."""
+    marks = ["tensorflow_only", *(["not_on_torch"] if BACKEND == "torch" else [])]
     parameters = getattr(item, "callspec", None) and item.callspec.params.values()
     of_tf_keras = any(isinstance(value, str) and value == "tf_keras" for value in parameters or ())
-    marked = item.get_closest_marker("tensorflow_only")
-    return of_tf_keras or "both_kerases" in item.fixturenames or marked is not None
+    marked = any(item.get_closest_marker(mark) for mark in marks)
+    return of_tf_keras or "both_kerases" in item.fixturenames or marked
 
 
 @pytest.fixture(params=KERASES)

@@ -82,7 +82,7 @@ QUICK = {("SGD", "jit"), ("Adam", "eager"), ("AdamW", "accumulation"), ("SGD", "
 TABLE = [
     pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow)
     for pair in itertools.product(OPTIMIZERS, MODES)
-    if HERE != "torch" or pair[1] not in ("steps", "jit")  # Keras has neither there for pruned models
+    if HERE != "torch" or pair[1] != "steps"  # Keras has none there
 ]
 
 
@@ -167,11 +167,13 @@ def test_an_error_in_the_first_step_loses_no_weights():
     layers = keras.layers
     stack = [layers.Input((12,)), layers.Dense(8, "relu"), Failing(), layers.Dense(4, "softmax")]
     model = tfap.prune(nets.compiled(keras, keras.Sequential(stack)), 0.5, granularity="weight")
-    before = model.get_weights()
+    # PyTorch runs what comes before the error: the first layer has counted the batch.
+    kept = model.trainable_variables if HERE == "torch" else model.weights
+    before = [variable.numpy() for variable in kept]
     with pytest.raises(RuntimeError, match="mine"):
         nets.fit(model)
-    for value, earlier in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(value, earlier)
+    for variable, earlier in zip(kept, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), earlier)
     failing = False
     assert nets.fit(model, epochs=4).history["sparsity"][-1] == 0.5
 
@@ -186,6 +188,30 @@ def test_a_loaded_model_without_the_callback_keeps_its_weights(tmp_path):
         loaded.train_on_batch(*nets.data(loaded, 16))
     for value, earlier in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(value, earlier)
+
+
+@pytest.mark.skipif(HERE != "torch", reason="torch.compile")
+def test_files_from_jax_are_trained_without_torch_compile(tmp_path, caplog):
+    """Keras compiles models on JAX by itself, and their files say so."""
+    saved = tfap.prune(nets.mlp(keras), tfap.PolynomialDecay(0.0, 0.5, 1, 4, frequency=1))
+    saved.compile("sgd", saved.loss, jit_compile=True)
+    saved.save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    assert model.jit_compile
+    assert nets.fit(model, epochs=2).history["sparsity"][-1] == 0.5
+    assert not model.jit_compile
+    assert caplog.text.count("is compiled with jit_compile=True. tfap trains it without") == 1
+    stripped = tfap.strip_pruning(model)
+    assert not stripped.jit_compile and tfap.compact(stripped).count_params() < stripped.count_params()
+
+
+@pytest.mark.skipif(HERE != "torch", reason="torch.compile")
+def test_models_that_are_to_be_compiled_are_pruned_without(caplog):
+    model = nets.mlp(keras)
+    model.compile("sgd", model.loss, jit_compile=True)
+    assert not tfap.prune(model, 0.5).jit_compile
+    assert model.jit_compile
+    assert caplog.text.count("is compiled with jit_compile=True. tfap trains it without") == 1
 
 
 @pytest.mark.skipif(HERE != "jax", reason="only JAX takes the values of variables as arguments of a step")

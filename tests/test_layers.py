@@ -26,7 +26,6 @@ SIDES += [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind,shape,arguments,side", SIDES)
 def called_by_keyword(keras):
     """`(inputs, outputs)` of layers whose inputs all have names in the call."""
     layers = keras.layers
@@ -78,6 +77,7 @@ def test_a_layer_wrapped_alone_keeps_its_input_shape(keras_module):
     assert again.input_shape == (None, 20)
 
 
+@pytest.mark.parametrize("kind,shape,arguments,side", SIDES)
 def test_train_prune_save_load_strip(keras_module, kind, shape, arguments, side, tmp_path):
     layers = keras_module.layers
     layer = getattr(layers, kind)(activation="relu", name="layer", **arguments)

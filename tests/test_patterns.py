@@ -126,10 +126,11 @@ def groups_of(mask, size):
     return np.moveaxis(mask, -2, -1).reshape(-1, size)
 
 
+SUMS_OF_INPUTS = tfap.ActivationCount(side="input", statistic="sum", decay=0.5)
 CRITERIA = [
-    *("activation_count", "magnitude", "lamp", "lookahead", "gradient"),
-    tfap.AP(share=0.25),
-    tfap.ActivationCount(side="input", statistic="sum", decay=0.5),
+    *("activation_count", "gradient", tfap.AP(share=0.25)),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("magnitude", "lamp", "lookahead")),
+    pytest.param(SUMS_OF_INPUTS, marks=pytest.mark.slow, id="sums of inputs"),
 ]
 
 
@@ -183,19 +184,23 @@ def kinds(keras):
 
 
 @pytest.mark.parametrize(
-    "structure", [{"block_size": (2, 3), "block_pooling_type": "MAX"}, {"sparsity_m_by_n": (1, 2)}], ids=str
+    "structure",
+    [
+        {"sparsity_m_by_n": (1, 2)},
+        pytest.param({"block_size": (2, 3), "block_pooling_type": "MAX"}, marks=pytest.mark.slow),
+    ],
+    ids=["groups", "blocks"],
 )
 def test_every_layer_kind(both_kerases, structure):
     """The masks are the same in both Kerases, and zeros are where they say."""
     for ours, theirs in zip(*(kinds(keras) for keras in both_kerases), strict=True):
         made = []
         for keras, (layer, shape) in zip(both_kerases, (ours, theirs)):
-            model = keras.Sequential([keras.Input(shape), layer])
+            wrapper = tfap.layers.PruneByActivation(layer, 0.5, "magnitude", **structure)
+            model = keras.Sequential([keras.Input(shape), wrapper])
             generator = np.random.default_rng(0)
-            model.set_weights([generator.normal(size=weight.shape) for weight in model.get_weights()])
-            pruned = tfap.prune(model, 0.5, "magnitude", include=[layer], **structure)
-            tfap.update_masks(pruned, 0.5)
-            (wrapper,) = tfap.prunable_layers(pruned)
+            layer.set_weights([generator.normal(size=weight.shape) for weight in layer.get_weights()])
+            tfap.update_masks(model, 0.5)
             made.append([mask.numpy() for _, _, mask in wrapper.kernel_and_mask()])
             for _, kernel_variable, mask in wrapper.kernel_and_mask():
                 np.testing.assert_array_equal(np.array(kernel_variable) != 0, mask.numpy())

@@ -87,8 +87,17 @@ def made_by(make, keras, weights):
     return model
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("rate", [0.0, 0.05])
+QUICK = [("weights", 0.0), ("2:4", 0.05), ("blocks", 0.0)]
+
+
+@pytest.mark.parametrize(
+    "case, rate",
+    [
+        pytest.param(case, rate, marks=[] if (case, rate) in QUICK else pytest.mark.slow)
+        for case in CASES
+        for rate in (0.0, 0.05)
+    ],
+)
 def test_the_masks_are_those_of_tfmot(both_kerases, case, rate):
     """To the bit with one update: at rate 0 under any callback, else under tfmot's, which prunes earlier."""
     make, arguments = CASES[case]

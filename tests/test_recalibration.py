@@ -134,6 +134,7 @@ def test_masked_positions_do_not_count(keras_module):
     np.testing.assert_allclose(variance, first / (first + new.get_layer("first").epsilon), rtol=1e-4)
 
 
+@pytest.mark.tensorflow_only(reason="synchronized=True")
 def test_synchronized_layers(keras_module):
     layers = keras_module.layers
     if keras_module.__name__ == "keras":

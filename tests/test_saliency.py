@@ -48,14 +48,13 @@ def test_lamp_of_equal_weights(value, expected):
 
 
 def test_lamp_does_not_see_the_scale_of_a_layer(keras_module):
-    """Global magnitude empties the layer of small weights, LAMP prunes both alike."""
+    """Global magnitude empties the layer of small weights but for one, LAMP prunes both alike."""
     model = nets.mlp(keras_module, (8, 8, 8, 4))
     for layer, scale in zip(model.layers, (1.0, 1e-3, 1.0)):
         layer.set_weights([np.arange(1, 1 + layer.kernel.shape[1] * 8).reshape(8, -1) * scale, layer.bias])
     wrapped = {name: tfap.prune(model, 0.5, name) for name in ("lamp", "magnitude")}
     for each in wrapped.values():
         tfap.update_masks(each, 0.5)
-    # Every kernel keeps a weight.
     assert [int((mask == 0).sum()) for mask in nets.masks(wrapped["magnitude"]).values()] == [1, 63]
     assert [int((mask == 0).sum()) for mask in nets.masks(wrapped["lamp"]).values()] == [32, 32]
 

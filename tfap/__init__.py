@@ -160,8 +160,8 @@ _MODULE_OF = {
 
 def __getattr__(name: str) -> Any:
     """Imports what is used."""
-    if name == "low_rank":
-        return importlib.import_module("tfap.low_rank")
+    if name in ("datasets", "low_rank"):
+        return importlib.import_module(f"tfap.{name}")
     if name == "measure_latency":
         return importlib.import_module("tfap.reporting.latency").measure
     if name not in _MODULE_OF:

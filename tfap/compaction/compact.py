@@ -128,15 +128,30 @@ def kept_groups(liveness: Liveness) -> np.ndarray:
                 produced = liveness.channels.of(value)
                 if produced is not None and not kept[produced.groups].any():
                     kept[produced.groups[:1]] = True  # a Keras layer has at least one unit
-        for path, matrix in liveness.linear_maps.items():
-            if isinstance(matrix, Grouped):
-                consumed, produced = liveness.groups(path)
-                inputs, outputs = matrix.evened(_input_mask(kept, consumed, matrix), kept[produced])
-                kept[produced[outputs]] = True
-                if consumed is not None:
-                    kept[consumed[inputs]] = True
+        keep_even_groups(liveness, kept)
         if np.array_equal(kept, before):
             return kept
+
+
+def keep_even_groups(liveness: Liveness, kept: np.ndarray) -> bool:
+    """Marks channels as kept until each group of a grouped convolution has as many. Changes `kept`.
+
+    Args:
+        liveness: The `Liveness` of the model.
+        kept: Boolean array: which channel groups are kept.
+
+    Returns:
+        Whether something changed, so that other convolutions may need more channels too.
+    """
+    before = kept.copy()
+    for path, matrix in liveness.linear_maps.items():
+        if isinstance(matrix, Grouped):
+            consumed, produced = liveness.groups(path)
+            inputs, outputs = matrix.evened(_input_mask(kept, consumed, matrix), kept[produced])
+            kept[produced[outputs]] = True
+            if consumed is not None:
+                kept[consumed[inputs]] = True
+    return not np.array_equal(kept, before)
 
 
 def _input_mask(mask, groups, matrix):

@@ -14,15 +14,11 @@ import time
 
 import numpy as np
 
-from tfap import keras_compat
 from tfap.compaction.compact import compact
-from tfap.compensation.allocation import Allocation, ModelCost, coupled_sets
-from tfap.compensation.consumers import Consumer, consumers_of
-from tfap.graph.calls import Graph
+from tfap.compaction.removable import RemovableChannels
+from tfap.compensation.allocation import Allocation, ModelCost
+from tfap.compensation.consumers import Consumer
 from tfap.graph.features import features_of
-from tfap.graph.linear import Grouped
-from tfap.graph.liveness import Liveness
-from tfap.keras_compat import Replacement
 from tfap.keras_compat.types import Model
 from tfap.pruning.plan import PruningPlan
 
@@ -122,42 +118,16 @@ class _Merger:
     """
 
     def __init__(self, model, plan):
-        graph = Graph(model)
-        tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
-        self.model = keras_compat.rebuild(
-            model, lambda layer: Replacement(layer) if id(layer) in tied else keras_compat.copied(layer)
-        )
+        self._removable = RemovableChannels(model, plan)
+        self.model = self._removable.model
         self.layers: list[MergedLayer] = []
-        self._liveness = Liveness(self.model)
-        self._graph, self._channels = self._liveness.graph, self._liveness.channels
-        given = {id(layer) for _, layer in graph.layers()}
-        self._shared = {path for path, layer in self._graph.layers() if id(layer) in given}
-        self._prunable = {row.path for row in plan.pruned}
-        features = features_of(self._graph, self._channels)
-        self._sides = [
-            _Side(consumer, features)
-            for consumer in consumers_of(self._graph, self._channels, fixed=given).values()
-        ]
-        self._sets = self._removable_sets()
-        if not self._sets:
-            raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
-
-    def _removable_sets(self):
-        removable = np.ones(self._channels.size, bool)
-        removable[list(self._channels.pinned)] = False
-        produced = []
-        for path in self._liveness.linear_maps:
-            consumed, groups = self._liveness.groups(path)
-            if path not in self._prunable:
-                removable[groups] = False
-            if path in self._shared and consumed is not None:
-                removable[consumed] = False  # its weights are those of the given model
-            produced.append(groups)
-        return coupled_sets(self._channels, produced, removable)
+        self._liveness, self._sets = self._removable.liveness, self._removable.sets
+        features = features_of(self._liveness.graph, self._liveness.channels)
+        self._sides = [_Side(consumer, features) for consumer in self._removable.consumers.values()]
 
     def kept_groups(self, sparsity, target, scope):
         """Returns which channel groups to keep: boolean array."""
-        cost = ModelCost(self.model, self._liveness, target, self._prunable)
+        cost = ModelCost(self.model, self._liveness, target, self._removable.prunable)
         allocation = Allocation(cost, self._liveness, self._sets)
         orders = [_merge_order(self._costs(groups)) for groups in self._sets]
         if scope == "global":
@@ -168,7 +138,7 @@ class _Merger:
         else:
             ordered = [groups[order] for groups, (order, _) in zip(self._sets, orders)]
             kept = allocation.of_same_fraction(ordered, sparsity)
-        return self._evened(kept)
+        return self._removable.evened(kept)
 
     def _costs(self, groups):
         """Returns the error of letting channel r take over channel d: array, shape `(d, r)`."""
@@ -180,22 +150,6 @@ class _Merger:
 
     def _consumers_of(self, groups):
         return sum(np.isin(side.consumer.groups, groups).any() for side in self._sides)
-
-    def _evened(self, kept):
-        """Keeps as many channels of every group of a grouped convolution."""
-        kept = kept.copy()
-        while True:
-            before = kept.copy()
-            for path, matrix in self._liveness.linear_maps.items():
-                if isinstance(matrix, Grouped):
-                    consumed, produced = self._liveness.groups(path)
-                    inputs = np.ones(matrix.nonzero.shape[0], bool) if consumed is None else kept[consumed]
-                    inputs, outputs = matrix.evened(inputs, kept[produced])
-                    kept[produced[outputs]] = True
-                    if consumed is not None:
-                        kept[consumed[inputs]] = True
-            if np.array_equal(kept, before):
-                return kept
 
     def merge(self, kept):
         """Merges the groups that are not kept into the nearest ones that are. Returns a list of `Merge`."""

@@ -16,8 +16,9 @@ from tfap.compaction.channel_scores import ChannelScores
 from tfap.compaction.compact import compact
 from tfap.compaction.merging import merge_similar
 from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
-from tfap.compensation.allocation import Allocation, ModelCost, coupled_sets
-from tfap.compensation.consumers import Consumer, consumers_of
+from tfap.compaction.removable import RemovableChannels
+from tfap.compensation.allocation import Allocation, ModelCost
+from tfap.compensation.consumers import Consumer
 from tfap.compensation.refit import RIDGE, relative
 from tfap.compensation.removal import Repeatable, consuming, removal_errors
 from tfap.compensation.selection import removal_order
@@ -26,8 +27,7 @@ from tfap.criteria import Criterion
 from tfap.graph.calls import Graph, channel_axis
 from tfap.graph.flops import flops
 from tfap.graph.linear import Grouped
-from tfap.graph.liveness import Liveness
-from tfap.keras_compat import Replacement, eager, equality
+from tfap.keras_compat import eager, equality
 from tfap.keras_compat.types import Data, Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.plan import LayerSelection, make_plan
@@ -273,19 +273,9 @@ class _Pruner:
     def __init__(self, model, batches, settings, plan, ridge):
         self._settings, self._plan, self._ridge = settings, plan, ridge
         self._inputs = Repeatable(batches.inputs)
-        graph = Graph(model)
-        tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
-        self.model = keras_compat.rebuild(
-            model, lambda layer: Replacement(layer) if id(layer) in tied else keras_compat.copied(layer)
-        )
-        self._liveness = Liveness(self.model)
-        self._graph, self._channels = self._liveness.graph, self._liveness.channels
-        given = {id(layer) for _, layer in graph.layers()}
-        self._shared = {path for path, layer in self._graph.layers() if id(layer) in given}
-        self._consumers = consumers_of(self._graph, self._channels, fixed=given)
-        self._sets = self._removable_sets()
-        if not self._sets:
-            raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
+        self._removable = RemovableChannels(model, plan)
+        self.model, self._liveness = self._removable.model, self._removable.liveness
+        self._consumers, self._sets = self._removable.consumers, self._removable.sets
 
     @property
     def steps(self):
@@ -295,20 +285,6 @@ class _Pruner:
     @property
     def _measures_errors(self):
         return "removal_errors" in self._settings.criterion.needs
-
-    def _removable_sets(self):
-        removable = np.ones(self._channels.size, bool)
-        removable[list(self._channels.pinned)] = False
-        pruned = {row.path for row in self._plan.pruned}
-        produced = []
-        for path in self._liveness.linear_maps:
-            consumed, groups = self._liveness.groups(path)
-            if path not in pruned:
-                removable[groups] = False
-            if path in self._shared and consumed is not None:
-                removable[consumed] = False  # its weights are those of the given model
-            produced.append(groups)
-        return coupled_sets(produced, removable)
 
     def unpruned(self):
         """Yields `(path, reason)` of layers whose channels are all kept."""
@@ -320,8 +296,7 @@ class _Pruner:
 
     def kept_groups(self, sparsity, data, progress):
         """Returns which channel groups to keep: boolean array."""
-        prunable = {row.path for row in self._plan.pruned}
-        cost = ModelCost(self.model, self._liveness, self._settings.target, prunable)
+        cost = ModelCost(self.model, self._liveness, self._settings.target, self._removable.prunable)
         allocation = Allocation(cost, self._liveness, self._sets)
         scores = self._scores(data, progress)
         if self._settings.scope == "global":
@@ -329,7 +304,7 @@ class _Pruner:
         else:
             orders = [groups[np.argsort(its, kind="stable")] for groups, its in zip(self._sets, scores)]
             kept = allocation.of_same_fraction(orders, sparsity)
-        return self._evened(kept)
+        return self._removable.evened(kept)
 
     def _scores(self, data, progress):
         errors = self._removal_errors(progress) if self._measures_errors else None
@@ -345,7 +320,7 @@ class _Pruner:
         is_local = self._settings.scope == "local"
         sets = [groups for groups in self._sets if not (is_local and self._only_consumer(groups))]
         found = removal_errors(self.model, self._inputs, sets, self._consumers, self._ridge, progress.advance)
-        errors = np.zeros(self._channels.size)
+        errors = np.zeros(self._removable.channels.size)
         errors[list(found)] = list(found.values())
         return errors
 
@@ -353,22 +328,6 @@ class _Pruner:
         if consumers:
             paths = [consumer.path for consumer in consumers]
             Sweep(self.model, self._inputs, paths).run(consumers, done)
-
-    def _evened(self, kept):
-        """Keeps as many channels of every group of a grouped convolution."""
-        kept = kept.copy()
-        while True:
-            before = kept.copy()
-            for path, matrix in self._liveness.linear_maps.items():
-                if isinstance(matrix, Grouped):
-                    consumed, produced = self._liveness.groups(path)
-                    inputs = np.ones(matrix.nonzero.shape[0], bool) if consumed is None else kept[consumed]
-                    inputs, outputs = matrix.evened(inputs, kept[produced])
-                    kept[produced[outputs]] = True
-                    if consumed is not None:
-                        kept[consumed[inputs]] = True
-            if np.array_equal(kept, before):
-                return kept
 
     # -- the refit -------------------------------------------------------------------------------------
 

@@ -340,7 +340,7 @@ def _shift_of(consumer, fixed):
     ):
         return None
     if linear_map.bias is not None:
-        return linear_map._add_to_bias
+        return linear_map.add_to_bias
     following = [use for call in consumer.calls for use in call.outputs[0].consumers]
     linear_activation = getattr(getattr(layer, "activation", None), "__name__", "linear") == "linear"
     if len(consumer.calls) != 1 or len(following) != 1 or not linear_activation:

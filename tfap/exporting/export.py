@@ -257,7 +257,8 @@ def _check_quantization(format, quantize):
     if quantize is None or format in supporting:
         return
     if not supporting:
-        known = ", ".join(repr(name) for entry in FORMATS.values() for name in entry.quantizations)
+        names = dict.fromkeys(name for entry in FORMATS.values() for name in entry.quantizations)
+        known = ", ".join(map(repr, names))
         raise ValueError(f"Unknown quantize={quantize!r}. Known: None, {known}.")
     raise ValueError(
         f"quantize={quantize!r} is for format='{', '.join(sorted(supporting))}' only: received "

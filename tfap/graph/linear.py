@@ -105,9 +105,9 @@ class LinearMap:
             values: Float array. The constants.
             outputs: Boolean array. The outputs whose bias to change.
         """
-        self._add_to_bias((values[inputs] @ self.sums()[inputs]) * outputs)
+        self.add_to_bias((values[inputs] @ self.sums()[inputs]) * outputs)
 
-    def _add_to_bias(self, added):
+    def add_to_bias(self, added):
         if added.any():
             bias = np.zeros(len(added), self._dtype) if self.bias is None else self.bias
             self.bias = (bias + added).astype(self._dtype)
@@ -277,7 +277,7 @@ class Depthwise(LinearMap):
         arrays[0][..., outputs.reshape(self.nonzero.shape)] = 0
 
     def fold(self, inputs, values, outputs):
-        self._add_to_bias((self.sums() * np.where(inputs, values, 0)[:, None]).ravel() * outputs)
+        self.add_to_bias((self.sums() * np.where(inputs, values, 0)[:, None]).ravel() * outputs)
 
 
 def _kernel(variable, name, masks):

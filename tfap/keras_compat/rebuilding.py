@@ -8,6 +8,7 @@ import keras
 from absl import logging
 
 from tfap.keras_compat import private
+from tfap.keras_compat.backends.common import NO_JIT
 from tfap.keras_compat.copying import Replacement, fresh
 from tfap.keras_compat.graphs import arguments_of, calls, is_graph_model, layer_of, nodes
 from tfap.keras_compat.owner import is_keras3, is_sequential, keras_of, tree_of
@@ -220,7 +221,8 @@ def _compile_like(target, source):
         arguments["auto_scale_loss"] = False
     if is_keras3(source) and keras.config.backend() == "torch":
         # Keras does not compile models by itself there, but a file from JAX says that it did.
-        arguments.pop("jit_compile", None)
+        if arguments.pop("jit_compile", False) and source.jit_compile:
+            logging.warning(NO_JIT, source.name)
     if source.optimizer is not None:
         arguments["optimizer"] = source.optimizer  # with its learning rate of now; tf_keras notes the first
     try:

@@ -205,20 +205,6 @@ def export_report(
     outputs, expected = file_runtime.padded(*arrays), live.padded(*arrays)
     floats, float_bytes = _float_kernels(model, path)
     ratio, ratios = _latencies(path, arrays, found.kernels, seconds)
-    kernels = [
-        FileKernel(
-            kernel.name,
-            kernel.operator,
-            str(kernel.values.dtype),
-            kernel.values.size,
-            int(kernel.is_zero.sum()),
-            None if given is None else int((given.is_zero & ~kernel.is_zero).sum()),
-            kernel.stored_bytes,
-            kernel.sparse,
-            ratios.get(kernel.name),
-        )
-        for kernel, given in zip(found.kernels, matched(found.kernels, floats))
-    ]
     return ExportReport(
         path.stat().st_size,
         float_bytes,
@@ -227,10 +213,28 @@ def export_report(
         _agreement(outputs, expected),
         max(_difference(output, given) for output, given in zip(outputs, expected)),
         sum(int((weight == 0).sum()) for weight in model.get_weights() if weight.ndim >= 2),
-        tuple(kernels),
+        tuple(
+            _file_kernel(kernel, given, ratios.get(kernel.name))
+            for kernel, given in zip(found.kernels, matched(found.kernels, floats))
+        ),
         found.operations,
         ratio,
         _micro(path, file_runtime, arrays, outputs) if path.suffix == ".tflite" else None,
+    )
+
+
+def _file_kernel(kernel, given, ratio):
+    """Describes a kernel, compared with that of the float file if there is one."""
+    return FileKernel(
+        kernel.name,
+        kernel.operator,
+        str(kernel.values.dtype),
+        kernel.values.size,
+        int(kernel.is_zero.sum()),
+        None if given is None else int((given.is_zero & ~kernel.is_zero).sum()),
+        kernel.stored_bytes,
+        kernel.sparse,
+        ratio,
     )
 
 
@@ -244,7 +248,9 @@ def _inputs(live, data):
 def _float_kernels(model, path):
     """Returns the kernels of the same file without quantization, and its bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        floats = export(model, pathlib.Path(folder, path.name), path.suffix[1:], verify=False)
+        dtype = "float32" if keras_compat.half_layers(model) else None  # as the file must have been written
+        file = pathlib.Path(folder, path.name)
+        floats = export(model, file, path.suffix[1:], verify=False, dtype=dtype)
         return contents(floats).kernels, floats.stat().st_size
 
 

@@ -2,6 +2,11 @@
 
 import contextlib
 
+NO_JIT = (
+    "'%s' is compiled with jit_compile=True. tfap trains it without: on PyTorch, torch.compile takes longer to "
+    "compile its step than most fits, and changes no result."
+)
+
 
 @contextlib.contextmanager
 def made_by_each_worker():

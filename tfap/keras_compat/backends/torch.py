@@ -9,6 +9,7 @@ from absl import logging
 from keras import ops
 
 from tfap.keras_compat.backends.common import (
+    NO_JIT,
     keep_weights,
     made_by_each_worker,
     noted,
@@ -68,11 +69,7 @@ def step_identity():
 
 def prepared(model):
     if model.jit_compile:  # also in a file that was saved on another backend
-        logging.warning(
-            "'%s' is compiled with jit_compile=True. tfap trains it without: torch.compile does not support "
-            "its wrappers.",
-            model.name,
-        )
+        logging.warning(NO_JIT, model.name)
         model.jit_compile = False
         model.make_train_function(force=True)
 

@@ -1,0 +1,79 @@
+"""A copy of a model, and which of its channels can be removed together."""
+
+import numpy as np
+
+from tfap import keras_compat
+from tfap.compaction.compact import keep_even_groups
+from tfap.compensation.allocation import coupled_sets
+from tfap.compensation.consumers import consumers_of
+from tfap.graph.calls import Graph
+from tfap.graph.liveness import Liveness
+from tfap.keras_compat import Replacement
+from tfap.keras_compat.types import Model
+from tfap.pruning.plan import PruningPlan
+
+
+class RemovableChannels:
+    """The channels of a model that a plan lets go.
+
+    Args:
+        model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
+        plan: The `PruningPlan` of the model: which layers may lose channels.
+
+    Attributes:
+        model: A copy of the model, whose weights may be changed. Tied layers are shared with the given one.
+        liveness: The `Liveness` of the copy.
+        consumers: Dict of path to `Consumer`.
+        prunable: Set of paths of the layers that the plan prunes.
+        sets: List of arrays of channel groups. The groups of a set compete: they are those of one layer, or
+            of coupled layers.
+
+    Raises:
+        ValueError: If no channel can be removed.
+    """
+
+    def __init__(self, model: Model, plan: PruningPlan) -> None:
+        graph = Graph(model)
+        tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
+        self.model = keras_compat.rebuild(
+            model, lambda layer: Replacement(layer) if id(layer) in tied else keras_compat.copied(layer)
+        )
+        self.liveness = Liveness(self.model)
+        given = {id(layer) for _, layer in graph.layers()}
+        self._shared = {path for path, layer in self.liveness.graph.layers() if id(layer) in given}
+        self.consumers = consumers_of(self.liveness.graph, self.liveness.channels, fixed=given)
+        self.prunable = {row.path for row in plan.pruned}
+        self.sets = self._removable_sets()
+        if not self.sets:
+            raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
+
+    @property
+    def channels(self):
+        return self.liveness.channels
+
+    def _removable_sets(self):
+        removable = np.ones(self.channels.size, bool)
+        removable[list(self.channels.pinned)] = False
+        produced = []
+        for path in self.liveness.linear_maps:
+            consumed, groups = self.liveness.groups(path)
+            if path not in self.prunable:
+                removable[groups] = False
+            if path in self._shared and consumed is not None:
+                removable[consumed] = False  # its weights are those of the given model
+            produced.append(groups)
+        return coupled_sets(produced, removable)
+
+    def evened(self, kept: np.ndarray) -> np.ndarray:
+        """Keeps as many channels of every group of a grouped convolution.
+
+        Args:
+            kept: Boolean array: which channel groups are kept.
+
+        Returns:
+            A boolean array of which at least as many are kept.
+        """
+        kept = kept.copy()
+        while keep_even_groups(self.liveness, kept):
+            pass
+        return kept
