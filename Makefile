@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both create .venv first.
-# `make test-all` runs what `make test` leaves out, and many new random examples of the property tests.
+# `make test-all` runs what `make test` leaves out, many new random examples of the property tests, and the
+# Keras 3 half of the tests on JAX.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -20,6 +21,10 @@ endif
 
 PYTEST := -m pytest -n 2 --dist worksteal
 
+# What JAX has compiled is kept in build/, for both workers and the next time.
+WITH_JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(CURDIR)/build/jax
+WITH_JAX += JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+
 .PHONY: demo test test-all test-oldest test-torch lint docs clean
 
 demo: $(INSTALLED)
@@ -31,6 +36,7 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	@echo "To repeat the random examples: make test-all SEED=$(SEED) EXAMPLES=$(EXAMPLES)"
 	TFAP_EXAMPLES=$(EXAMPLES) $(BIN)/python $(PYTEST) -m "slow or hypothesis" --hypothesis-seed=$(SEED)
+	$(WITH_JAX) $(BIN)/python $(PYTEST) -m "not slow"
 
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python $(PYTEST) -W ignore::DeprecationWarning

@@ -10,8 +10,10 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfap/version.py").read_tex
 
 TFLITE = ["ai-edge-litert>=2.0"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
+JAX = ["jax>=0.4.30"]
 COMPARISON = ["joblib>=1.3", "cloudpickle>=3", "scipy>=1.10", "scikit-learn>=1.3", "matplotlib>=3.8"]
 EXTRAS = {
+    "jax": JAX,
     "comparison": COMPARISON,
     "tflite": TFLITE,
     "onnx": ONNX,
@@ -21,6 +23,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
         *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "tensorboard>=2.16"),
+        *JAX,
         *COMPARISON,
         *TFLITE,
         *ONNX,

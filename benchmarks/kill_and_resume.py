@@ -2,6 +2,7 @@
 
     python benchmarks/kill_and_resume.py --keras keras --kills 20
     python benchmarks/kill_and_resume.py --keras keras --kills 20 --what cycles
+    KERAS_BACKEND=jax python benchmarks/kill_and_resume.py --keras keras --kills 20
 
 "fit" prunes a small CNN while it trains, with Keras's BackupAndRestore. "cycles" trains, prunes, and rewinds
 it with tfap.prune_iteratively, AP, and a directory.
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 
+import keras
 import numpy as np
 from absl import app, flags
 
@@ -73,6 +75,11 @@ def network(keras):
     model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy")
     generator = np.random.default_rng(0)
     return model, generator.normal(size=(512, 8, 8, 1)).astype("float32"), generator.integers(0, 10, 512)
+
+
+def backend():
+    """Returns the backend that the processes compute with, which they take from the environment."""
+    return keras.config.backend() if FLAGS.keras == "keras" else "tensorflow"
 
 
 def start(folder):
@@ -126,7 +133,8 @@ def main(_):
         finish(killed)
         first, second = np.load(straight / "final.npz"), np.load(killed / "final.npz")
         different = [name for name in first.files if not np.array_equal(first[name], second[name])]
-        print(f"{FLAGS.keras}, {FLAGS.what}: {kills} kills in {seconds:.1f} s of training;", end=" ")
+        print(f"{FLAGS.keras} on {backend()}, {FLAGS.what}: {kills} kills", end=" ")
+        print(f"in {seconds:.1f} s of training;", end=" ")
         print(f"{len(first.files)} arrays, {len(different)} different", different)
         if different:
             raise SystemExit(1)

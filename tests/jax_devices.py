@@ -92,7 +92,7 @@ def distribution(how, processes):
 
 def main(file, how, devices, index=0, processes=1, port=None):
     devices, index, processes = int(devices), int(index), int(processes)
-    jax.config.update("jax_num_cpu_devices", devices)
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"  # older JAX has no setting
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{port}", processes, index)

@@ -3,7 +3,7 @@
 import nets
 import numpy as np
 import pytest
-import tensorflow as tf
+from keras import ops  # on TensorFlow, inside of layers, also of tf_keras
 
 import tfap
 from tfap import keras_compat, low_rank
@@ -11,15 +11,15 @@ from tfap import keras_compat, low_rank
 
 def gelu(x):
     """A name of Keras's with another meaning: `x * sigmoid(1.702 x)`."""
-    return x * tf.sigmoid(1.702 * x)
+    return x * ops.sigmoid(1.702 * x)
 
 
 def hard_sigmoid(x):
-    return tf.clip_by_value(0.25 * x + 0.5, 0.0, 1.0)
+    return ops.clip(0.25 * x + 0.5, 0.0, 1.0)
 
 
 def never_registered(x):
-    return tf.nn.relu(x) - 0.1
+    return ops.relu(x) - 0.1
 
 
 FUNCTIONS = [gelu, hard_sigmoid, never_registered]
@@ -72,18 +72,18 @@ def test_training_in_stages_with_an_activation_of_the_users(keras_module):
 def test_initializers_regularizers_and_constraints_of_the_users(keras_module):
     class Half(keras_module.initializers.Initializer):
         def __call__(self, shape, dtype=None, **kwargs):
-            return tf.fill(shape, 0.5)
+            return ops.full(shape, 0.5)
 
     class Sum(keras_module.regularizers.Regularizer):
         def __call__(self, weights):
-            return tf.reduce_sum(weights)
+            return ops.sum(weights)
 
         def get_config(self):
             return {}
 
     class AtMostOne(keras_module.constraints.Constraint):
         def __call__(self, weights):
-            return tf.minimum(weights, 1.0)
+            return ops.minimum(weights, 1.0)
 
     own = {"kernel_initializer": Half(), "kernel_regularizer": Sum(), "kernel_constraint": AtMostOne()}
     layers = keras_module.layers
@@ -117,7 +117,7 @@ def test_layers_inside_layers(keras_module):
 
 def test_metrics_and_optimizers(keras_module):
     def accuracy(y, outputs):
-        return tf.reduce_mean(outputs)
+        return ops.mean(outputs)
 
     class Falling(keras_module.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step):

@@ -3,7 +3,7 @@ import math
 import nets
 import numpy as np
 import pytest
-import tensorflow as tf
+from keras import ops
 
 import tfap
 from tfap.graph.calls import Graph
@@ -384,7 +384,7 @@ def test_tied_layers_stay_tied(keras_module, caplog, rebuilds):
             self.embedding = embedding
 
         def call(self, x):
-            return tf.matmul(x, tf.transpose(tf.convert_to_tensor(self.embedding.embeddings)))
+            return ops.matmul(x, ops.transpose(ops.convert_to_tensor(self.embedding.embeddings)))
 
         def get_config(self):
             if not rebuilds:
