@@ -3,8 +3,8 @@
 import contextlib
 
 NO_JIT = (
-    "'%s' is compiled with jit_compile=True. tfap trains it without: on PyTorch, torch.compile takes longer to "
-    "compile its step than most fits, and changes no result."
+    "'%s' is compiled with jit_compile=True. tfap sets it to False: torch.compile splits the step at each "
+    "wrapper, takes long to compile the parts, and changes no result."
 )
 
 
