@@ -50,6 +50,7 @@ flags.DEFINE_bool("train", False, "Whether to only train the models.")
 flags.DEFINE_float("seconds", 5.0, "Measurement time per model.", 0.1)
 flags.DEFINE_string("write", None, "File for the tables; printed if empty.")
 
+RECALIBRATION = 2560  # training images for the statistics of BatchNormalization after pruning
 SHAPES = {"mobilenet_v2": (28, 28, 1), "ds_cnn": (49, 10, 1)}
 
 
@@ -89,20 +90,6 @@ def pruned(model, x, y, sparsity, **pattern):
     return tfap.strip_pruning(wrapped)
 
 
-def with_current_statistics(model, x):
-    """Moves the statistics of BatchNormalization to those of the training data, behind which they lag."""
-    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.9
-    run = tf.function(lambda batch: model(batch, training=True), autograph=False)
-    for start in range(0, 50 * 128, 128):
-        run(x[start : start + 128])
-    for layer, momentum in zip(norms, momenta):
-        layer.momentum = momentum
-    return model
-
-
 def compacted(model, x, y):
     copy = compiled(keras.models.clone_model(model), 1e-3, FLAGS.tuning_epochs)
     copy.set_weights(model.get_weights())
@@ -130,7 +117,7 @@ def trained(net, seed, variant, data):
         else:
             given = trained(net, seed, "dense", data)
             keras.utils.set_random_seed(seed)
-            model = with_current_statistics(VARIANTS[variant](given, x, y), x)
+            model = tfap.recalibrate(VARIANTS[variant](given, x, y), x[:RECALIBRATION], batch_size=128)
         path.parent.mkdir(parents=True, exist_ok=True)
         model.save(path)
         print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
