@@ -234,3 +234,12 @@ def test_a_step_that_does_not_know_the_mask_is_an_error():
 
     with pytest.raises(RuntimeError, match="is a constant of the compiled step"):
         jax.jit(with_a_frozen_mask)(*values)
+
+
+@pytest.mark.tensorflow_only(reason="AutoGraph is TensorFlow's")
+def test_tf_keras_converts_all_that_a_step_calls(caplog):
+    """AutoGraph logs a warning for a function that it cannot convert, such as one of a docstring only."""
+    tf_keras = pytest.importorskip("tf_keras")
+    wrapped = tfap.prune(nets.mlp(tf_keras), 0.5, granularity="weight")
+    assert nets.fit(wrapped, epochs=12).history["sparsity"][-1] == 0.5
+    assert "AutoGraph" not in caplog.text

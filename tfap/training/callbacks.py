@@ -195,7 +195,8 @@ class UpdatePruningStep(Callback):
             self._weights
         ):
             logging.warning(
-                "Nothing was pruned: the schedule's first update comes after step %d, this fit's last.",
+                "Nothing was pruned: the schedule's first update comes after step %d, this fit's last. Train "
+                "longer, or pass a schedule with an earlier begin_step or a smaller frequency.",
                 self._step,
             )
 

@@ -25,6 +25,7 @@ def replica():
 
 def noted(mask):
     """Returns what `masked` needs to know of a mask besides its variable, from the forward pass."""
+    pass  # tf_keras calls it in a step, and AutoGraph does not convert a function without a statement
 
 
 def sync(model):
@@ -41,6 +42,7 @@ def restored(model, arguments):
 
 def keep_weights():
     """Keeps the weights of the `fit` that runs; called before a layer raises an error in a step."""
+    pass  # as in `noted`
 
 
 def prepared(model):
