@@ -38,12 +38,18 @@ def check_optimizer(model):
         ValueError: If it is one of PyTorch, as in a file that was saved there, and Keras runs on another.
     """
     optimizer = getattr(model, "optimizer", None)
-    if is_keras3(model) and keras.config.backend() != "torch" and private.is_optimizer_of_torch(optimizer):
+    if is_keras3(model) and keras.config.backend() != "torch" and _is_of_torch(optimizer):
         raise ValueError(
             f"The optimizer of '{model.name}' computes on PyTorch: the file was saved there, and Keras runs "
             f"on {keras.config.backend()}. Call compile() again, for example with "
             f"keras.optimizers.{type(optimizer).__name__}()."
         )
+
+
+def _is_of_torch(optimizer):
+    """Whether an optimizer of Keras 3 computes on PyTorch, as that of a file may on any backend."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return type(optimizer).__module__.startswith("keras.src.backend.torch.")
 
 
 def is_compiled(model):
