@@ -353,7 +353,7 @@ CASES = {
         "tfap.export(model, 'model.onnx')": (ValueError, "Pass format='onnx'"),
         "tfap.export(model, 'model.tflite', 'tflite', quantize='int4')": (
             ValueError,
-            "Unknown quantize='int4'",
+            "Unknown quantize='int4'. Known: None, 'dynamic_range', 'float1",
         ),
         "tfap.export(model, 'model.keras', 'keras', quantize='dynamic_range')": (ValueError, "'tflite' only"),
         "tfap.export(pruned, 'model')": (ValueError, r"call strip_pruning\(\) first"),
@@ -363,6 +363,60 @@ CASES = {
             ValueError,
             r"shape \(8, 2\); expected",
         ),
+        "tfap.export(model, 'model.tflite', 'tflite', quantize='int8')": (
+            ValueError,
+            "quantize='int8' takes the ranges of activations from data: received none. Pass data=",
+        ),
+        "tfap.export(model, 'model.onnx', 'onnx', quantize='int8')": (
+            ValueError,
+            "takes the ranges of activations from data: received none",
+        ),
+        "tfap.export(model, 'model.tflite', 'tflite', quantize='int8', data=x[:, :2])": (
+            ValueError,
+            r"array of shape \(8, 2\); expected \(None, 12\)",
+        ),
+        "tfap.export(model, 'model.tflite', 'tflite', quantize='int8', data=[x, x])": (
+            ValueError,
+            "has 1 inputs: received data with 2 arrays",
+        ),
+        "tfap.export(model, 'model.tflite', 'tflite', quantize='int8', data=x[:0])": (
+            ValueError,
+            r"data has \[0\] samples per input, expected .* at least 1",
+        ),
+        "tfap.export(model, 'model.tflite', 'tflite', quantize='int8', data=x, inputs='uint8')": (
+            ValueError,
+            "Unknown inputs='uint8'. Known: 'float', 'int8', 'int16'",
+        ),
+        "tfap.export(model, 'model.tflite', 'tflite', quantize='int8', data=x, inputs='int16')": (
+            ValueError,
+            "inputs are 'float' or 'int8': received inputs='int16'",
+        ),
+        "tfap.export(model, 'model.tflite', 'tflite', inputs='int8')": (
+            ValueError,
+            "inputs='int8' is for format='tflite' with quantize='int8' or",
+        ),
+        "tfap.export(model, 'model.onnx', 'onnx', quantize='int8', data=x, inputs='int8')": (
+            ValueError,
+            "received format='onnx'",
+        ),
+        "tfap.export(model, 'model.onnx', 'onnx', quantize='int16x8', data=x)": (
+            ValueError,
+            "quantize='int16x8' is for format='tflite' on",
+        ),
+        "tfap.export(model, 'model', quantize='int8', data=x)": (
+            ValueError,
+            "is for format='onnx, tflite' only",
+        ),
+        "tfap.export(model, 'model.onnx', 'onnx', sparse=True)": (
+            ValueError,
+            "sparse=True is for format='tflite' only: received format='onnx'",
+        ),
+        "tfap.export_report(model, 'folder')": (ValueError, "Expected a .tflite or .onnx file: received "),
+        "tfap.export_report('model.tflite', model)": (
+            TypeError,
+            "takes the Keras model first: received str",
+        ),
+        "tfap.export_report(model, 'none.tflite')": (FileNotFoundError, "There is no model at"),
         "tfap.report({})": (ValueError, "needs a model: the dict is empty"),
         "tfap.report(3)": (TypeError, "must be a Keras model or a path: received 3"),
         "tfap.report('missing.keras')": (FileNotFoundError, "there is no file or folder 'missing.keras'"),

@@ -12,6 +12,7 @@ import sys
 import keras
 import nets
 import numpy as np
+import pytest
 
 import tfap
 from tfap.layers.find import with_paths
@@ -96,6 +97,10 @@ def read(file, folder):
     for path in sorted(pathlib.Path(folder).glob("*.keras")):
         model = keras.models.load_model(path)
         found |= {f"{path.stem} {what}": value for what, value in state(model).items()}
+        if "backend.torch" in type(model.optimizer).__module__ and keras.config.backend() != "torch":
+            with pytest.raises(ValueError, match="computes on PyTorch: .* Call compile"):
+                model.fit(*data(), verbose=0, callbacks=[tfap.UpdatePruningStep()])
+            model.compile(keras.optimizers.SGD(0.0), "mse")
         model.fit(*data(), batch_size=BATCH, verbose=0, shuffle=False, callbacks=[tfap.UpdatePruningStep()])
         assert int(tfap.prunable_layers(model)[0].pruning_step.numpy()) == 12
         assert nets.pruned_weights(model) > 0

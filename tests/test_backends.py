@@ -190,6 +190,7 @@ def test_a_loaded_model_without_the_callback_keeps_its_weights(tmp_path):
         np.testing.assert_array_equal(value, earlier)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch.compile
 @pytest.mark.skipif(HERE != "torch", reason="torch.compile")
 def test_files_from_jax_are_trained_without_torch_compile(tmp_path, caplog):
     """Keras compiles models on JAX by itself, and their files say so."""
@@ -200,7 +201,7 @@ def test_files_from_jax_are_trained_without_torch_compile(tmp_path, caplog):
     assert model.jit_compile
     assert nets.fit(model, epochs=2).history["sparsity"][-1] == 0.5
     assert not model.jit_compile
-    assert caplog.text.count("is compiled with jit_compile=True. tfap trains it without") == 1
+    assert caplog.text.count("is compiled with jit_compile=True. tfap sets it to False") == 1
     stripped = tfap.strip_pruning(model)
     assert not stripped.jit_compile and tfap.compact(stripped).count_params() < stripped.count_params()
 
@@ -211,7 +212,7 @@ def test_models_that_are_to_be_compiled_are_pruned_without(caplog):
     model.compile("sgd", model.loss, jit_compile=True)
     assert not tfap.prune(model, 0.5).jit_compile
     assert model.jit_compile
-    assert caplog.text.count("is compiled with jit_compile=True. tfap trains it without") == 1
+    assert caplog.text.count("is compiled with jit_compile=True. tfap sets it to False") == 1
 
 
 @pytest.mark.skipif(HERE != "jax", reason="only JAX takes the values of variables as arguments of a step")
@@ -233,3 +234,12 @@ def test_a_step_that_does_not_know_the_mask_is_an_error():
 
     with pytest.raises(RuntimeError, match="is a constant of the compiled step"):
         jax.jit(with_a_frozen_mask)(*values)
+
+
+@pytest.mark.tensorflow_only(reason="AutoGraph is TensorFlow's")
+def test_tf_keras_converts_all_that_a_step_calls(caplog):
+    """AutoGraph logs a warning for a function that it cannot convert, such as one of a docstring only."""
+    tf_keras = pytest.importorskip("tf_keras")
+    wrapped = tfap.prune(nets.mlp(tf_keras), 0.5, granularity="weight")
+    assert nets.fit(wrapped, epochs=12).history["sparsity"][-1] == 0.5
+    assert "AutoGraph" not in caplog.text

@@ -171,7 +171,8 @@ def test_random_layers_that_stay_random_keep_their_neurons(keras_module):
     model.get_layer("a").set_weights([np.zeros_like(kernel), bias + 1])
     smaller = compact.remove_dead_channels(model, Liveness(model)).model
     assert smaller.get_layer("a").units == 8
-    assert np.std(smaller.predict(np.zeros((50, 4)), verbose=0), axis=0).min() > 0
+    # predict() says training=False, which Keras 3 lets count for all layers.
+    assert np.std(np.asarray(smaller(np.zeros((50, 4), "float32"))), axis=0).min() > 0.01
 
 
 def test_stateful_models_are_refused_before_they_are_trained(keras_module):

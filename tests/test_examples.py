@@ -74,6 +74,11 @@ def test_quantize(tmp_path):
     zeros = {name: int(count.replace(",", "")) for name, count in zeros.items()}
     assert zeros["QAT"] < zeros["PQAT"] < zeros["float"] <= zeros["PQAT, KeepZeros"]
     assert zeros["int8"] >= zeros["float"] > 10_000
+    figures = re.findall(r"^(\S.*?) +[\d,]+ bytes, accuracy ([\d.]+)%.* ([\d.]+)%$", printed, re.MULTILINE)
+    accuracies = {name: float(accuracy) for name, accuracy, _ in figures}
+    assert len(figures) == 6 and accuracies["float"] > 50
+    assert abs(accuracies["int8"] - accuracies["float"]) < 5
+    assert all(float(agreement) > 90 for *_, agreement in figures)
     made = {path.name for path in (tmp_path / "build/quantize").iterdir()}
     assert made >= {"float.tflite", "int8.tflite", "pqat_keepzeros.tflite", "clustered.tflite"}
 

@@ -395,7 +395,10 @@ def test_precisions(keras_module, precision):
     thin = low_rank.factorize(model, energy=1.0)
     assert [layer.units for layer in thin.layers] == [2, 40]
     assert {layer.compute_dtype for layer in thin.layers} == {layer.compute_dtype}
-    assert apart(model, thin) < {"mixed_float16": 5e-3, "float64": 1e-12}[precision]
+    rounding = (
+        1e-6 if keras_module.backend.backend() == "torch" else 1e-12
+    )  # Keras multiplies in float32 there
+    assert apart(model, thin) < {"mixed_float16": 5e-3, "float64": rounding}[precision]
 
 
 def test_channels_first(keras_module):
@@ -474,7 +477,7 @@ def test_value_and_gradient_are_those_of_an_svd(shape, weighted):
     np.testing.assert_allclose(gradient, 0.3 * ((left * places) @ right).reshape(shape), atol=1e-10)
 
     direction = np.random.default_rng(1).normal(size=shape)
-    up, down = (float(penalty(kernel + sign * 1e-6 * direction)) for sign in (1, -1))
+    up, down = (value_and_gradient(penalty, kernel + sign * 1e-6 * direction)[0] for sign in (1, -1))
     assert (up - down) / 2e-6 == pytest.approx((gradient * direction).sum(), rel=1e-6)
 
 
@@ -497,7 +500,12 @@ def test_what_is_not_finite_stays_so():
 
 
 @pytest.mark.parametrize(
-    "precision,jit_compile", [("float32", False), ("float32", True), ("mixed_float16", False)]
+    "precision,jit_compile",
+    [
+        ("float32", False),
+        pytest.param("float32", True, marks=pytest.mark.not_on_torch(reason="torch.compile is not of tfap")),
+        ("mixed_float16", False),
+    ],
 )
 @pytest.mark.smoke
 def test_a_fit_descends_along_the_gradient(keras_module, precision, jit_compile):
@@ -533,7 +541,8 @@ def test_the_regularizer_is_saved(keras_module, file, tmp_path):
     found = loaded.layers[0].kernel_regularizer
     assert isinstance(found, low_rank.SingularValueRegularizer)
     assert found.get_config() == {"strength": 0.25, "weighted": True}
-    assert float(loaded.losses[0]) == pytest.approx(float(model.losses[0])) != 0
+    loss, expected = (float(np.asarray(each.losses[0])) for each in (loaded, model))
+    assert loss == pytest.approx(expected) != 0
 
 
 def test_it_lowers_the_singular_values_of_a_net_that_is_pruned(keras_module):

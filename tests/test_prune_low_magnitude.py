@@ -264,3 +264,14 @@ def test_saved_wrapped_and_loaded_it_goes_on(keras_module, tmp_path):
     trained(loaded, tfap.UpdatePruningStep())
     shares = [share.mean() for share in zeros(tfap.strip_pruning(loaded))]
     assert shares[1] == 0 and all(abs(share - 0.7) < 0.05 for share in (shares[0], *shares[3:]))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"block_size": (1, 4)}], ids=["weights", "blocks"])
+def test_a_short_fit_with_the_default_schedule_is_a_warning(keras_module, caplog, arguments):
+    wrapped = tfap.prune_low_magnitude(nets.mlp(keras_module), **arguments)
+    nets.fit(wrapped, epochs=8)
+    assert "Nothing was pruned: the schedule's first update comes after step 32" in caplog.text
+    assert nets.pruned_weights(wrapped) == 0
+    nets.fit(wrapped, epochs=17)
+    assert caplog.text.count("Nothing was pruned") == 1
+    assert all(np.mean(mask == 0) == 0.5 for mask in nets.masks(wrapped).values())

@@ -53,6 +53,7 @@ def contents(path: str | os.PathLike[str]) -> Contents:
         The `Contents`.
 
     Raises:
+        FileNotFoundError: If there is no file at `path`.
         ValueError: If the file has another format.
         ImportError: If onnx is needed and not installed. The message has the pip command.
     """
@@ -60,6 +61,8 @@ def contents(path: str | os.PathLike[str]) -> Contents:
     readers = {".tflite": _of_tflite, ".onnx": _of_onnx}
     if path.suffix not in readers:
         raise ValueError(f"Expected a .tflite or .onnx file: received '{path}'.")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no model at '{path}'.")
     return readers[path.suffix](path)
 
 

@@ -123,6 +123,7 @@ def kernels(model: Any) -> list[StoredKernel]:
         _stored_kernel(model, graph, index, name)
         for graph in model.subgraphs
         for name, index in _uses(model, graph)
+        if name != "BROADCAST_TO"  # a bias, in files of models on JAX
     ]
 
 

@@ -81,6 +81,7 @@ from tfap.keras_compat.running import (
 )
 from tfap.keras_compat.training import (
     SeedStates,
+    check_optimizer,
     has_compiled_loss,
     has_loss_in_replicas,
     is_compiled,
@@ -106,6 +107,7 @@ __all__ = [
     "call_signature",
     "calls",
     "check_measurable",
+    "check_optimizer",
     "check_plain",
     "check_readable",
     "copied",

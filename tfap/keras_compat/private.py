@@ -235,6 +235,12 @@ def jax_fit_in_progress():
     return None
 
 
+def is_optimizer_of_torch(optimizer):
+    """Whether an optimizer of Keras 3 computes on PyTorch, as that of a file may on any backend."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return type(optimizer).__module__.startswith("keras.src.backend.torch.")
+
+
 # -- TensorFlow ------------------------------------------------------------------------------------
 
 

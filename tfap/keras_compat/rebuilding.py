@@ -219,10 +219,10 @@ def _compile_like(target, source):
     arguments = {key: value for key, value in arguments.items() if value is not None}
     if is_keras3(source) and "LossScale" not in type(source.optimizer).__name__:
         arguments["auto_scale_loss"] = False
-    if is_keras3(source) and keras.config.backend() == "torch":
-        # Keras does not compile models by itself there, but a file from JAX says that it did.
-        if arguments.pop("jit_compile", False) and source.jit_compile:
-            logging.warning(NO_JIT, source.name)
+    on_torch = is_keras3(source) and keras.config.backend() == "torch"
+    # Keras does not compile models by itself there, but a file from JAX says that it did.
+    if on_torch and arguments.pop("jit_compile", False) and source.jit_compile:
+        logging.warning(NO_JIT, source.name)
     if source.optimizer is not None:
         arguments["optimizer"] = source.optimizer  # with its learning rate of now; tf_keras notes the first
     try:

@@ -56,11 +56,11 @@ def registered_name(cls):
 
 
 def registered_class(name):
-    """Returns the class that either Keras knows under a name, or None. Does not load code."""
+    """Returns the class or function that either Keras knows under a name, or None. Does not load code."""
     for module in _kerases():
         found = module.saving.get_registered_object(name)
         if found is not None:
-            return found.load() if issubclass(found, _StandIn) else found
+            return found.load() if isinstance(found, type) and issubclass(found, _StandIn) else found
     return None
 
 

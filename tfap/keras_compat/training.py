@@ -31,6 +31,21 @@ def has_loss_in_replicas(model):
     return not is_keras3(model) and not type(model.distribute_strategy).__name__.startswith("_Default")
 
 
+def check_optimizer(model):
+    """Checks that the optimizer computes on the backend that Keras 3 runs on.
+
+    Raises:
+        ValueError: If it is one of PyTorch, as in a file that was saved there, and Keras runs on another.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if is_keras3(model) and keras.config.backend() != "torch" and private.is_optimizer_of_torch(optimizer):
+        raise ValueError(
+            f"The optimizer of '{model.name}' computes on PyTorch: the file was saved there, and Keras runs "
+            f"on {keras.config.backend()}. Call compile() again, for example with "
+            f"keras.optimizers.{type(optimizer).__name__}()."
+        )
+
+
 def is_compiled(model):
     """Whether `compile()` was called."""
     return model.compiled if is_keras3(model) else private.is_tf_keras_model_compiled(model)

@@ -200,7 +200,8 @@ def export_report(
     if not keras_compat.is_model(model):
         raise TypeError(f"tfap.export_report takes the Keras model first: received {type(model).__name__}.")
     path = pathlib.Path(path)
-    file_runtime, found, live = load_runtime(path), contents(path), runtime.of_model(model)
+    found = contents(path)  # first, since it knows the formats that have a report
+    file_runtime, live = load_runtime(path), runtime.of_model(model)
     arrays = _inputs(live, data)
     outputs, expected = file_runtime.padded(*arrays), live.padded(*arrays)
     floats, float_bytes = _float_kernels(model, path)

@@ -115,6 +115,7 @@ class UpdatePruningStep(Callback):
         self._batches = 0
         self._steps_before = _most_steps(self._wrappers)
         self._keep_seed_states()
+        keras_compat.check_optimizer(self.model)
         self._repair_train_function()
         self._backend.prepared(self.model)
         self._begin_session()
@@ -194,7 +195,8 @@ class UpdatePruningStep(Callback):
             self._weights
         ):
             logging.warning(
-                "Nothing was pruned: the schedule's first update comes after step %d, this fit's last.",
+                "Nothing was pruned: the schedule's first update comes after step %d, this fit's last. Train "
+                "longer, or pass a schedule with an earlier begin_step or a smaller frequency.",
                 self._step,
             )
 

@@ -3,8 +3,8 @@
 import contextlib
 
 NO_JIT = (
-    "'%s' is compiled with jit_compile=True. tfap trains it without: on PyTorch, torch.compile takes longer to "
-    "compile its step than most fits, and changes no result."
+    "'%s' is compiled with jit_compile=True. tfap sets it to False: torch.compile splits the step at each "
+    "wrapper, takes long to compile the parts, and changes no result."
 )
 
 
@@ -25,6 +25,7 @@ def replica():
 
 def noted(mask):
     """Returns what `masked` needs to know of a mask besides its variable, from the forward pass."""
+    pass  # tf_keras calls it in a step, and AutoGraph does not convert a function without a statement
 
 
 def sync(model):
@@ -41,6 +42,7 @@ def restored(model, arguments):
 
 def keep_weights():
     """Keeps the weights of the `fit` that runs; called before a layer raises an error in a step."""
+    pass  # as in `noted`
 
 
 def prepared(model):
