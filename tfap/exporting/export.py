@@ -157,21 +157,22 @@ def _samples(model, quantize, data):
 
 
 def _write(model, path, format, settings):
-    """Writes the file in this process or, if the model's backend cannot, in one with TensorFlow."""
-    failure = None
-    if keras_compat.backend_name(model) in FORMATS[format].backends:
+    """Writes the file in this process or in one with TensorFlow: in the other one if the first cannot."""
+    backend, chosen = keras_compat.backend_name(model), FORMATS[format]
+    if backend == "tensorflow" or not chosen.needs_tensorflow:
+        return write_here(model, path, format, settings)
+    ways = [write_here] if backend in chosen.backends else []
+    ways.insert(0 if chosen.tensorflow_first else len(ways), conversion.write)
+    errors = {}
+    for way in ways:
         try:
-            return write_here(model, path, format, settings)
+            return way(model, path, format, settings)
         except ValueError as error:
-            if keras_compat.backend_name(model) == "tensorflow" or not FORMATS[format].needs_tensorflow:
-                raise
-            failure = error
-    try:
-        conversion.write(model, path, format, settings)
-    except ValueError as error:
-        text = f"The model '{model.name}' cannot be converted to format='{format}'"
-        text = str(error) if text in str(error) else f"{text}: {error}"
-        raise ValueError(text) from failure or error
+            errors[way] = error
+    error = errors[conversion.write]
+    text = f"The model '{model.name}' cannot be converted to format='{format}'"
+    text = str(error) if text in str(error) else f"{text}: {error}"
+    raise ValueError(text) from errors.get(write_here, error)
 
 
 def write_here(model: Model, path: pathlib.Path, format: str, settings: Settings) -> None:

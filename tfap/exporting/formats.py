@@ -32,6 +32,8 @@ class Format:
         quantizations: Tuple of strings. Valid values of `quantize` besides None.
         backends: Tuple of strings. Backends of Keras on which `write` works. For others, a process with
             TensorFlow writes the file.
+        tensorflow_first: Boolean. Whether that process is tried first on the others too. The LiteRT converter
+            fuses biases and activations into the operations of TensorFlow's layers, and not into JAX's.
         quantized_inputs: Tuple of those values of `quantize` with which inputs and outputs can be integers.
         sparse: Boolean. Whether kernels can be sparse.
         modules: Tuple of strings. Optional modules that running the file needs.
@@ -47,6 +49,7 @@ class Format:
     sparse: bool = False
     modules: tuple[str, ...] = ()
     backends: tuple[str, ...] = ("tensorflow", "jax")
+    tensorflow_first: bool = False
     extra: str | None = None
 
     @property
@@ -185,6 +188,7 @@ FORMATS: dict[str, Format] = {
         quantized_inputs=CALIBRATED,
         sparse=True,
         modules=("ai_edge_litert.interpreter",),
+        tensorflow_first=True,
         extra="tflite",
     ),
     "onnx": Format(
