@@ -111,7 +111,7 @@ def deserialize(saved, built_in):
         raise ValueError(f"A saved criterion or schedule has class_name and config: received {saved!r}.")
     name = saved["class_name"]
     cls = built_in.get(name) or registered_class(name)
-    if cls is None:
+    if not isinstance(cls, type):
         raise ValueError(
             f"The file names the class '{name}', which is not registered. Decorate it with "
             "@keras.saving.register_keras_serializable() (or tf_keras's) and import it before loading."
