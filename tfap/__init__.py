@@ -160,7 +160,7 @@ _MODULE_OF = {
 
 def __getattr__(name: str) -> Any:
     """Imports what is used."""
-    if name in ("datasets", "low_rank"):
+    if name in ("comparison", "datasets", "low_rank"):
         return importlib.import_module(f"tfap.{name}")
     if name == "measure_latency":
         return importlib.import_module("tfap.reporting.latency").measure
