@@ -158,26 +158,27 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def __init__(self, name):
         self.name, self.waiting = name, []
+        self._is_asking = False
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != self.name or self not in sys.meta_path:
+        # Also called by importlib.util.find_spec, after which no import may follow.
+        if fullname != self.name or self._is_asking:
             return None
-        sys.meta_path.remove(self)  # the others find it
-        spec = importlib.util.find_spec(fullname)
-        if spec is None:
-            sys.meta_path.insert(0, self)
-            return None
-        run = spec.loader.exec_module
+        self._is_asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)  # the others find it
+        finally:
+            self._is_asking = False
+        if spec is not None:
+            spec.loader.exec_module = self._followed_by_what_waits(spec.loader.exec_module)
+        return spec
 
+    def _followed_by_what_waits(self, run):
         @functools.wraps(run)
         def exec_module(module):
-            try:
-                run(module)
-            except BaseException:
-                sys.meta_path.insert(0, self)  # the import may be tried again
-                raise
+            run(module)
+            sys.meta_path.remove(self)
             for function in self.waiting:
                 function(module)
 
-        spec.loader.exec_module = exec_module
-        return spec
+        return exec_module
