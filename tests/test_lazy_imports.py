@@ -90,6 +90,7 @@ def test_an_import_is_waited_for(tmp_path, monkeypatch):
     finders, seen = list(sys.meta_path), []
     for _ in range(2):
         lazy.when_loaded("imported_late", lambda module: seen.append(module.x))
+        assert lazy.is_installed("imported_late") and not seen  # a look-up does not end the wait
     with pytest.raises(OSError):
         importlib.import_module("imported_late")
     assert not seen

@@ -160,24 +160,22 @@ class _Finder(importlib.abc.MetaPathFinder):
         self.name, self.waiting = name, []
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != self.name or self not in sys.meta_path:
+        if fullname != self.name:
             return None
-        sys.meta_path.remove(self)  # the others find it
-        spec = importlib.util.find_spec(fullname)
+        others = [each for each in sys.meta_path if each is not self and hasattr(each, "find_spec")]
+        specs = (each.find_spec(fullname, path, target) for each in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is None:
-            sys.meta_path.insert(0, self)
             return None
         run = spec.loader.exec_module
 
         @functools.wraps(run)
         def exec_module(module):
-            try:
-                run(module)
-            except BaseException:
-                sys.meta_path.insert(0, self)  # the import may be tried again
-                raise
-            for function in self.waiting:
-                function(module)
+            run(module)
+            if self in sys.meta_path:  # it stays if the import fails, or if the package is only looked up
+                sys.meta_path.remove(self)
+                for function in self.waiting:
+                    function(module)
 
         spec.loader.exec_module = exec_module
         return spec
