@@ -277,8 +277,8 @@ images. Accuracy is measured on the 10,000 test images by the file in LiteRT. in
 and outputs and ranges from 300 training images. PQAT is one epoch on a fourth of the images, with
 `KeepZeros` of examples/quantize.py. Latencies are for one sample and one thread, in units of the dense
 float file of the same seed, measured in turns on a machine that also did other work. "Zeros kept" counts
-the zeros of the float file that are zeros in the file, per seed. Figures are means over {seeds} seeds;
-those of sparse files are of one.
+the zeros of the float file that are zeros in the file, per seed. Figures are means over as many seeds as
+the last column says.
 
 Training is short: accuracies compare files of the same model, not ways to prune.
 
