@@ -6,7 +6,8 @@ The models are a MobileNetV2 for 28 x 28 images and a keyword-spotting DS-CNN fo
 Fashion-MNIST (resized for the DS-CNN) in tf_keras, because quantization-aware training needs tfmot. Each is
 dense, pruned 2:4, pruned to 80% in blocks of 1 x 4, and compacted to a fraction of its FLOPs. Each of these
 is written as float, dynamic range and int8, and trained further with tfmot's prune-preserving
-quantization-aware training (PQAT) to a second int8 file. Trained models are stored and not trained again.
+quantization-aware training (PQAT) to a second int8 file. Trained models and measurements are
+stored and not made again.
 """
 
 import os
@@ -16,6 +17,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import dataclasses
 import importlib.metadata
+import json
 import logging
 import pathlib
 import platform
@@ -210,7 +212,7 @@ def rows(net, seed, variant, data, test):
     found = {}
     for name, path in paths.items():
         loaded, size = tfap.load_runtime(path), disk_size(path)
-        accuracy = np.mean(loaded(test[0])[0].argmax(-1) == test[1])
+        accuracy = float(np.mean(loaded(test[0])[0].argmax(-1) == test[1]))
         pairs = list(zip(contents(path).kernels, floats, strict=True))
         lost = sum(int((given.is_zero & ~kernel.is_zero).sum()) for kernel, given in pairs)
         zeros = sum(int(given.is_zero.sum()) for _, given in pairs)
@@ -219,6 +221,16 @@ def rows(net, seed, variant, data, test):
         ratio = latency.ratio.median
         found[name] = Row(accuracy, size.raw, size.gzipped, kept, latency.median, ratio)
     return found
+
+
+def measured(net, seed, variant, data, test):
+    """Returns `rows` from the results folder, or measures and stores them first."""
+    path = pathlib.Path(FLAGS.results, f"{net}-{seed}-{variant.replace(':', 'by')}-rows.json")
+    if not path.exists():
+        found = rows(net, seed, variant, data, test)
+        path.write_text(json.dumps({name: dataclasses.asdict(row) for name, row in found.items()}))
+        print(path.name, flush=True)
+    return {name: Row(**row) for name, row in json.loads(path.read_text()).items()}
 
 
 def call(path, x):
@@ -265,8 +277,8 @@ images. Accuracy is measured on the 10,000 test images by the file in LiteRT. in
 and outputs and ranges from 300 training images. PQAT is one epoch on a fourth of the images, with
 `KeepZeros` of examples/quantize.py. Latencies are for one sample and one thread, in units of the dense
 float file of the same seed, measured in turns on a machine that also did other work. "Zeros kept" counts
-the zeros of the float file that are zeros in the file, per seed. Figures are means over {seeds} seeds;
-those of sparse files are of one.
+the zeros of the float file that are zeros in the file, per seed. Figures are means over as many seeds as
+the last column says.
 
 Training is short: accuracies compare files of the same model, not ways to prune.
 
@@ -284,9 +296,9 @@ def findings(found):
     rows = [(variant, given["int8"], given["float"]) for (_, _, variant), given in found.items()]
     smaller = [(variant == "compacted", before.raw / after.raw) for variant, after, before in rows]
     return {
-        "drop": max(100 * (before.accuracy - after.accuracy) for _, after, before in rows),
-        "least": min(ratio for compacted, ratio in smaller if not compacted),
-        "most": max(ratio for compacted, ratio in smaller if not compacted),
+        "drop": max(0, *(100 * (before.accuracy - after.accuracy) for _, after, before in rows)),
+        "least": min((ratio for compacted, ratio in smaller if not compacted), default=0),
+        "most": max((ratio for compacted, ratio in smaller if not compacted), default=0),
         "compacted": min((ratio for compacted, ratio in smaller if compacted), default=0),
     }
 
@@ -301,9 +313,7 @@ def main(_):
         for net in FLAGS.nets:
             data, test = images(net)
             for variant in FLAGS.variants:
-                found[net, seed, variant] = rows(net, seed, variant, data, test)
-                for name, row in found[net, seed, variant].items():
-                    print(net, seed, variant, name, row, flush=True)
+                found[net, seed, variant] = measured(net, seed, variant, data, test)
     names = ("tensorflow", "tf_keras", "ai-edge-litert", "tensorflow-model-optimization")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()})"

@@ -163,10 +163,20 @@ GUIDES = {
 # -- the comparison ----------------------------------------------------------------------------------
 
 THEIRS = tfmot.sparsity.keras
-WITH_THEIR_CALLBACK = types.SimpleNamespace(**{**vars(tfap), "UpdatePruningStep": THEIRS.UpdatePruningStep})
+
+
+class WithTheirCallback:
+    """tfap with tfmot's callback."""
+
+    UpdatePruningStep = THEIRS.UpdatePruningStep
+
+    def __getattr__(self, name):
+        return getattr(tfap, name)
+
+
 RUNS = {
     "tfmot": (THEIRS, tf_keras),
-    "tfmot's callback": (WITH_THEIR_CALLBACK, tf_keras),
+    "tfmot's callback": (WithTheirCallback(), tf_keras),
     "tf_keras": (tfap, tf_keras),
     "Keras 3": (tfap, keras3),
 }

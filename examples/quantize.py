@@ -77,7 +77,7 @@ def clustered(model, clusters=16):
     )
 
 
-def trained(model, x, y, epochs, rate=1e-3, callbacks=()):
+def trained(model, x, y, epochs, rate=4e-3, callbacks=()):
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x, y, batch_size=64, epochs=epochs, verbose=0, callbacks=list(callbacks))
     return model
