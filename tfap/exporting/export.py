@@ -169,10 +169,10 @@ def _write(model, path, format, settings):
             return way(model, path, format, settings)
         except ValueError as error:
             errors[way] = error
-    error = errors[conversion.write]
+    failure = errors[conversion.write]
     text = f"The model '{model.name}' cannot be converted to format='{format}'"
-    text = str(error) if text in str(error) else f"{text}: {error}"
-    raise ValueError(text) from errors.get(write_here, error)
+    text = str(failure) if text in str(failure) else f"{text}: {failure}"
+    raise ValueError(text) from errors.get(write_here, failure)
 
 
 def write_here(model: Model, path: pathlib.Path, format: str, settings: Settings) -> None:

@@ -131,7 +131,7 @@ class UpdatePruningStep(Callback):
             self._begin_session()
             _NeedsCallback.lift(self.model)
             self._groups = None  # it may have pruned
-            self._steps_before = self._steps_so_far()
+            self._steps_before = _most_steps(self._wrappers)
 
     def on_train_batch_end(self, batch, logs=None):
         passed = batch + 1 - self._batches  # several with steps_per_execution
