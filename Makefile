@@ -1,6 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both create .venv first.
-# `make test-all` runs what `make test` leaves out, many new random examples of the property tests, and the
-# Keras 3 half of the tests on JAX.
+# `make test-all` runs what `make test` leaves out, and many new random examples of the property tests.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -25,7 +24,7 @@ PYTEST := -m pytest -n 2 --dist worksteal
 WITH_JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(CURDIR)/build/jax
 WITH_JAX += JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
-.PHONY: demo test test-all test-oldest test-torch lint docs clean
+.PHONY: demo test test-all test-jax test-oldest test-torch lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart.py
@@ -36,6 +35,8 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	@echo "To repeat the random examples: make test-all SEED=$(SEED) EXAMPLES=$(EXAMPLES)"
 	TFAP_EXAMPLES=$(EXAMPLES) $(BIN)/python $(PYTEST) -m "slow or hypothesis" --hypothesis-seed=$(SEED)
+
+test-jax: $(INSTALLED)
 	$(WITH_JAX) $(BIN)/python $(PYTEST) -m "not slow"
 
 test-oldest: $(OLDEST)/installed
