@@ -37,6 +37,9 @@ class PruneByActivation(metaclass=abc.ABCMeta):
             `group`, a string, is the same for wrappers that are ranked together with `scope="global"`.
             Without it, those with equal settings are.
 
+    JAX has no int64. There, the counts are objects that are read and written like variables, with `numpy()` and
+    `assign()`, and store each number in two of int32. `pruning_step` is int32.
+
     Attributes:
         layer: The wrapped layer.
         mask: A uint8 variable, 1 where a weight is kept; a dict by weight name for several kernels.
@@ -44,9 +47,6 @@ class PruneByActivation(metaclass=abc.ABCMeta):
             float64 if the criterion sums activations.
         activations_seen: An int64 variable: samples x positions x calls.
         pruning_step: An int64 variable: training steps so far.
-
-        JAX has no int64. There, the counts are objects that are read and written like variables, with
-        `numpy()` and `assign()`, and store each number in two of int32. `pruning_step` is int32.
 
     Raises:
         TypeError: If `layer` is not a Keras layer, or an argument has the wrong type.
