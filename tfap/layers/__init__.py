@@ -37,8 +37,8 @@ class PruneByActivation(metaclass=abc.ABCMeta):
             `group`, a string, is the same for wrappers that are ranked together with `scope="global"`.
             Without it, those with equal settings are.
 
-    JAX has no int64. There, the counts are objects that are read and written like variables, with `numpy()` and
-    `assign()`, and store each number in two of int32. `pruning_step` is int32.
+    JAX has no int64. There, the counts are objects that are read and written like variables, with `numpy()`
+    and `assign()`, and store each number in two of int32. `pruning_step` is int32.
 
     Attributes:
         layer: The wrapped layer.
