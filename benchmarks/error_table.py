@@ -120,7 +120,7 @@ CASES = {
             "pass a model, or leave it out",
         ),
         "tfap.prune_low_magnitude(model, input_shape=(4,))": (TypeError, "Only a single layer takes further"),
-        "tfap.prune_low_magnitude(keras.Sequential([keras.Input((3,)), keras.layers.ReLU()]))": (
+        "tfap.prune_low_magnitude(keras.Sequential([keras.layers.ReLU()], name='relus'))": (
             ValueError,
             "There is nothing to prune",
         ),
