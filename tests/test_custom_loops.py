@@ -10,6 +10,8 @@ from absl import logging
 import tfap
 from tfap.keras_compat import tfmot
 
+pytestmark = pytest.mark.tensorflow_only(reason="the loops take gradients from a GradientTape")
+
 
 def step_of(keras, model, graph, times=1):
     """A training step with a GradientTape; `times` is how often it trains on each batch."""
