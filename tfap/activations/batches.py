@@ -76,6 +76,15 @@ def can_repeat(data: Data) -> bool:
     return not hasattr(data, "__next__")
 
 
+def check_repeatable(name: str, data: Any, unit: str = "fit") -> None:
+    """Raises ValueError if an argument of a callback, such as `recalibrate`, lasts for one `unit` only."""
+    if data is not None and not can_repeat(data):
+        raise ValueError(
+            f"{name} must be re-iterable, but a {type(data).__name__} is used up after one {unit}: pass "
+            "arrays, a tf.data.Dataset or a PyDataset."
+        )
+
+
 def _batches(model, data, batch_size):
     """Returns an iterable of inputs and the number of batches: None if unknown, inf if infinite."""
     if keras_compat.is_tf_dataset(data):

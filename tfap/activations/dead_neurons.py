@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfap import keras_compat
-from tfap.activations.batches import Batches, can_repeat
+from tfap.activations.batches import Batches, check_repeatable
 from tfap.activations.measure import ActivationMeter
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.parts import parts_of
@@ -207,11 +207,7 @@ class DeadNeuronMonitor(Callback):
         super().__init__()
         checks.integer("every", every)
         checks.integer("batch_size", batch_size)
-        if not can_repeat(data):
-            raise ValueError(
-                f"data must be re-iterable, but a {type(data).__name__} is used up after one epoch: pass "
-                "arrays, a tf.data.Dataset or a PyDataset."
-            )
+        check_repeatable("data", data, "epoch")
         self._data_arguments = {"data": data, "batch_size": batch_size, "steps": steps}
         self._positions = positions
         self._log_dir = log_dir

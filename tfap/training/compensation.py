@@ -12,7 +12,7 @@ import numpy as np
 
 from tfap import keras_compat
 from tfap.activations import batch_norm
-from tfap.activations.batches import EMPTY, Batches, can_repeat
+from tfap.activations.batches import EMPTY, Batches, check_repeatable
 from tfap.compensation.consumers import consumers_of
 from tfap.compensation.sweep import Sweep
 from tfap.graph.calls import Graph, unwrap
@@ -37,11 +37,7 @@ class Compensation:
     """
 
     def __init__(self, data: Any = None) -> None:
-        if data is not None and not can_repeat(data):
-            raise ValueError(
-                f"compensate must be re-iterable, but a {type(data).__name__} is used up after one fit: pass "
-                "arrays, a tf.data.Dataset or a PyDataset."
-            )
+        check_repeatable("compensate", data)
         self._data = data
         self._copy: _PlainCopy | None = None
         self._batches: list[Any] = []

@@ -6,7 +6,7 @@ from absl import logging
 
 from tfap import keras_compat
 from tfap.activations import batch_norm, recalibration
-from tfap.activations.batches import can_repeat
+from tfap.activations.batches import check_repeatable
 from tfap.graph.parts import parts_of
 from tfap.layers.find import is_pruning_wrapper
 
@@ -25,11 +25,7 @@ class NormalizationStatistics:
     """
 
     def __init__(self, data: Any = None) -> None:
-        if data is not None and not can_repeat(data):
-            raise ValueError(
-                f"recalibrate must be re-iterable, but a {type(data).__name__} is used up after one fit: "
-                "pass arrays, a tf.data.Dataset or a PyDataset."
-            )
+        check_repeatable("recalibrate", data)
         self._data = data
         self._last: int | None = None  # the step of the last mask update that has pruned
 
