@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 
+import conftest
 import numpy as np
 import pytest
 
@@ -167,3 +168,8 @@ def test_tf_keras_is_what_it_would_have_been(states):
 
 if __name__ == "__main__":
     main(sys.argv[1])
+
+
+def test_collecting_the_tests_leaves_the_backend_as_it_was():
+    """A module that sets it when imported would change what the processes of other tests run on."""
+    assert (os.environ.get("KERAS_BACKEND") or "tensorflow") == conftest.BACKEND

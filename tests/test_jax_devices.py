@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.tensorflow_only(reason="every script
 
 
 def start(*arguments):
-    command = [sys.executable, ROOT / "tests/jax_devices.py", *map(str, arguments)]
+    command = [sys.executable, ROOT / "tests/devices.py", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 

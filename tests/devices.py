@@ -1,17 +1,16 @@
 """The training of tests/replicas.py on JAX: on one device, on two, and in two processes.
 
-    python tests/jax_devices.py FILE one 1                       one CPU device
-    python tests/jax_devices.py FILE data 2                      each device has a part of the batch
-    python tests/jax_devices.py FILE model 2                     each device has a part of a kernel
-    python tests/jax_devices.py FILE data 1 INDEX PROCESSES PORT one of several processes
+    export KERAS_BACKEND=jax
+    python tests/devices.py FILE one 1                        one CPU device
+    python tests/devices.py FILE data 2                       each device has a part of the batch
+    python tests/devices.py FILE model 2                      each device has a part of a kernel
+    python tests/devices.py FILE data 1 INDEX PROCESSES PORT  one of several processes
 
-JAX wants to know its devices before it starts, so every script is a process.
+JAX wants to know its devices before it starts, so every script is a process. The module itself must not
+choose the backend: pytest imports it to look for examples in docstrings.
 """
 
 import os
-
-os.environ["KERAS_BACKEND"] = "jax"
-
 import pathlib
 import sys
 import tempfile
