@@ -192,6 +192,17 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
     def note_threshold(self, spec, item, mask):
         self._thresholds[spec.name].assign(self.settings.pattern.smallest_kept(item, mask))
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for name, threshold in self._thresholds.items():
+            store[f"{name}_threshold"] = threshold.numpy()
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        for name, threshold in self._thresholds.items():
+            if f"{name}_threshold" in store.keys():  # noqa: SIM118  (files of tfap 0.1 have none)
+                threshold.assign(np.array(store[f"{name}_threshold"]))
+
     def _step_once(self):
         if self.session.running:
             return super()._step_once()
@@ -224,7 +235,7 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
 
 
 class Threshold:
-    """A logged threshold: what tfmot's PruningSummaries reads of a variable, but no weight in files."""
+    """A logged threshold: what tfmot's PruningSummaries reads of a variable, but no weight of the layer."""
 
     def __init__(self, name):
         self.name = name
