@@ -13,6 +13,7 @@ import tfap
 from tfap.compensation.allocation import ModelCost, coupled_sets
 from tfap.graph import layer_types
 from tfap.graph.layer_types import ChannelRule
+from tfap.graph.linear import Grouped
 from tfap.graph.liveness import Liveness
 
 pytestmark = pytest.mark.one_keras
@@ -79,11 +80,20 @@ def alike(liveness, group, other):
     return True
 
 
+def at_grouped_convolutions(liveness):
+    """The channels of grouped convolutions: each group reads its own, so that copies are no substitutes."""
+    for path, linear_map in liveness.linear_maps.items():
+        if isinstance(linear_map, Grouped):
+            for groups in liveness.groups(path):
+                yield from () if groups is None else groups
+
+
 def plant(model, generator):
     """Repeats some channels; returns what share of the kernels' weights they have."""
     liveness = Liveness(model)
     removable = np.ones(liveness.channels.size, bool)
     removable[list(liveness.channels.pinned)] = False
+    removable[list(at_grouped_convolutions(liveness))] = False
     produced = [liveness.groups(path)[1] for path in liveness.linear_maps]
     kept = np.ones(liveness.channels.size, bool)
     for groups in coupled_sets(produced, removable):
