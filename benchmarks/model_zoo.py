@@ -175,6 +175,8 @@ def mixer_class(keras):
             self.built = True
 
         def call(self, x):
+            if hasattr(keras, "ops"):  # Keras 3, on any backend
+                return keras.ops.matmul(x, keras.ops.transpose(self.w))
             return tf.matmul(x, self.w, transpose_b=True)
 
         def compute_output_shape(self, shape):
