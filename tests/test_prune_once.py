@@ -215,6 +215,16 @@ def test_convolutions_without_a_bias_keep_their_mean_in_the_normalization(keras_
 # -- the report ---------------------------------------------------------------------------------------
 
 
+def test_neurons_of_a_layer_that_is_all_dead_go_first(keras_module):
+    model = nets.mlp(keras_module, (12, 16, 8, 4))
+    dead = model.get_layer("hidden_1")
+    dead.set_weights([dead.get_weights()[0], np.full(8, -100.0)])
+    x = inputs_for(model)
+    small = tfap.prune_once(model, x, 0.45, scope="global", recalibrate=False)
+    assert small.get_layer("hidden_1").units == 1
+    np.testing.assert_allclose(outputs(small, x), outputs(model, x), atol=1e-6)
+
+
 def test_the_report_tells(keras_module):
     model = nets.mlp(keras_module, (12, 40, 30, 4))
     small, report = tfap.prune_once(model, inputs_for(model), 0.5, scope="local", return_report=True)

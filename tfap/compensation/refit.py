@@ -152,8 +152,11 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def scaled(problems: Sequence[LeastSquares]) -> list[LeastSquares]:
-    """Returns the problems of one layer with errors relative to the energy of them all."""
+    """Returns the problems of one layer with errors relative to the energy of them all.
+
+    Without any energy, all units are always zero, and every error is 0.
+    """
     energy = sum(problem.energy() for problem in problems)
     means = sum(problem.rows * np.square(problem.mean @ problem.weights).sum() for problem in problems)
     energy = max(energy, _CONSTANT * float(energy + means))
-    return [dataclasses.replace(problem, scale=energy if energy > 0 else 1.0) for problem in problems]
+    return [dataclasses.replace(problem, scale=energy if energy > 0 else np.inf) for problem in problems]
