@@ -220,6 +220,7 @@ def test_augmentation_is_off(keras_module, tmp_path):
 
 
 @pytest.mark.smoke
+@pytest.mark.tensorflow_only(reason="other backends load the class in another process, from a module")
 def test_a_subclassed_model(keras_module, tmp_path):
     model = nets.subclassed(keras_module, keras_module.layers.Dense(4, activation="relu"))
     with pytest.raises(ValueError, match="call it on data first"):
@@ -323,6 +324,7 @@ def test_an_earlier_export_is_replaced(tmp_path, format):
 
 
 @every_format
+@pytest.mark.tensorflow_only(reason="other backends convert in another process, which is not patched")
 def test_a_failure_leaves_what_was_there(plain, tmp_path, format, monkeypatch):
     def half(model, path, quantize, batch_size):
         path.write_bytes(b"half")
@@ -351,6 +353,7 @@ def contents(folder):
 
 
 @every_format
+@pytest.mark.tensorflow_only(reason="other backends convert in another process, which is not patched")
 def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
     write = FORMATS[format].write
 
@@ -367,6 +370,7 @@ def test_another_output_is_an_error(plain, tmp_path, format, monkeypatch):
     assert tfap.export(plain, tmp_path / FILES[format], format=format, verify=False).exists()
 
 
+@pytest.mark.tensorflow_only(reason="other backends convert in another process, which is not patched")
 def test_swapped_outputs_are_an_error(keras_module, tmp_path, monkeypatch):
     monkeypatch.setattr(tflite, "_in_model_order", lambda content, inputs: content)
     with pytest.raises(RuntimeError, match="does not (reproduce|run)"):
@@ -448,6 +452,7 @@ def test_other_files_are_not_replaced(plain, tmp_path, format):
         ("onnx", "tf2onnx.convert", "pip install 'tfap[onnx]'"),
     ],
 )
+@pytest.mark.tensorflow_only(reason="other backends convert in another process, which is not patched")
 def test_a_missing_package(plain, tmp_path, monkeypatch, format, module, command):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=re.escape(command)):
@@ -460,6 +465,7 @@ def test_a_missing_package(plain, tmp_path, monkeypatch, format, module, command
 
 
 @pytest.mark.parametrize("format", ["tflite", "onnx"])
+@pytest.mark.tensorflow_only(reason="the layer calls TensorFlow")
 def test_what_a_format_cannot_hold(keras_module, tmp_path, format):
     class Odd(keras_module.layers.Layer):
         def call(self, x):
@@ -560,6 +566,7 @@ def integer_file(model, path, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+@pytest.mark.tensorflow_only(reason="TensorFlow's converter writes the file")
 def test_a_quantized_file_takes_and_returns_real_values(keras_module, tmp_path, dtype):
     model = nets.mlp(keras_module, (6, 16, 4))
     x = integer_file(model, tmp_path / "model.tflite", dtype)
@@ -661,6 +668,7 @@ def test_a_batch_size_that_is_not_needed_is_open(keras_module, tmp_path, format)
 
 
 @pytest.mark.parametrize("format", ["saved_model", "tflite", "onnx"])
+@pytest.mark.tensorflow_only(reason="Keras exports with an open batch size on JAX")
 def test_a_layer_that_needs_the_batch_size(keras_module, tmp_path, format):
     class Numbered(keras_module.layers.Layer):
         def call(self, x):
