@@ -66,7 +66,14 @@ USES = {
 }
 
 
-@pytest.mark.parametrize(("module", "extra"), USES)
+# Other backends convert in another process, which has all packages in these tests.
+CONVERTERS = {"onnx", "tf2onnx.convert"}
+MARKS = {name: [pytest.mark.tensorflow_only(reason="TensorFlow converts")] for name in CONVERTERS}
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [pytest.param(*use, marks=MARKS.get(use[0], ())) for use in USES]
+)
 def test_a_missing_package_names_the_pip_command(module, extra, monkeypatch, tmp_path):
     for use in USES[module, extra]:
         with monkeypatch.context() as patch, pytest.raises(ImportError) as error:
