@@ -11,7 +11,7 @@ from tfap.graph.liveness import Liveness
 pytestmark = pytest.mark.one_keras
 
 APPLICATIONS = (
-    *("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionV3", "MobileNet"),
+    *("DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionV3", "MobileNet"),
     *("MobileNetV2", "MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception"),
 )
 
@@ -109,11 +109,11 @@ def random_neurons(model, generator):
     """About a tenth of the removable channels of some layers."""
     liveness, neurons = Liveness(model), {}
     pinned = list(liveness.channels.pinned)
-    skipped = {row.path for row in tfap.plan(model, granularity="neuron") if row.reason}
+    pruned = {row.path for row in tfap.plan(model, granularity="neuron").pruned}
     for path in liveness.linear_maps:
         groups = liveness.groups(path)[1]
         at = np.flatnonzero(~np.isin(groups, pinned))
-        if path not in skipped and len(at) == len(groups) > 8 and generator.random() < 0.5:
+        if path in pruned and len(at) == len(groups) > 8 and generator.random() < 0.5:
             neurons[path] = generator.choice(at, len(at) // 10 + 1, replace=False)
     return neurons
 
@@ -136,7 +136,9 @@ def with_zero_channels(model, neurons):
         return layer(*arguments, **options)
 
     reference = keras.models.clone_model(model, call_function=call)
-    reference.set_weights(model.get_weights())
+    for layer in model.layers:  # the clone may have them in another order
+        if layer.weights:
+            reference.get_layer(layer.name).set_weights(layer.get_weights())
     return reference
 
 
@@ -144,7 +146,8 @@ def with_zero_channels(model, neurons):
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications_as_with_zero_channels(name):
     keras.utils.set_random_seed(0)
-    model = getattr(keras.applications, name)(weights=None, input_shape=(75, 75, 3), classes=10)
+    build = getattr(keras.applications, name)
+    model = build(weights=None, input_shape=(75, 75, 3), classes=10, classifier_activation=None)
     generator = np.random.default_rng(1)
     neurons = random_neurons(model, generator)
     assert len(neurons) > 1
@@ -152,5 +155,6 @@ def test_applications_as_with_zero_channels(name):
     assert small.count_params() < model.count_params()
     x = generator.normal(size=(2, 75, 75, 3)).astype("float32")
     expected = outputs(with_zero_channels(model, neurons), x)
-    assert np.abs(expected - outputs(model, x)).max() > 0
-    np.testing.assert_allclose(outputs(small, x), expected, rtol=1e-3, atol=1e-6)
+    scale = np.abs(expected).max()  # random weights make small outputs
+    assert np.abs(expected - outputs(model, x)).max() > 0.01 * scale > 0
+    np.testing.assert_allclose(outputs(small, x), expected, rtol=0, atol=1e-4 * scale)
