@@ -26,6 +26,7 @@ PUBLIC = [
         "prune_once",
         "prune_scope",
         "recalibrate",
+        "remove",
         "register_pass_through_layer",
         "register_prunable_layer",
         "report",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tfap.compaction.compact import compact
     from tfap.compaction.fit import fit_and_compact
     from tfap.compaction.prune_once import prune_once
+    from tfap.compaction.remove import remove
     from tfap.compaction.report import compaction_report
     from tfap.comparison import compare
     from tfap.criteria import (
@@ -100,6 +101,7 @@ __all__ = [
     "recalibrate",
     "register_pass_through_layer",
     "register_prunable_layer",
+    "remove",
     "report",
     "strip_pruning",
     "unremovable_neurons",
@@ -143,6 +145,7 @@ _MODULE_OF = {
         ),
         "activations.recalibration": ("recalibrate",),
         "compaction.prune_once": ("prune_once",),
+        "compaction.remove": ("remove",),
         "pruning.policy": (
             "PruneForLatencyOnXNNPack",
             "PruningPolicy",

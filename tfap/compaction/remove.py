@@ -1,0 +1,141 @@
+"""Removes the neurons that the user names."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfap import keras_compat
+from tfap.compaction.compact import remove_dead_channels
+from tfap.compaction.removable import RemovableChannels
+from tfap.graph.linear import Grouped
+from tfap.graph.liveness import Liveness
+from tfap.keras_compat import equality
+from tfap.keras_compat.types import Model
+from tfap.layers.settings import PruningSettings
+from tfap.pruning.plan import make_plan
+
+
+def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> Model:
+    """Removes the neurons and channels that you name, and those that are coupled to them.
+
+    Layers that consume a removed channel lose its weights, as if the channel were zero. All other weights
+    stay as they are. `tfap.prune_once` instead chooses the channels, and refits the weights that stay.
+
+    Args:
+        model: A Sequential or Functional model of either Keras without wrappers. Unchanged.
+        neurons: Dict of layer path, such as `"inner/dense"`, to the neurons or channels of its output to
+            remove: a sequence of integers in [0, units), or a boolean array, shape `(units,)`, that is True
+            for those to remove.
+
+    Returns:
+        A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a layer is not in the model, a neuron is not in the layer, a channel is not removable,
+            a layer would lose all its channels, or the groups of a grouped convolution would have different
+            sizes. The model is then unchanged.
+
+    Example:
+
+    >>> import keras, tfap
+    >>> layers = [keras.layers.Dense(8, "relu", name="hidden"), keras.layers.Dense(2)]
+    >>> model = keras.Sequential([keras.Input((4,)), *layers])
+    >>> tfap.remove(model, {"hidden": [0, 4, 7]}).get_layer("hidden").units
+    5
+    """
+    keras_compat.check_plain(model, "tfap.remove")
+    equality.check_comparable(model)
+    if not isinstance(neurons, Mapping):
+        raise TypeError(
+            'neurons must be a dict of layer path to neurons, such as {"dense": [0, 4]}: received '
+            f"{type(neurons).__name__}."
+        )
+    plan = make_plan(model, PruningSettings(0.0, "magnitude", "local", "neuron"))
+    channels = RemovableChannels(model, plan)
+    kept = np.ones(channels.channels.size, bool)
+    for path, given in neurons.items():
+        kept[_groups(channels, plan, path, given)] = False
+    _check_rest(channels, kept)
+    for consumer in channels.consumers.values():
+        if not kept[consumer.groups].all():
+            consumer.clear(~kept[consumer.groups])
+    return _without(channels.model, kept)
+
+
+def _groups(channels, plan, path, given):
+    """The channel groups of some neurons of a layer."""
+    graph = channels.liveness.graph
+    if path not in graph.calls_of:
+        layers = [path for path, layer in graph.layers() if keras_compat.is_layer(layer)]
+        close = difflib.get_close_matches(str(path), layers) or layers
+        raise ValueError(f"neurons names the layer '{path}', which is not in the model. It has: {close}")
+    produced = channels.channels.of(graph.calls_of[path][0].outputs[0])
+    if produced is None:
+        raise ValueError(f"tfap does not know the channels of the layer '{path}'.{_why(plan, path)}")
+    groups = produced.groups[_indices(path, given, len(produced.groups))]
+    stay = int((~np.isin(groups, np.concatenate(channels.sets))).sum())
+    if stay:
+        raise ValueError(
+            f"{stay} of the {len(groups)} named channels of the layer '{path}' are not removable."
+            f"{_why(plan, path)}"
+        )
+    return groups
+
+
+def _why(plan, path):
+    reasons = dict.fromkeys(row.reason for row in plan if row.path == path and row.reason)
+    return "".join(f" The reason: {reason}." for reason in reasons)
+
+
+def _indices(path, given, size):
+    """The named neurons of a layer as an integer array."""
+    array = np.asarray(given)
+    if array.dtype == bool:
+        if array.shape != (size,):
+            raise ValueError(
+                f"The mask for the layer '{path}' has the shape {array.shape}, expected ({size},): one "
+                "boolean per neuron, True to remove it."
+            )
+        return np.flatnonzero(array)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(
+            f"neurons['{path}'] must be a sequence of integers or a boolean array: received {given!r}."
+        )
+    wrong = [int(neuron) for neuron in array if not 0 <= neuron < size]
+    if wrong:
+        raise ValueError(
+            f"neurons['{path}'] names {wrong}, but the layer has {size} neurons: use integers in [0, {size})."
+        )
+    return array.astype(int)
+
+
+def _check_rest(channels, kept):
+    """Every layer keeps a channel, and every group of a grouped convolution as many."""
+    liveness = channels.liveness
+    for path in liveness.graph.calls_of:
+        if any(side is not None and not kept[side].any() for side in liveness.groups(path)):
+            raise ValueError(
+                f"The layer '{path}' would lose all its channels: leave at least one of them, or of those "
+                "that are coupled to them."
+            )
+    evened = channels.evened(kept)
+    for path, linear_map in liveness.linear_maps.items():
+        sides = liveness.groups(path) if isinstance(linear_map, Grouped) else ()
+        if any(side is not None and (evened[side] != kept[side]).any() for side in sides):
+            raise ValueError(
+                f"The {linear_map.groups} groups of the convolution '{path}' would have different numbers of "
+                "channels: name as many channels of each group."
+            )
+
+
+def _without(model, kept):
+    """Removes the channels that are not kept, and no others, from a model that does not read them."""
+    liveness = Liveness(model)
+    if liveness.alive[~kept].any():
+        raise RuntimeError("A channel to remove is still read. Please report this as a bug.")
+    liveness.alive[:] = kept
+    smaller = remove_dead_channels(model, liveness).model
+    equality.check_equal(model, smaller, None)
+    return smaller
