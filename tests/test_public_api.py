@@ -29,6 +29,7 @@ PUBLIC = [
         "register_pass_through_layer",
         "register_prunable_layer",
         "report",
+        "sensitivity",
         "strip_pruning",
         "update_masks",
     ),

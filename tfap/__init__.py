@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tfap.compaction.fit import fit_and_compact
     from tfap.compaction.prune_once import prune_once
     from tfap.compaction.report import compaction_report
+    from tfap.compaction.sensitivity import sensitivity
     from tfap.comparison import compare
     from tfap.criteria import (
         AP,
@@ -101,6 +102,7 @@ __all__ = [
     "register_pass_through_layer",
     "register_prunable_layer",
     "report",
+    "sensitivity",
     "strip_pruning",
     "unremovable_neurons",
     "update_masks",
@@ -116,6 +118,7 @@ _MODULE_OF = {
         "compaction.compact": ("compact",),
         "compaction.fit": ("fit_and_compact",),
         "compaction.report": ("compaction_report",),
+        "compaction.sensitivity": ("sensitivity",),
         "comparison": ("compare",),
         "criteria": (
             "AP",

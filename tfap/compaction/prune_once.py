@@ -3,17 +3,16 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 
 from tfap import keras_compat
 from tfap.activations import batch_norm
-from tfap.activations.batches import EMPTY, Batches
 from tfap.activations.recalibration import recalibrate as recalibrated
 from tfap.compaction.channel_scores import ChannelScores
 from tfap.compaction.compact import compact
+from tfap.compaction.input_batches import InputBatches
 from tfap.compaction.merging import merge_similar
 from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
 from tfap.compaction.removable import RemovableChannels
@@ -27,7 +26,7 @@ from tfap.criteria import Criterion
 from tfap.graph.calls import Graph, channel_axis
 from tfap.graph.flops import flops
 from tfap.graph.linear import Grouped
-from tfap.keras_compat import eager, equality
+from tfap.keras_compat import equality
 from tfap.keras_compat.types import Data, Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.plan import LayerSelection, make_plan
@@ -158,7 +157,7 @@ def prune_once(
         if not return_report:
             return merging.model
         return merging.model, _report_of_merging(model, merging, plan, time.monotonic() - start)
-    batches = _InputBatches(model, data, checks.integer("samples", samples), batch_size)
+    batches = InputBatches(model, data, checks.integer("samples", samples), batch_size)
     pruner = _Pruner(model, batches, settings, make_plan(model, settings, (), skip), float(ridge))
     with Progress("Pruning", pruner.steps) as progress:
         kept = pruner.kept_groups(float(sparsity), data, progress)
@@ -218,49 +217,6 @@ def _check_arguments(sparsity, target, scope, compensate, recalibrate, ridge):
     checks.choice("recalibrate", recalibrate, (True, False))
     if checks.number("ridge", ridge) < 0:
         raise ValueError(f"ridge must be a number >= 0: received {ridge}.")
-
-
-class _InputBatches:
-    """The first inputs of some data, in batches, which can be read again and again.
-
-    Attributes:
-        samples: Integer. The number of inputs.
-    """
-
-    def __init__(self, model, data, limit, batch_size):
-        given = self._inputs(model, data)
-        reader, self._model = eager.InputReader(model), model
-        self._batches, self.samples = [], 0
-        for batch in Batches(model, given, batch_size, steps=limit):
-            arrays = [keras_compat.to_numpy(tensor) for tensor in reader.read(batch)]
-            arrays = [array[: limit - self.samples] for array in arrays]
-            if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
-                raise ValueError(
-                    "data contains NaN or infinity: expected finite inputs. Remove these samples."
-                )
-            self._batches.append(arrays)
-            self.samples += len(arrays[0])
-            if self.samples >= limit:
-                break
-        if not self.samples:
-            raise ValueError(EMPTY)
-
-    def _inputs(self, model, data):
-        """The inputs of `(x, y)` or `(x, y, sample_weight)`; other data as it is."""
-        is_labeled = isinstance(data, tuple) and len(data) in (2, 3) and len(data) != len(model.inputs)
-        return data[0] if is_labeled else data
-
-    def __iter__(self) -> Iterator[Any]:
-        for arrays in self._batches:
-            yield (keras_compat.packed_inputs(self._model, arrays),)
-
-    def inputs(self):
-        """Iterates over the inputs of each batch, as the model takes them."""
-        return (batch for (batch,) in self)
-
-    def few(self):
-        """Returns the first inputs as a list of arrays, to compare outputs on."""
-        return [array[: equality.SAMPLES] for array in self._batches[0]]
 
 
 class _Pruner:
