@@ -12,6 +12,7 @@ ROWS = (
     ("comparison",),
     ("compaction", "iterative", "low_rank"),
     ("pruning", "training"),
+    ("budgets",),
     ("layers",),
     ("compensation",),
     ("activations", "criteria", "masks", "reporting"),
