@@ -13,6 +13,8 @@ PUBLIC = [
     *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "low_rank"),
     *(
         "compaction_report",
+        "Allocation",
+        "allocate",
         "compare",
         "dead_neuron_report",
         "export_report",

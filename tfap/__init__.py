@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tfap.activations.dead_neurons import DeadNeuronMonitor, dead_neuron_report
     from tfap.activations.measure import measure_activations
     from tfap.activations.recalibration import recalibrate
+    from tfap.compaction.allocation import Allocation, allocate
     from tfap.compaction.compact import compact
     from tfap.compaction.fit import fit_and_compact
     from tfap.compaction.prune_once import prune_once
@@ -59,6 +60,7 @@ __all__ = [
     "AccuracyIntervals",
     "ActivationCount",
     "ActivationCounts",
+    "Allocation",
     "ConstantSparsity",
     "Criterion",
     "DeadNeuronMonitor",
@@ -76,6 +78,7 @@ __all__ = [
     "StopWhenPruned",
     "UpdatePruningStep",
     "__version__",
+    "allocate",
     "compact",
     "compaction_report",
     "compare",
@@ -115,6 +118,7 @@ _MODULE_OF = {
     for module, names in {
         "activations.dead_neurons": ("DeadNeuronMonitor", "dead_neuron_report"),
         "activations.measure": ("measure_activations",),
+        "compaction.allocation": ("Allocation", "allocate"),
         "compaction.compact": ("compact",),
         "compaction.fit": ("fit_and_compact",),
         "compaction.report": ("compaction_report",),

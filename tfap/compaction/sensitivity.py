@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfap import keras_compat
+from tfap.compaction.allocation import removed_at
 from tfap.compaction.channel_scores import ChannelScores
 from tfap.compaction.input_batches import InputBatches, is_labeled
 from tfap.compaction.output_change import OutputChange
@@ -261,11 +261,6 @@ class _Rows:
                 removed = int((~kept[groups]).sum())
                 removals.append(Removal(rate, removed, refit, changed, score))
         return CoupledSet(tuple(self.removable.layers_of(groups)), len(groups), tuple(removals))
-
-
-def removed_at(rate: float, channels: int) -> int:
-    """Returns how many of some channels a rate removes: at most all but one."""
-    return min(channels - 1, math.floor(rate * channels + 1e-9))
 
 
 def fingerprint(arrays: Sequence[np.ndarray]) -> str:

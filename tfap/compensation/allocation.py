@@ -137,6 +137,13 @@ class Allocation:
             kept[order[: min(len(order) - 1, count)]] = False
         return self._with_one_each(kept, orders)
 
+    def without_counts(self, orders: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
+        """Removes so many groups of every set. Returns the kept groups, a boolean array, as in `without`."""
+        kept = np.ones(self._size, bool)
+        for order, count in zip(orders, counts, strict=True):
+            kept[order[: min(len(order) - 1, count)]] = False
+        return self._with_one_each(kept, orders)
+
     def _with_one_each(self, kept, orders):
         """Keeps the last channel of a layer that would lose all of them."""
         for side in self._sides:
