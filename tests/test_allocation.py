@@ -108,14 +108,12 @@ def test_random_tables(keras_module, seed):
     assert cost.of(kept) == cost.at(counts) <= limit
     for at, count in enumerate(counts):
         assert not count or cost.at([*counts[:at], count - 1, *counts[at + 1 :]]) > limit
-    uniform = [
-        counts
-        for fraction in np.linspace(0, 1, 500)
-        if cost.at(counts := [min(n - 1, int(fraction * n + 1e-9)) for n in sizes[1:-1]]) <= limit
+    every_fraction = [
+        [min(n - 1, int(fraction * n + 1e-9)) for n in sizes[1:-1]] for fraction in np.linspace(0, 1, 500)
     ]
-    assert found.loss(counts) <= found.loss(uniform[0])
-    every = [c for c in itertools.product(*map(range, sizes[1:-1])) if cost.at(c) <= limit]
-    every = [c for c in every if all(k < n for k, n in zip(c, sizes[1:-1]))]
+    uniform = next(each for each in every_fraction if cost.at(each) <= limit)
+    assert found.loss(counts) <= found.loss(uniform)
+    every = [each for each in itertools.product(*map(range, sizes[1:-1])) if cost.at(each) <= limit]
     assert found.loss(counts) <= 1.6 * min(map(found.loss, every))
 
 

@@ -139,24 +139,28 @@ class Budget:
             ValueError: If it does not. The message has the least value that can be asked for.
         """
         if least > self.limit(own) * (1 + 1e-9):
+            batch = (
+                " A call of a small model is mostly overhead: a larger batch_size has less." * self.is_timed
+            )
             raise ValueError(
                 f"The budget of {self} cannot be met: with the fewest channels, {self._reached(least, own)}; "
-                f"the given model has {self._amount_of(own)}. Ask for less, skip fewer layers, or round to a "
-                "smaller number of channels."
+                f"the given model has {self.amount_of(own)}. Ask for less, skip fewer layers, or round to a "
+                f"smaller number of channels.{batch}"
             )
 
     def _reached(self, least, own):
         if self.unit == "speedup":
             return f"the model is {own / least:.2f}x as fast"
         share = f", {least / own:.1%} of its own" if self.is_share else ""
-        return f"the model has {self._amount_of(least)}{share}"
+        return f"the model has {self.amount_of(least)}{share}"
 
-    def _amount_of(self, value):
+    def amount_of(self, value: float) -> str:
+        """Writes a value in the unit of `limit`, such as "1,024 bytes"."""
         if self.is_timed:
             return f"{value:.4g} ms"
         return f"{value:,.0f} {'FLOPs' if self.unit == 'flops' else self.unit}"
 
-    def cost(self, model: Model, liveness: Liveness) -> costs.Cost:
+    def cost(self, model: Model, liveness: Liveness) -> "costs.Cost":
         """Makes the cost of a model in the unit of the budget, by its kept channels.
 
         Args:

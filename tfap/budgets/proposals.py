@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfap.budgets.costs import ROUNDING, Cost
-from tfap.budgets.rounding import RoundedUp, Rounding
+from tfap.budgets.rounding import Rounding
 from tfap.compensation.allocation import Allocation
 
 _STEPS = 40
@@ -45,7 +45,7 @@ class Proposals:
 
     def least(self) -> np.ndarray:
         """Returns the fewest groups that can be kept: boolean array, shape `(groups,)`."""
-        return self._applied(self._at(1.0))
+        return self.rounded(self._at(1.0))
 
     def within(self, limit: float) -> np.ndarray | None:
         """Removes as few groups as possible so that the cost is at most a limit.
@@ -56,7 +56,7 @@ class Proposals:
         Returns:
             The kept groups, a boolean array. None if no removal reaches the limit.
         """
-        every = self._applied(self._at(0.0))
+        every = self.rounded(self._at(0.0))
         if self.cost.of(every) <= limit + ROUNDING:
             return every
         found = self.least()
@@ -65,16 +65,12 @@ class Proposals:
         low, high = 0.0, 1.0
         for _ in range(_STEPS):
             middle = (low + high) / 2
-            kept = self._applied(self._at(middle))
+            kept = self.rounded(self._at(middle))
             if self.cost.of(kept) <= limit + ROUNDING:
                 found, high = kept, middle
             else:
                 low = middle
         return self._filled(found, limit)
-
-    def rounded_up(self, kept: np.ndarray) -> RoundedUp | None:
-        """Returns what rounding added to kept groups. None if it was not asked for."""
-        return None
 
     def _filled(self, kept, limit):
         """Keeps one more step of every set, as far as the limit allows, the best groups first."""
@@ -82,7 +78,7 @@ class Proposals:
         for groups in sorted((its for its in best if len(its)), key=lambda its: -self._ranks[its[-1]]):
             more = kept.copy()
             more[groups] = True
-            more = self._applied(more)
+            more = self.rounded(more)
             if self.cost.of(more) <= limit + ROUNDING:
                 kept = more
         return kept
@@ -93,7 +89,8 @@ class Proposals:
             return self._allocation.without_first(self._order, round(fraction * len(self._order)))
         return self._allocation.without(self._orders, fraction, self._multiple, self._phases)
 
-    def _applied(self, kept):
+    def rounded(self, kept: np.ndarray) -> np.ndarray:
+        """Keeps more groups until the shapes of all layers are allowed, the best ones first."""
         ranks = np.full(len(kept), np.inf)
         ranks[: len(self._ranks)] = self._ranks
         return self._rounding.applied(kept, ranks)

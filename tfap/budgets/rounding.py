@@ -10,16 +10,30 @@ from tfap.graph.liveness import Liveness
 
 
 @dataclasses.dataclass(frozen=True)
-class RoundedUp:
-    """What rounding kept.
+class Rounded:
+    """What rounding kept, next to what would be kept without it, under the same budget or sparsity.
 
     Attributes:
         round_to: Integer. Every layer that has as many channels keeps a multiple of it, or all of them.
-        channels: Integer. Channels of all layers that are kept only because of it.
+        channels: Tuple `(without, with)`. Kept channels of all layers.
+        weights: Tuple `(without, with)`. Number of weights of the model.
+        flops: Tuple `(without, with)`. FLOPs per sample; None if they are unknown.
     """
 
     round_to: int
-    channels: int
+    channels: tuple[int, int]
+    weights: tuple[int, int]
+    flops: tuple[int, int] | None
+
+    def __str__(self) -> str:
+        more = self.channels[1] - self.channels[0]
+        text = (
+            f"Channels are multiples of {self.round_to}: {abs(more):,} {'more' if more >= 0 else 'fewer'} "
+            f"channels than without rounding, {self.weights[1]:,} weights instead of {self.weights[0]:,}"
+        )
+        if self.flops is None:
+            return f"{text}."
+        return f"{text}, {self.flops[1]:,} FLOPs instead of {self.flops[0]:,}."
 
 
 class Rounding:
@@ -80,8 +94,6 @@ class Rounding:
                 break
         return kept
 
-    def rounded_up(self, kept: np.ndarray, ranks: np.ndarray) -> RoundedUp:
-        """Returns what `applied` keeps more than even groups need."""
-        before, after = self._evened(kept), self.applied(kept, ranks)
-        added = sum(int(after[groups].sum() - before[groups].sum()) for groups in self._layers.values())
-        return RoundedUp(self._multiple, added)
+    def channels(self, kept: np.ndarray) -> int:
+        """Counts the channels of all layers with kernels."""
+        return sum(int(kept[groups].sum()) for groups in self._layers.values())

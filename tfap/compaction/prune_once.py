@@ -3,20 +3,22 @@
 import dataclasses
 import math
 import time
-from typing import Literal, overload
+from collections.abc import Mapping
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from tfap import keras_compat
 from tfap.activations import batch_norm
 from tfap.activations.recalibration import recalibrate as recalibrated
+from tfap.budgets.budget import Budget, is_budget
 from tfap.compaction.channel_scores import ChannelScores
-from tfap.compaction.compact import compact
+from tfap.compaction.choosing import Choice
+from tfap.compaction.compact import compact, compact_to
 from tfap.compaction.input_batches import InputBatches
 from tfap.compaction.merging import merge_similar
 from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
 from tfap.compaction.removable import RemovableChannels
-from tfap.compensation.allocation import Allocation, ModelCost
 from tfap.compensation.consumers import Consumer
 from tfap.compensation.refit import RIDGE, relative
 from tfap.compensation.removal import Repeatable, consuming, removal_errors
@@ -41,7 +43,7 @@ _COMPENSATIONS = (True, False, "mean")
 def prune_once(
     model: Model,
     data: Data,
-    sparsity: float,
+    sparsity: float | Mapping[str, Any],
     criterion: Criterion | str = ...,
     target: str = ...,
     scope: str = ...,
@@ -51,6 +53,7 @@ def prune_once(
     batch_size: int = ...,
     skip: LayerSelection = ...,
     ridge: float = ...,
+    round_to: int = ...,
     return_report: Literal[False] = ...,
 ) -> Model: ...
 
@@ -59,7 +62,7 @@ def prune_once(
 def prune_once(
     model: Model,
     data: Data,
-    sparsity: float,
+    sparsity: float | Mapping[str, Any],
     criterion: Criterion | str = ...,
     target: str = ...,
     scope: str = ...,
@@ -69,6 +72,7 @@ def prune_once(
     batch_size: int = ...,
     skip: LayerSelection = ...,
     ridge: float = ...,
+    round_to: int = ...,
     *,
     return_report: Literal[True],
 ) -> tuple[Model, PruneOnceReport]: ...
@@ -77,7 +81,7 @@ def prune_once(
 def prune_once(
     model: Model,
     data: Data,
-    sparsity: float,
+    sparsity: float | Mapping[str, Any],
     criterion: Criterion | str = "reconstruction",
     target: str = "weights",
     scope: str = "local",
@@ -87,6 +91,7 @@ def prune_once(
     batch_size: int = 32,
     skip: LayerSelection = (),
     ridge: float = RIDGE,
+    round_to: int = 1,
     return_report: bool = False,
 ) -> Model | tuple[Model, PruneOnceReport]:
     """Removes neurons and channels from a trained model at once, without training.
@@ -101,7 +106,10 @@ def prune_once(
         data: Inputs: an array, a list or dict of arrays for several inputs, a tuple `(x, y)`, or batches of
             `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Only `tfap.Gradient`
             reads labels. None merges similar neurons instead, by their weights alone.
-        sparsity: Float in [0, 1). The fraction of the target that is removed at most.
+        sparsity: Float in [0, 1). The fraction of the target that is removed at most. Or a budget of the
+            whole model, a dict such as `{"flops": 0.5}`, `{"weights": 50_000}`, `{"bytes": 300_000}`,
+            `{"latency_ms": 2.0}` or `{"speedup": 2.0, "runtime": "onnx"}`. Bytes and times are measured, on
+            smaller models that are exported.
         criterion: A `tfap.Criterion` or its name: which channels are removed.
         target: Unit of the sparsity: "weights" (of the kernels of the model), "flops" (of the model), or
             "neurons" (of the layers that can be pruned).
@@ -116,6 +124,8 @@ def prune_once(
         skip: Layers whose neurons are kept, as in `tfap.prune`.
         ridge: Float >= 0. Strength of the ridge, relative to the mean square of the activations. Larger
             values change weights less.
+        round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all of them,
+            because some runtimes are slower with other numbers. Rounding is up.
         return_report: Boolean. Whether to also return a `PruneOnceReport`.
 
     Returns:
@@ -126,8 +136,10 @@ def prune_once(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is invalid; if the model is wrapped, stateful, subclassed, or unbuilt, or has
-            no removable channels; if the data is empty, does not fit the inputs, or has NaN or infinity; or
-            if the criterion needs what the data does not give, such as labels for `tfap.Gradient`.
+            no removable channels; if a budget has unknown keys, or cannot be met, with the least that can be
+            asked for; if the data is empty, does not fit the inputs, or has NaN or infinity; or if the
+            criterion needs what the data does not give, such as labels for `tfap.Gradient`.
+        ImportError: If the runtime of a budget is not installed.
 
     Example:
 
@@ -148,24 +160,33 @@ def prune_once(
     start = time.monotonic()
     keras_compat.check_plain(model, "tfap.prune_once")
     equality.check_comparable(model)
-    _check_arguments(sparsity, target, scope, compensate, recalibrate, ridge)
+    goal = _goal(sparsity, target)
+    _check_arguments(target, scope, compensate, recalibrate, ridge)
+    checks.integer("round_to", round_to)
     settings = PruningSettings(0.0, criterion, scope, "neuron", target=target)
     if data is None:
         _check_without_data(criterion, compensate)
         plan = make_plan(model, settings, (), skip)
-        merging = merge_similar(model, float(sparsity), plan, target, scope)
+        merging = merge_similar(model, goal, plan, target, scope, round_to)
         if not return_report:
             return merging.model
         return merging.model, _report_of_merging(model, merging, plan, time.monotonic() - start)
     batches = InputBatches(model, data, checks.integer("samples", samples), batch_size)
     pruner = _Pruner(model, batches, settings, make_plan(model, settings, (), skip), float(ridge))
+    choice = Choice(model, pruner.removable, goal, target, scope, round_to)
     with Progress("Pruning", pruner.steps) as progress:
-        kept = pruner.kept_groups(float(sparsity), data, progress)
+        scores = pruner.scores(data, progress)
+    kept = choice.kept(scores)
+    with Progress("Refitting", pruner.steps) as progress:
         layers = pruner.remove(kept, compensate, progress)
-    small = compact(pruner.model, data=batches.few())
+    if round_to == 1:
+        small = compact(pruner.model, data=batches.few())
+    else:
+        small = compact_to(pruner.model, pruner.kept, batches.few())
     is_recalibrated = recalibrate and bool(batch_norm.normalizations(small))
     if is_recalibrated:
         small = recalibrated(small, batches)
+    choice.finish(small)
     if not return_report:
         return small
     report = PruneOnceReport(
@@ -176,8 +197,24 @@ def prune_once(
         samples=batches.samples,
         recalibrated=is_recalibrated,
         seconds=time.monotonic() - start,
+        budget=choice.result,
+        rounded=choice.rounded,
     )
     return small, report
+
+
+def _goal(sparsity, target):
+    """Returns the sparsity as a float, or the budget."""
+    if not is_budget(sparsity):
+        if not 0 <= checks.number("sparsity", sparsity) < 1:
+            raise ValueError(f"sparsity must be in [0, 1): received {sparsity}.")
+        return float(sparsity)
+    if target != "weights":
+        raise ValueError(
+            f"target is the unit of a fraction, and a budget names its own: received target={target!r} with "
+            f"{sparsity}. Leave target out."
+        )
+    return Budget.of(sparsity)
 
 
 def _check_without_data(criterion, compensate):
@@ -205,12 +242,12 @@ def _report_of_merging(model, merging, plan, seconds):
         recalibrated=False,
         seconds=seconds,
         merges=tuple(merging.merges),
+        budget=merging.budget,
+        rounded=merging.rounded,
     )
 
 
-def _check_arguments(sparsity, target, scope, compensate, recalibrate, ridge):
-    if not 0 <= checks.number("sparsity", sparsity) < 1:
-        raise ValueError(f"sparsity must be in [0, 1): received {sparsity}.")
+def _check_arguments(target, scope, compensate, recalibrate, ridge):
     checks.choice("target", target, _TARGETS)
     checks.choice("scope", scope, ("global", "local"))
     checks.choice("compensate", compensate, _COMPENSATIONS)
@@ -224,19 +261,21 @@ class _Pruner:
 
     Attributes:
         model: The copy. Its shapes stay; the weights that consume removed channels become zero.
+        removable: Its `RemovableChannels`.
+        kept: Boolean array: the channel groups that are kept, after `remove`.
     """
 
     def __init__(self, model, batches, settings, plan, ridge):
         self._settings, self._plan, self._ridge = settings, plan, ridge
         self._inputs = Repeatable(batches.inputs)
-        self._removable = RemovableChannels(model, plan)
-        self.model, self._liveness = self._removable.model, self._removable.liveness
-        self._consumers, self._sets = self._removable.consumers, self._removable.sets
+        self.removable = RemovableChannels(model, plan)
+        self.model, self._liveness = self.removable.model, self.removable.liveness
+        self._consumers, self._sets = self.removable.consumers, self.removable.sets
 
     @property
     def steps(self):
         """Integer. About how many steps the progress bar shows."""
-        return len(self._consumers) * (2 if self._measures_errors else 1)
+        return len(self._consumers)
 
     @property
     def _measures_errors(self):
@@ -250,19 +289,8 @@ class _Pruner:
 
     # -- which channels --------------------------------------------------------------------------------
 
-    def kept_groups(self, sparsity, data, progress):
-        """Returns which channel groups to keep: boolean array."""
-        cost = ModelCost(self.model, self._liveness, self._settings.target, self._removable.prunable)
-        allocation = Allocation(cost, self._liveness, self._sets)
-        scores = self._scores(data, progress)
-        if self._settings.scope == "global":
-            kept = allocation.of_lowest(scores, sparsity)
-        else:
-            orders = [groups[np.argsort(its, kind="stable")] for groups, its in zip(self._sets, scores)]
-            kept = allocation.of_same_fraction(orders, sparsity)
-        return self._removable.evened(kept)
-
-    def _scores(self, data, progress):
+    def scores(self, data, progress):
+        """Returns the scores of the groups of each set: those with the lowest are removed first."""
         errors = self._removal_errors(progress) if self._measures_errors else None
         scores = ChannelScores(self.model, self._settings.criterion, self._plan, self._liveness, errors)
         by_group = scores.by_group(self._inputs, data)
@@ -276,7 +304,7 @@ class _Pruner:
         is_local = self._settings.scope == "local"
         sets = [groups for groups in self._sets if not (is_local and self._only_consumer(groups))]
         found = removal_errors(self.model, self._inputs, sets, self._consumers, self._ridge, progress.advance)
-        errors = np.zeros(self._removable.channels.size)
+        errors = np.zeros(self.removable.channels.size)
         errors[list(found)] = list(found.values())
         return errors
 
@@ -289,7 +317,7 @@ class _Pruner:
 
     def remove(self, kept, compensate, progress):
         """Takes removed channels out of their consumers. Returns a list of `RefittedLayer`."""
-        self._kept = kept.copy()
+        self.kept = kept.copy()  # `_choose_again` changes it
         rows = []
 
         def done(consumer):
@@ -297,7 +325,7 @@ class _Pruner:
             consumer.forget()
             progress.advance()
 
-        reading = [consumer for consumer in self._consumers.values() if not self._kept[consumer.groups].all()]
+        reading = [consumer for consumer in self._consumers.values() if not self.kept[consumer.groups].all()]
         self._sweep(reading, done)
         return rows
 
@@ -306,20 +334,20 @@ class _Pruner:
         problems = consumer.problems(self._ridge)
         if self._measures_errors:
             self._choose_again(consumer, problems)
-        removed = [~self._kept[problem.groups] for problem in problems]
+        removed = [~self.kept[problem.groups] for problem in problems]
         plain = [problem.without(marks) for problem, marks in zip(problems, removed)]
         fitted = plain
         if compensate is True:
             fitted = [problem.refit(marks) for problem, marks in zip(problems, removed)]
         consumer.write(fitted, problems, fold=bool(compensate))
-        consumer.clear(~self._kept[consumer.groups])
+        consumer.clear(~self.kept[consumer.groups])
         errors = [
             sum(relative(problem.error(weights), problem.scale) for problem, weights in zip(problems, each))
             for each in (plain, fitted)
         ]
         return RefittedLayer(
             path=consumer.path,
-            inputs=(len(consumer.groups), int(self._kept[consumer.groups].sum())),
+            inputs=(len(consumer.groups), int(self.kept[consumer.groups].sum())),
             units=(0, 0),
             error_before=errors[0],
             error_after=errors[1],
@@ -343,11 +371,11 @@ class _Pruner:
     def _choose_again(self, consumer, problems):
         """Chooses as many channels as before, on the activations of the layers before as they are now."""
         for groups in self._sets:
-            removed = int((~self._kept[groups]).sum())
+            removed = int((~self.kept[groups]).sum())
             if removed and self._only_consumer(groups) == consumer.path:
                 order = removal_order(problems, groups, removed)
-                self._kept[groups] = True
-                self._kept[order.groups] = False
+                self.kept[groups] = True
+                self.kept[order.groups] = False
 
 
 def _with_units(layers, model, small):
