@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from tfap.activations.dead_neurons import DeadNeuronMonitor, dead_neuron_report
     from tfap.activations.measure import measure_activations
     from tfap.activations.recalibration import recalibrate
-    from tfap.compaction.allocation import Allocation, allocate
+    from tfap.compaction.allocate import allocate
+    from tfap.compaction.allocation import Allocation
     from tfap.compaction.compact import compact
     from tfap.compaction.fit import fit_and_compact
     from tfap.compaction.prune_once import prune_once
@@ -118,7 +119,8 @@ _MODULE_OF = {
     for module, names in {
         "activations.dead_neurons": ("DeadNeuronMonitor", "dead_neuron_report"),
         "activations.measure": ("measure_activations",),
-        "compaction.allocation": ("Allocation", "allocate"),
+        "compaction.allocate": ("allocate",),
+        "compaction.allocation": ("Allocation",),
         "compaction.compact": ("compact",),
         "compaction.fit": ("fit_and_compact",),
         "compaction.report": ("compaction_report",),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfap.budgets.costs import ROUNDING, Cost
-from tfap.budgets.rounding import RoundedUp, Rounding
+from tfap.budgets.rounding import Rounding
 from tfap.compensation.allocation import Allocation
 
 _LEVELS = 64  # of a curve, at most
@@ -86,15 +86,14 @@ class AllocatedProposals:
         """Counts the removed groups of each set: `kept` is a boolean array, shape `(groups,)`."""
         return [int((~kept[groups]).sum()) for groups in self._sets]
 
-    def rounded_up(self, kept: np.ndarray) -> RoundedUp | None:
-        """Returns what rounding added to kept groups. None if it was not asked for."""
-        return None
-
-    def _kept(self, counts):
-        kept = self._allocation.without_counts(self._orders, counts)
+    def rounded(self, kept: np.ndarray) -> np.ndarray:
+        """Keeps more groups until the shapes of all layers are allowed, the best ones first."""
         ranks = np.full(len(kept), np.inf)
         ranks[: len(self._ranks)] = self._ranks
         return self._rounding.applied(kept, ranks)
+
+    def _kept(self, counts):
+        return self.rounded(self._allocation.without_counts(self._orders, counts))
 
     def _cost_of(self, counts):
         return self.cost.of(self._kept(counts))

@@ -10,17 +10,12 @@ from typing import Any
 import numpy as np
 import rich.table
 
-from tfap import keras_compat
-from tfap.budgets.allocated import AllocatedProposals
-from tfap.budgets.budget import UNITS, Budget
-from tfap.budgets.rounding import Rounding
+from tfap.budgets.budget import UNITS
+from tfap.budgets.search import BudgetResult
 from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.sensitivity_table import CoupledSet, Sensitivity
-from tfap.compensation import allocation as compensation
 from tfap.graph.calls import Graph
 from tfap.keras_compat.types import Model
-from tfap.layers.settings import PruningSettings
-from tfap.pruning.plan import LayerSelection, make_plan
 from tfap.utils import checks, tables
 
 _MOST_CHANGED = 0.999  # a larger change of the outputs counts like this one: nothing is left of them
@@ -143,112 +138,21 @@ class Allocation(collections.UserDict[str, float]):
         )
 
 
-def allocate(
-    model: Model,
-    sensitivity: Sensitivity,
-    budget: Budget | Mapping[str, Any],
-    round_to: int = 1,
-    skip: LayerSelection = (),
-    compensate: bool | None = None,
-) -> Allocation:
-    """Decides how much of each layer to prune, so that the outputs change little within a budget.
-
-    The loss of a set of coupled channels is `-log(1 - change)` of the change of the outputs that
-    `tfap.sensitivity` measured, interpolated between its rates, and never falls. The step with the smallest
-    loss per cost that it saves is taken, again and again, until the budget is met. Then steps that went too
-    far are taken back. If the same fraction for every layer has a smaller loss, it is that.
-
-    Args:
-        model: The model that was measured. Unchanged.
-        sensitivity: The result of `tfap.sensitivity`.
-        budget: Dict with one of "weights", "bytes", "flops", "latency_ms", and "speedup". See
-            `tfap.prune_once`.
-        round_to: Integer >= 1. Layers keep a multiple of so many channels.
-        skip: Layers whose channels are kept, as in `tfap.prune`.
-        compensate: Boolean. Whether to use the changes with the refit. None for with, if they were measured.
-
-    Returns:
-        An `Allocation`: a dict of layer path to the fraction of channels to remove, which prints as a table.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If a value is invalid, the sensitivity is of another model, or the budget cannot be met.
-
-    Example:
-
-    >>> import keras, numpy, tfap
-    >>> layers = [keras.layers.Dense(32, "relu", name="hidden"), keras.layers.Dense(3)]
-    >>> model = keras.Sequential([keras.Input((8,)), *layers])
-    >>> x = numpy.random.default_rng(0).normal(size=(256, 8))
-    >>> allocation = tfap.allocate(model, tfap.sensitivity(model, x), {"weights": 0.5})
-    >>> dict(allocation)
-    {'hidden': 0.5}
-    >>> tfap.prune_once(model, x, allocation).get_layer("hidden").units
-    16
-    """
-    keras_compat.check_plain(model, "tfap.allocate")
-    if not isinstance(sensitivity, Sensitivity):
-        raise TypeError(
-            f"sensitivity must be the result of tfap.sensitivity: received {type(sensitivity).__name__}."
-        )
-    budget, round_to = Budget.of(budget), checks.integer("round_to", round_to)
-    settings = PruningSettings(0.0, "reconstruction", "local", "neuron", target="weights")
-    removable = RemovableChannels(model, make_plan(model, settings, (), skip))
-    cost = budget.cost(removable.model, removable.liveness)
-    scores = [np.arange(len(groups), dtype=float) for groups in removable.sets]
-    proposals = proposals_of(removable, cost, scores, sensitivity, round_to, compensate)
-    budget.check_reachable(cost.of(proposals.least()), cost.total)
-    kept = proposals.within(cost.limit)
-    assert kept is not None  # the check above raises
-    return allocation_of(removable, kept, sensitivity, (cost.total, cost.of(kept), cost.limit), str(budget))
-
-
-def proposals_of(
-    removable: RemovableChannels,
-    cost: Any,
-    scores: Sequence[np.ndarray],
-    sensitivity: Sensitivity,
-    round_to: int = 1,
-    compensate: bool | None = None,
-) -> AllocatedProposals:
-    """Makes the `AllocatedProposals` of a model by a sensitivity.
-
-    Args:
-        removable: The `RemovableChannels` of the model.
-        cost: The `Cost` of the model.
-        scores: List of arrays: the scores of the groups of each set.
-        sensitivity: The `Sensitivity` of the model.
-        round_to: Integer >= 1.
-        compensate: As in `allocate`.
-
-    Raises:
-        ValueError: If the sensitivity is of another model.
-    """
-    return AllocatedProposals(
-        cost,
-        compensation.Allocation(cost, removable.liveness, removable.sets),
-        scores,
-        [np.array(each.losses) for each in allocated_sets(removable, sensitivity, compensate)],
-        Rounding(removable.liveness, round_to, removable.evened),
-        round_to,
-    )
-
-
 def allocation_of(
     removable: RemovableChannels,
     kept: np.ndarray,
-    sensitivity: Sensitivity,
-    cost: tuple[float, float, float],
-    budget: str,
+    sets: Sequence[AllocatedSet],
+    result: BudgetResult | None = None,
 ) -> Allocation:
-    """Makes the `Allocation` of kept groups: boolean array, shape `(groups,)`. Others as its arguments."""
-    sets = allocated_sets(removable, sensitivity)
+    """Makes the `Allocation` of kept groups: boolean array, shape `(groups,)`."""
     fractions = {
         path: int((~kept[groups]).sum()) / len(groups)
-        for groups, each in zip(removable.sets, sets)
+        for groups, each in zip(removable.sets, sets, strict=True)
         for path in each.layers
     }
-    return Allocation(fractions, sets, cost, budget)
+    if result is None:
+        return Allocation(fractions, sets)
+    return Allocation(fractions, sets, (result.own, result.reached, result.limit), str(result.budget))
 
 
 def allocated_sets(

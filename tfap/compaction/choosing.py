@@ -5,15 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfap.budgets.allocated import AllocatedProposals
 from tfap.budgets.budget import Budget
 from tfap.budgets.latency_cost import latency_cost
 from tfap.budgets.meters import meter_of
 from tfap.budgets.proposals import Proposals
 from tfap.budgets.rounding import Rounded, Rounding
 from tfap.budgets.search import BudgetResult, Search
+from tfap.compaction.allocation import Allocation, removed_counts
 from tfap.compaction.compact import remove_dead_channels
 from tfap.compaction.removable import RemovableChannels
-from tfap.compensation.allocation import Allocation, ModelCost
+from tfap.compensation.allocation import Allocation as RemovalOrders
+from tfap.compensation.allocation import ModelCost
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat.types import Model
 
@@ -24,12 +27,15 @@ class Choice:
     Args:
         model: The given model.
         removable: Its `RemovableChannels`.
-        goal: Float in [0, 1): the fraction of the target that is removed at most. Or a `Budget`.
+        goal: Float in [0, 1): the fraction of the target that is removed at most. Or a `Budget`. Or an
+            `Allocation`, which says how many channels each layer loses.
         target: Unit of the fraction: "weights", "flops", or "neurons".
-        scope: "local" removes the same fraction of channels from every layer; "global" ranks all together.
+        scope: "local" removes the same fraction of channels from every layer; "global" ranks all together;
+            "allocated" keeps the sum of `losses` small.
         round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all.
 
     Attributes:
+        losses: List of arrays, as in `AllocatedProposals`, to be set before `kept` for "allocated".
         result: `BudgetResult`, from `kept` on. None for a fraction.
         rounded: `Rounded`, from `kept` on. None if `round_to` is 1.
     """
@@ -38,7 +44,7 @@ class Choice:
         self,
         model: Model,
         removable: RemovableChannels,
-        goal: float | Budget,
+        goal: float | Budget | Allocation,
         target: str = "weights",
         scope: str = "local",
         round_to: int = 1,
@@ -49,6 +55,9 @@ class Choice:
         self._search: Search | None = None
         self.result: BudgetResult | None = None
         self.rounded: Rounded | None = None
+        self.losses: Sequence[Sequence[float]] | None = None
+        if isinstance(goal, Allocation):
+            self._counts = removed_counts(removable, goal)
         self._cost = self._cost_of(goal, removable.model)
         if isinstance(goal, Budget):
             meter = meter_of(model, goal) if goal.is_exported else None
@@ -85,14 +94,13 @@ class Choice:
 
     def _proposals(self, scores, round_to=None):
         round_to = round_to or self._round_to
-        return Proposals(
-            self._cost,
-            Allocation(self._cost, self._liveness, self._removable.sets),
-            scores,
-            self._scope,
-            Rounding(self._liveness, round_to, self._removable.evened),
-            round_to,
-        )
+        order = RemovalOrders(self._cost, self._liveness, self._removable.sets)
+        rounding = Rounding(self._liveness, round_to, self._removable.evened)
+        if self.losses is not None:
+            losses = [np.asarray(curve) for curve in self.losses]
+            return AllocatedProposals(self._cost, order, scores, losses, rounding, round_to)
+        scope = "global" if self._scope == "global" else "local"
+        return Proposals(self._cost, order, scores, scope, rounding, round_to)
 
     def _cost_of(self, goal, model):
         if not isinstance(goal, Budget):
@@ -102,10 +110,16 @@ class Choice:
         )
 
     def _of_fraction(self, scores):
-        allocation = Allocation(self._cost, self._liveness, self._removable.sets)
+        allocation = RemovalOrders(self._cost, self._liveness, self._removable.sets)
+        orders = [its[np.argsort(mine, kind="stable")] for its, mine in zip(self._removable.sets, scores)]
+        if isinstance(self._goal, Allocation):
+            return self._removable.evened(allocation.without_counts(orders, self._counts))
+        if self.losses is not None:
+            proposals = self._proposals(scores, round_to=1)
+            kept = proposals.within(self._cost.total - round(self._goal * self._cost.total))
+            return proposals.least() if kept is None else kept
         if self._scope == "global":
             return self._removable.evened(allocation.of_lowest(scores, self._goal))
-        orders = [its[np.argsort(mine, kind="stable")] for its, mine in zip(self._removable.sets, scores)]
         return self._removable.evened(allocation.of_same_fraction(orders, self._goal))
 
     def _build(self, kept):

@@ -12,6 +12,7 @@ from tfap import keras_compat
 from tfap.activations import batch_norm
 from tfap.activations.recalibration import recalibrate as recalibrated
 from tfap.budgets.budget import Budget, is_budget
+from tfap.compaction.allocation import Allocation, allocated_sets, allocation_of, is_allocation
 from tfap.compaction.channel_scores import ChannelScores
 from tfap.compaction.choosing import Choice
 from tfap.compaction.compact import compact, compact_to
@@ -19,6 +20,7 @@ from tfap.compaction.input_batches import InputBatches
 from tfap.compaction.merging import merge_similar
 from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
 from tfap.compaction.removable import RemovableChannels
+from tfap.compaction.sensitivity import output_sensitivity
 from tfap.compensation.consumers import Consumer
 from tfap.compensation.refit import RIDGE, relative
 from tfap.compensation.removal import Repeatable, consuming, removal_errors
@@ -109,12 +111,14 @@ def prune_once(
         sparsity: Float in [0, 1). The fraction of the target that is removed at most. Or a budget of the
             whole model, a dict such as `{"flops": 0.5}`, `{"weights": 50_000}`, `{"bytes": 300_000}`,
             `{"latency_ms": 2.0}` or `{"speedup": 2.0, "runtime": "onnx"}`. Bytes and times are measured, on
-            smaller models that are exported.
+            smaller models that are exported. Or the fraction of channels to remove per layer: a
+            `tfap.Allocation`, or a dict of layer path to fraction such as `{"conv": 0.25}`.
         criterion: A `tfap.Criterion` or its name: which channels are removed.
         target: Unit of the sparsity: "weights" (of the kernels of the model), "flops" (of the model), or
             "neurons" (of the layers that can be pruned).
         scope: "local" removes the same fraction of channels from every layer; "global" ranks the channels of
-            all layers together.
+            all layers together; "allocated" measures how much the outputs bear of each layer, as
+            `tfap.sensitivity`, and chooses fractions with a small change, as `tfap.allocate`.
         compensate: Boolean. Whether to refit the weights that are kept. "mean" only adds the mean of what
             removed channels contributed to the biases, and False does neither.
         recalibrate: Boolean. Whether to compute the statistics of BatchNormalization layers anew at the end,
@@ -160,22 +164,29 @@ def prune_once(
     start = time.monotonic()
     keras_compat.check_plain(model, "tfap.prune_once")
     equality.check_comparable(model)
-    goal = _goal(sparsity, target)
+    goal = _goal(sparsity, target, model)
     _check_arguments(target, scope, compensate, recalibrate, ridge)
     checks.integer("round_to", round_to)
-    settings = PruningSettings(0.0, criterion, scope, "neuron", target=target)
+    # What "allocated" allocates are channels per layer, of which the order is that of "local".
+    ranked = "global" if scope == "global" else "local"
+    settings = PruningSettings(0.0, criterion, ranked, "neuron", target=target)
     if data is None:
-        _check_without_data(criterion, compensate)
+        _check_without_data(criterion, compensate, scope, goal)
         plan = make_plan(model, settings, (), skip)
         merging = merge_similar(model, goal, plan, target, scope, round_to)
         if not return_report:
             return merging.model
         return merging.model, _report_of_merging(model, merging, plan, time.monotonic() - start)
     batches = InputBatches(model, data, checks.integer("samples", samples), batch_size)
-    pruner = _Pruner(model, batches, settings, make_plan(model, settings, (), skip), float(ridge))
+    plan = make_plan(model, settings, (), skip)
+    pruner = _Pruner(model, batches, settings, plan, float(ridge))
     choice = Choice(model, pruner.removable, goal, target, scope, round_to)
     with Progress("Pruning", pruner.steps) as progress:
         scores = pruner.scores(data, progress)
+    sets = None
+    if scope == "allocated" and not isinstance(goal, Allocation):
+        sets = pruner.allocated_sets(model, data, batches, compensate is True)
+        choice.losses = [each.losses for each in sets]
     kept = choice.kept(scores)
     with Progress("Refitting", pruner.steps) as progress:
         layers = pruner.remove(kept, compensate, progress)
@@ -199,12 +210,22 @@ def prune_once(
         seconds=time.monotonic() - start,
         budget=choice.result,
         rounded=choice.rounded,
+        allocation=_allocation(goal, pruner.removable, kept, sets, choice.result),
     )
     return small, report
 
 
-def _goal(sparsity, target):
-    """Returns the sparsity as a float, or the budget."""
+def _allocation(goal, removable, kept, sets, result):
+    """Returns the allocation that was given or chosen, or None."""
+    if sets is None:
+        return goal if isinstance(goal, Allocation) else None
+    return allocation_of(removable, kept, sets, result)
+
+
+def _goal(sparsity, target, model):
+    """Returns the sparsity as a float, the budget, or the allocation."""
+    if is_allocation(sparsity, model):
+        return sparsity if isinstance(sparsity, Allocation) else Allocation(sparsity)
     if not is_budget(sparsity):
         if not 0 <= checks.number("sparsity", sparsity) < 1:
             raise ValueError(f"sparsity must be in [0, 1): received {sparsity}.")
@@ -217,7 +238,12 @@ def _goal(sparsity, target):
     return Budget.of(sparsity)
 
 
-def _check_without_data(criterion, compensate):
+def _check_without_data(criterion, compensate, scope, goal):
+    if scope == "allocated" or isinstance(goal, Allocation):
+        raise ValueError(
+            "data is None, so nothing tells how much the outputs bear of each layer: pass a few hundred "
+            'inputs as data, or scope="local" or "global" and a sparsity or budget.'
+        )
     if criterion != "reconstruction" or compensate is not True:
         raise ValueError(
             "data is None, so similar neurons are merged by their weights alone, which needs the default "
@@ -249,7 +275,7 @@ def _report_of_merging(model, merging, plan, seconds):
 
 def _check_arguments(target, scope, compensate, recalibrate, ridge):
     checks.choice("target", target, _TARGETS)
-    checks.choice("scope", scope, ("global", "local"))
+    checks.choice("scope", scope, ("global", "local", "allocated"))
     checks.choice("compensate", compensate, _COMPENSATIONS)
     checks.choice("recalibrate", recalibrate, (True, False))
     if checks.number("ridge", ridge) < 0:
@@ -307,6 +333,14 @@ class _Pruner:
         errors = np.zeros(self.removable.channels.size)
         errors[list(found)] = list(found.values())
         return errors
+
+    def allocated_sets(self, model, data, batches, compensate):
+        """Measures the losses of the coupled sets of the given model. Returns a list of `AllocatedSet`."""
+        settings = self._settings
+        sensitivity = output_sensitivity(
+            model, self.removable, data, batches, self._plan, settings.criterion, compensate, self._ridge
+        )
+        return allocated_sets(self.removable, sensitivity)
 
     def _sweep(self, consumers, done):
         if consumers:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tfap.budgets.rounding import Rounded
 from tfap.budgets.search import BudgetResult
+from tfap.compaction.allocation import Allocation
 from tfap.compaction.merging import Merge
 from tfap.utils import tables
 
@@ -54,6 +55,8 @@ class PruneOnceReport:
         budget: `BudgetResult`: what the budget asked for, what was predicted, and what the model measures.
             None without a budget.
         rounded: `Rounded`: what `round_to` kept, and what it would be without. None if `round_to` is 1.
+        allocation: `tfap.Allocation`: the fraction of channels per layer that was given, or that
+            `scope="allocated"` chose. None for other scopes.
     """
 
     layers: tuple[RefittedLayer, ...]
@@ -66,10 +69,12 @@ class PruneOnceReport:
     merges: tuple[Merge, ...] = ()
     budget: BudgetResult | None = None
     rounded: Rounded | None = None
+    allocation: Allocation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain data: a dict of numbers, strings, tuples, and dicts."""
-        return dataclasses.asdict(self)
+        allocation = None if self.allocation is None else self.allocation.to_dict()
+        return {**dataclasses.asdict(self), "allocation": allocation}
 
     def __str__(self) -> str:
         table = tables.table_of(

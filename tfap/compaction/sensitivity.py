@@ -25,7 +25,7 @@ from tfap.keras_compat import equality
 from tfap.keras_compat.inputs import listed
 from tfap.keras_compat.types import Data, Model
 from tfap.layers.settings import PruningSettings
-from tfap.pruning.plan import LayerSelection, make_plan
+from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan
 from tfap.reporting.labeled import read_labeled
 from tfap.utils import checks
 from tfap.utils.progress import Progress
@@ -103,7 +103,7 @@ def sensitivity(
     if metric is not None and labels is None:
         raise ValueError("A metric needs labels: pass data=(x, y) or validation=(x, y).")
     plan = make_plan(model, options.pruning, (), skip)
-    measured = _Rows(model, data, batches, plan, options)
+    measured = _Rows(model, RemovableChannels(model, plan), data, batches, plan, options)
     evaluated = fingerprint([*inputs, *map(np.asarray, keras_compat.tree.flatten(labels))])
     settings = {**measured.settings(), "evaluated": evaluated, "metric": _name_of(metric, labels)}
     folder = Folder(directory, settings, "tfap.sensitivity")
@@ -160,6 +160,44 @@ class _Options:
         )
 
 
+def output_sensitivity(
+    model: Model,
+    removable: RemovableChannels,
+    data: Data,
+    batches: InputBatches,
+    plan: PruningPlan,
+    criterion: Any,
+    compensate: bool,
+    ridge: float,
+) -> Sensitivity:
+    """Measures the `Sensitivity` of a model that is being pruned, by the change of its outputs.
+
+    Args:
+        model: The given model.
+        removable: Its `RemovableChannels`. Its weights are as before at the end.
+        data: As in `sensitivity`.
+        batches: The `InputBatches` of the data.
+        plan: The `PruningPlan` of the model.
+        criterion: As in `sensitivity`.
+        compensate: Boolean. Whether weights are refitted.
+        ridge: As in `sensitivity`.
+    """
+    start = time.monotonic()
+    options = _Options.checked(RATES, (compensate,), criterion, batches.samples, ridge, None)
+    rows = _Rows(model, removable, data, batches, plan, options)
+    change = OutputChange(removable.model, batches.arrays())
+    return Sensitivity(
+        rows.rows(change, Folder(None, {}, "")),
+        options.rates,
+        options.compensate,
+        str(criterion),
+        change.samples,
+        None,
+        None,
+        time.monotonic() - start,
+    )
+
+
 def _evaluated(model, data, validation, batches):
     """Returns the inputs on which outputs are compared, and their labels or None."""
     names = [spec.name for spec in keras_compat.inputs_of(model)]
@@ -176,14 +214,14 @@ class _Rows:
     """Measures the rows of a model, one per coupled set.
 
     Attributes:
-        removable: The `RemovableChannels` of the model.
+        removable: The `RemovableChannels` of the model, as given.
     """
 
-    def __init__(self, model, data, batches, plan, options):
+    def __init__(self, model, removable, data, batches, plan, options):
         self._data, self._plan, self._options = data, plan, options
         self._given, self._batches = model, batches
         self._inputs = Repeatable(batches.inputs)
-        self.removable = RemovableChannels(model, plan)
+        self.removable = removable
 
     def settings(self) -> dict[str, Any]:
         """Returns what must be the same for the rows of a folder to be used again."""
