@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "tfap"
 ROWS = (
     ("__init__",),
     ("comparison",),
+    ("shrinking",),
     ("compaction", "iterative", "low_rank"),
     ("pruning", "training"),
     ("budgets",),

@@ -32,6 +32,7 @@ PUBLIC = [
         "register_prunable_layer",
         "report",
         "sensitivity",
+        "shrink",
         "strip_pruning",
         "update_masks",
     ),

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         PolynomialDecay,
         PruningSchedule,
     )
+    from tfap.shrinking.shrink import shrink
     from tfap.training.callbacks import UpdatePruningStep
     from tfap.training.disconnected import unremovable_neurons
     from tfap.training.mask_update import update_masks
@@ -107,6 +108,7 @@ __all__ = [
     "register_prunable_layer",
     "report",
     "sensitivity",
+    "shrink",
     "strip_pruning",
     "unremovable_neurons",
     "update_masks",
@@ -158,6 +160,7 @@ _MODULE_OF = {
         ),
         "pruning.prune_low_magnitude": ("prune_low_magnitude",),
         "reporting.export_report": ("export_report",),
+        "shrinking.shrink": ("shrink",),
         "training.callbacks": ("UpdatePruningStep",),
         "training.disconnected": ("unremovable_neurons",),
         "training.mask_update": ("update_masks",),

@@ -69,7 +69,7 @@ def allocate(
     settings = PruningSettings(0.0, "reconstruction", "local", "neuron", target="weights")
     removable = RemovableChannels(model, make_plan(model, settings, (), skip))
     sets = allocated_sets(removable, sensitivity, compensate)
-    choice = Choice(model, removable, budget, scope="allocated", round_to=round_to)
+    choice = Choice(model, removable, budget, round_to=round_to)
     choice.losses = [each.losses for each in sets]
     kept = choice.kept([np.arange(len(groups), dtype=float) for groups in removable.sets])
     return allocation_of(removable, kept, sets, choice.result)

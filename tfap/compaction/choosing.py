@@ -30,12 +30,12 @@ class Choice:
         goal: Float in [0, 1): the fraction of the target that is removed at most. Or a `Budget`. Or an
             `Allocation`, which says how many channels each layer loses.
         target: Unit of the fraction: "weights", "flops", or "neurons".
-        scope: "local" removes the same fraction of channels from every layer; "global" ranks all together;
-            "allocated" keeps the sum of `losses` small.
+        scope: "local" removes the same fraction of channels from every layer; "global" ranks all together.
         round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all.
 
     Attributes:
-        losses: List of arrays, as in `AllocatedProposals`, to be set before `kept` for "allocated".
+        losses: List of arrays, as in `AllocatedProposals`, which may be set before `kept`: the sum of the
+            losses is kept small then, whatever the scope. None by default.
         result: `BudgetResult`, from `kept` on. None for a fraction.
         rounded: `Rounded`, from `kept` on. None if `round_to` is 1.
     """
@@ -99,8 +99,7 @@ class Choice:
         if self.losses is not None:
             losses = [np.asarray(curve) for curve in self.losses]
             return AllocatedProposals(self._cost, order, scores, losses, rounding, round_to)
-        scope = "global" if self._scope == "global" else "local"
-        return Proposals(self._cost, order, scores, scope, rounding, round_to)
+        return Proposals(self._cost, order, scores, self._scope, rounding, round_to)
 
     def _cost_of(self, goal, model):
         if not isinstance(goal, Budget):

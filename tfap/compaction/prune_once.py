@@ -21,6 +21,7 @@ from tfap.compaction.merging import merge_similar
 from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
 from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.sensitivity import output_sensitivity
+from tfap.compaction.sensitivity_table import Sensitivity
 from tfap.compensation.consumers import Consumer
 from tfap.compensation.refit import RIDGE, relative
 from tfap.compensation.removal import Repeatable, consuming, removal_errors
@@ -48,7 +49,7 @@ def prune_once(
     sparsity: float | Mapping[str, Any],
     criterion: Criterion | str = ...,
     target: str = ...,
-    scope: str = ...,
+    scope: str | Sensitivity = ...,
     compensate: bool | str = ...,
     recalibrate: bool = ...,
     samples: int = ...,
@@ -67,7 +68,7 @@ def prune_once(
     sparsity: float | Mapping[str, Any],
     criterion: Criterion | str = ...,
     target: str = ...,
-    scope: str = ...,
+    scope: str | Sensitivity = ...,
     compensate: bool | str = ...,
     recalibrate: bool = ...,
     samples: int = ...,
@@ -86,7 +87,7 @@ def prune_once(
     sparsity: float | Mapping[str, Any],
     criterion: Criterion | str = "reconstruction",
     target: str = "weights",
-    scope: str = "local",
+    scope: str | Sensitivity = "local",
     compensate: bool | str = True,
     recalibrate: bool = True,
     samples: int = 2048,
@@ -118,7 +119,8 @@ def prune_once(
             "neurons" (of the layers that can be pruned).
         scope: "local" removes the same fraction of channels from every layer; "global" ranks the channels of
             all layers together; "allocated" measures how much the outputs bear of each layer, as
-            `tfap.sensitivity`, and chooses fractions with a small change, as `tfap.allocate`.
+            `tfap.sensitivity`, and chooses fractions with a small change, as `tfap.allocate`. The result of
+            `tfap.sensitivity` does the same without measuring again.
         compensate: Boolean. Whether to refit the weights that are kept. "mean" only adds the mean of what
             removed channels contributed to the biases, and False does neither.
         recalibrate: Boolean. Whether to compute the statistics of BatchNormalization layers anew at the end,
@@ -173,19 +175,22 @@ def prune_once(
     if data is None:
         _check_without_data(criterion, compensate, scope, goal)
         plan = make_plan(model, settings, (), skip)
-        merging = merge_similar(model, goal, plan, target, scope, round_to)
+        merging = merge_similar(model, goal, plan, target, ranked, round_to)
         if not return_report:
             return merging.model
         return merging.model, _report_of_merging(model, merging, plan, time.monotonic() - start)
     batches = InputBatches(model, data, checks.integer("samples", samples), batch_size)
     plan = make_plan(model, settings, (), skip)
     pruner = _Pruner(model, batches, settings, plan, float(ridge))
-    choice = Choice(model, pruner.removable, goal, target, scope, round_to)
+    choice = Choice(model, pruner.removable, goal, target, ranked, round_to)
     with Progress("Pruning", pruner.steps) as progress:
         scores = pruner.scores(data, progress)
     sets = None
-    if scope == "allocated" and not isinstance(goal, Allocation):
+    if isinstance(scope, Sensitivity):
+        sets = allocated_sets(pruner.removable, scope)
+    elif scope == "allocated" and not isinstance(goal, Allocation):
         sets = pruner.allocated_sets(model, data, batches, compensate is True)
+    if sets is not None:
         choice.losses = [each.losses for each in sets]
     kept = choice.kept(scores)
     with Progress("Refitting", pruner.steps) as progress:
@@ -239,7 +244,7 @@ def _goal(sparsity, target, model):
 
 
 def _check_without_data(criterion, compensate, scope, goal):
-    if scope == "allocated" or isinstance(goal, Allocation):
+    if scope not in ("global", "local") or isinstance(goal, Allocation):
         raise ValueError(
             "data is None, so nothing tells how much the outputs bear of each layer: pass a few hundred "
             'inputs as data, or scope="local" or "global" and a sparsity or budget.'
@@ -275,7 +280,8 @@ def _report_of_merging(model, merging, plan, seconds):
 
 def _check_arguments(target, scope, compensate, recalibrate, ridge):
     checks.choice("target", target, _TARGETS)
-    checks.choice("scope", scope, ("global", "local", "allocated"))
+    if not isinstance(scope, Sensitivity):
+        checks.choice("scope", scope, ("global", "local", "allocated"))
     checks.choice("compensate", compensate, _COMPENSATIONS)
     checks.choice("recalibrate", recalibrate, (True, False))
     if checks.number("ridge", ridge) < 0:

@@ -97,7 +97,7 @@ def sensitivity(
     start = time.monotonic()
     keras_compat.check_plain(model, "tfap.sensitivity")
     equality.check_comparable(model)
-    options = _Options.checked(rates, compensate, criterion, samples, ridge, metric)
+    options = Options.checked(rates, compensate, criterion, samples, ridge, metric)
     batches = InputBatches(model, data, options.samples, batch_size)
     inputs, labels = _evaluated(model, data, validation, batches)
     if metric is not None and labels is None:
@@ -128,8 +128,16 @@ def _name_of(metric, labels):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Options:
-    """Checked arguments of `sensitivity`."""
+class Options:
+    """Checked arguments of `sensitivity`, from `checked`.
+
+    Attributes:
+        rates: Tuple of floats in (0, 1), in order.
+        compensate: Tuple of booleans.
+        pruning: `PruningSettings` with the criterion.
+        samples: Integer >= 1.
+        ridge: Float >= 0.
+    """
 
     rates: tuple[float, ...]
     compensate: tuple[bool, ...]
@@ -138,7 +146,10 @@ class _Options:
     ridge: float
 
     @classmethod
-    def checked(cls, rates, compensate, criterion, samples, ridge, metric):
+    def checked(
+        cls, rates: Any, compensate: Any, criterion: Any, samples: Any, ridge: Any, metric: Any = None
+    ) -> "Options":
+        """Checks the arguments of `sensitivity` with these names, and raises as it does."""
         if isinstance(rates, str) or not np.iterable(rates) or not len(rates := tuple(rates)):
             raise TypeError(f"rates must be a tuple of floats in (0, 1): received {rates!r}.")
         rates = tuple(sorted({checks.number("rates", rate) for rate in rates}))
@@ -169,6 +180,8 @@ def output_sensitivity(
     criterion: Any,
     compensate: bool,
     ridge: float,
+    rates: Sequence[float] = RATES,
+    directory: str | os.PathLike[str] | None = None,
 ) -> Sensitivity:
     """Measures the `Sensitivity` of a model that is being pruned, by the change of its outputs.
 
@@ -181,13 +194,15 @@ def output_sensitivity(
         criterion: As in `sensitivity`.
         compensate: Boolean. Whether weights are refitted.
         ridge: As in `sensitivity`.
+        rates: As in `sensitivity`.
+        directory: As in `sensitivity`.
     """
     start = time.monotonic()
-    options = _Options.checked(RATES, (compensate,), criterion, batches.samples, ridge, None)
+    options = Options.checked(rates, (compensate,), criterion, batches.samples, ridge, None)
     rows = _Rows(model, removable, data, batches, plan, options)
     change = OutputChange(removable.model, batches.arrays())
     return Sensitivity(
-        rows.rows(change, Folder(None, {}, "")),
+        rows.rows(change, Folder(directory, rows.settings(), "tfap.shrink")),
         options.rates,
         options.compensate,
         str(criterion),
