@@ -272,7 +272,8 @@ def test_equal_layers_share_their_times(keras_module, tmp_path):
 @pytest.mark.parametrize("runtime", ["tflite", "onnx", "saved_model"])
 def test_every_runtime_is_measured(keras_module, runtime, tmp_path, monkeypatch):
     monkeypatch.setenv(latency_table.CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(meters, "_SECONDS", (0.05,))
+    monkeypatch.setattr(meters, "_SECONDS", 0.05)
+    monkeypatch.setattr(meters, "_MOST_LOADS", 3)
     monkeypatch.setattr(search, "ROUNDS", 2)
     model = nets.mlp(keras_module, (64, 512, 256, 4))
     budget = Budget.of({"speedup": 1.0, "runtime": runtime, "batch_size": 64})
