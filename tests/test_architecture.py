@@ -9,8 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "tfap"
 # From top to bottom. A package imports from its own folder and from the rows below it.
 ROWS = (
     ("__init__",),
-    ("comparison",),
-    ("shrinking",),
+    ("comparison", "shrinking"),
     ("compaction", "iterative", "low_rank"),
     ("pruning", "training"),
     ("budgets",),
