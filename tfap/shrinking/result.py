@@ -104,9 +104,14 @@ class ShrinkResult:
     @property
     def verdict(self) -> str:
         """String. What was reached, in a few sentences."""
+        return " ".join(self._sentences())
+
+    def _sentences(self):
         dense, small = self.stages[0], self.stages[self.chosen]
         if not self.chosen:
-            return f"No smaller model lost at most {self._score(self.max_drop)}: the model is the given one."
+            return [
+                f"No smaller model lost at most {self._score(self.max_drop)}: the model is the given one."
+            ]
         saved = f"{self._amount(dense.used)} before, {self._amount(small.used)} after"
         sentences = [
             f"The budget of {self.budget} is {'met' if self.meets_budget else 'not met'}: {saved}.",
@@ -118,7 +123,7 @@ class ShrinkResult:
             )
         if not self.meets_budget and self.max_drop is not None:
             sentences.append(f"Smaller models lost more than {self._score(self.max_drop)}.")
-        return " ".join(sentences)
+        return sentences
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the figures as plain data: a dict of numbers, strings, and lists."""
@@ -151,7 +156,7 @@ class ShrinkResult:
         return table
 
     def __str__(self) -> str:
-        return tables.as_text(self.table(), self.verdict)
+        return tables.as_text(self.table(), *self._sentences())
 
     __repr__ = __str__
 
