@@ -9,9 +9,10 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "tfap"
 # From top to bottom. A package imports from its own folder and from the rows below it.
 ROWS = (
     ("__init__",),
-    ("comparison",),
+    ("comparison", "shrinking"),
     ("compaction", "iterative", "low_rank"),
     ("pruning", "training"),
+    ("budgets",),
     ("layers",),
     ("compensation",),
     ("activations", "criteria", "masks", "reporting"),

@@ -137,6 +137,18 @@ def test_prune_once(tmp_path, keras):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("keras", ["keras", "tf_keras"])
+def test_shrink(tmp_path, keras):
+    arguments = ["--samples=256", f"--keras={keras}", "--directory=stages"]
+    printed = run([ROOT / "examples/shrink.py", *arguments], tmp_path)
+    assert printed.count("The budget of 40.0% of the FLOPs is met") == 2
+    at_once, dense = map(float, re.search(r"accuracy is ([\d.]+)%, ([\d.]+)% before", printed).groups())
+    assert at_once > dense - 20
+    assert re.search(r"2, returned .*%", printed) and "+ conv2d_2" in printed
+    assert (tmp_path / "stages/stage-002.keras").exists()
+
+
+@pytest.mark.slow
 def test_from_tfmot(tmp_path):
     printed = run([ROOT / "examples/from_tfmot.py", "--epochs=2", "--tensorboard=logs"], tmp_path)
     assert printed.count("same numbers: yes") == 20 and "same numbers: no" not in printed

@@ -3,10 +3,10 @@
 import numpy as np
 
 from tfap import keras_compat
-from tfap.compaction.compact import keep_even_groups
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.consumers import consumers_of
 from tfap.graph.calls import Graph
+from tfap.graph.evening import evened
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement
 from tfap.keras_compat.types import Model
@@ -64,6 +64,34 @@ class RemovableChannels:
             produced.append(groups)
         return coupled_sets(produced, removable)
 
+    def layers_of(self, groups: np.ndarray) -> list[str]:
+        """Lists the paths of the layers that produce some of these channel groups, in graph order."""
+        return [path for path in self._producers if np.isin(self.liveness.groups(path)[1], groups).any()]
+
+    @property
+    def _producers(self):
+        maps = {*self.liveness.linear_maps, *self.liveness.depthwise}
+        return [path for path, _ in self.liveness.graph.layers() if path in maps]
+
+    def without_first(self, order: np.ndarray, count: int) -> np.ndarray:
+        """Removes the first groups of a set, but keeps a channel of every layer.
+
+        Args:
+            order: Integer array. The groups of the set, first the one to remove first.
+            count: Integer. How many to remove at most.
+
+        Returns:
+            A boolean array, shape `(groups,)`: which channel groups are kept.
+        """
+        kept = np.ones(self.channels.size, bool)
+        kept[order[:count]] = False
+        rank = {int(group): at for at, group in enumerate(order)}
+        for path in self._producers:
+            groups = self.liveness.groups(path)[1]
+            if not kept[groups].any():
+                kept[max(groups, key=lambda group: rank.get(int(group), -1))] = True
+        return self.evened(kept)
+
     def evened(self, kept: np.ndarray) -> np.ndarray:
         """Keeps as many channels of every group of a grouped convolution.
 
@@ -73,7 +101,4 @@ class RemovableChannels:
         Returns:
             A boolean array of which at least as many are kept.
         """
-        kept = kept.copy()
-        while keep_even_groups(self.liveness, kept):
-            pass
-        return kept
+        return evened(self.liveness, kept)
