@@ -1,0 +1,147 @@
+"""Models on the command line: files of either Keras, and exported ones."""
+
+import json
+import pathlib
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+from tfap.command_line.command import UserError
+
+KERAS_FILES = ".keras, .h5, or a SavedModel folder that tf_keras has written"
+FILES = ".keras, .h5, .tflite, .onnx, or a SavedModel folder"
+
+
+def load(path: str) -> Any:
+    """Loads a Keras model, without tfap's pruning wrappers, which it takes off.
+
+    Args:
+        path: String. Path of a `.keras` or `.h5` file, or of a SavedModel folder of tf_keras.
+
+    Returns:
+        A model of the Keras that wrote the file, not compiled.
+
+    Raises:
+        UserError: If there is no such file, or it does not hold a Keras model.
+    """
+    file = _existing(path)
+    if file.suffix in (".tflite", ".onnx"):
+        raise UserError(f"'{path}' holds no Keras model: expected {KERAS_FILES}")
+    if file.is_dir() and not (file / "keras_metadata.pb").exists():
+        raise UserError(
+            f"'{path}' is a folder without a Keras model: expected {KERAS_FILES}; "
+            "tfap report measures any SavedModel"
+        )
+    return _stripped(_loaded(file))
+
+
+def source(path: str) -> Any:
+    """Returns what `tfap.report` measures: a model for files with a Keras model, and the path for others.
+
+    Raises:
+        UserError: If there is no such file, or it is none of a model.
+    """
+    file = _existing(path)
+    if file.suffix in (".keras", ".h5", ".hdf5"):
+        return load(path)
+    if file.is_dir() and not (file / "saved_model.pb").exists():
+        raise UserError(f"'{path}' is a folder, but no SavedModel: expected {FILES}")
+    if file.is_file() and file.suffix not in (".tflite", ".onnx"):
+        raise UserError(f"'{path}' is no model: expected {FILES}")
+    _check_exported(file)
+    return file
+
+
+def named(paths: Sequence[str]) -> dict[str, str]:
+    """Names models by their files, and by as much of their paths as tells them apart.
+
+    Returns:
+        Dict of name to path.
+
+    Raises:
+        UserError: If a path is given twice.
+
+    Example:
+
+    >>> named(["a/model.keras", "b/model.keras", "c.tflite"])
+    {'a/model.keras': 'a/model.keras', 'b/model.keras': 'b/model.keras', 'c.tflite': 'c.tflite'}
+    """
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise UserError(f"'{twice}' is given twice")
+    short = [pathlib.Path(path).name for path in paths]
+    return {(name if short.count(name) == 1 else path): path for name, path in zip(short, paths)}
+
+
+def _existing(path):
+    file = pathlib.Path(path)
+    if not file.exists():
+        raise UserError(f"there is no file or folder '{path}'")
+    return file
+
+
+def _check_exported(file):
+    from tfap.exporting.formats import load_runtime
+
+    try:
+        load_runtime(file)
+    except ImportError:  # its message has the pip command
+        raise
+    except Exception as error:
+        raise UserError(f"'{file}' cannot be run: {error}") from error
+
+
+def _loaded(file):
+    try:
+        return _keras_of(file).models.load_model(file, compile=False)
+    except UserError:
+        raise
+    except Exception as error:
+        advice = ""
+        if "safe_mode" in str(error) or "Lambda" in str(error):
+            advice = "it holds Python code, which the command does not run: load it in Python. "
+        elif "register_keras_serializable" in str(error) or "Unknown layer" in str(error):
+            advice = "it has layers of your own, which the command does not know: use tfap in Python. "
+        first = " ".join(str(error).split())[:300]
+        raise UserError(f"'{file}' cannot be loaded: {advice}{first}") from error
+
+
+def _keras_of(file):
+    """Returns the Keras that wrote a file."""
+    from tfap.keras_compat import lazy
+
+    version = "2" if file.is_dir() else _version_in(file)
+    return lazy.imported("tf_keras" if version.startswith("2") else "keras")
+
+
+def _version_in(file):
+    if file.suffix == ".keras":
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return json.loads(archive.read("metadata.json"))["keras_version"]
+        except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"'{file}' is no .keras file, or not whole: {error}") from error
+    if file.suffix in (".h5", ".hdf5"):
+        return _version_in_h5(file)
+    raise UserError(f"'{file}' holds no Keras model: expected {KERAS_FILES}")
+
+
+def _version_in_h5(file):
+    import h5py
+
+    try:
+        with h5py.File(file) as archive:
+            if "model_config" not in archive.attrs:
+                raise UserError(f"'{file}' holds weights, but no model: save it with model.save()")
+            version = archive.attrs.get("keras_version", "2")
+    except OSError as error:
+        raise UserError(f"'{file}' is no .h5 file, or not whole: {error}") from error
+    return version.decode() if isinstance(version, bytes) else str(version)
+
+
+def _stripped(model):
+    from tfap import keras_compat
+    from tfap.pruning.prune import strip_pruning
+
+    wrapped = any(keras_compat.is_any_wrapper(layer) for layer in keras_compat.all_layers(model))
+    return strip_pruning(model) if wrapped else model
