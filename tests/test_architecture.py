@@ -8,8 +8,8 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "tfap"
 # From top to bottom. A package imports from its own folder and from the rows below it.
 ROWS = (
-    ("__init__", "__main__", "command_line"),
-    ("comparison",),
+    ("__init__", "__main__"),
+    ("command_line", "comparison"),
     ("compaction", "iterative", "low_rank"),
     ("loading", "pruning", "training"),
     ("layers",),

@@ -11,23 +11,24 @@ from tfap.command_line.command import Command, UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-    importlib.import_module("tfap.loading")
-    from tfap.comparison import command
-
-    command.define(values)
+    _comparison().define(values)
 
 
 def _run(arguments: Sequence[str], values: flags.FlagValues) -> None:
-    from tfap.comparison import command
-
     if arguments:
         raise UserError(f"expected flags only: received {' '.join(map(repr, arguments))}")
     output.check_parent(pathlib.Path(values.directory, "rows.csv"))
     try:
-        command.methods(values), command.sparsities(values)
+        _comparison().methods(values), _comparison().sparsities(values)
     except ValueError as error:
         raise UserError(str(error)) from error
-    command.run(values)
+    _comparison().run(values)
+
+
+def _comparison():
+    """Returns what `python -m tfap.comparison` runs. Its flags name the methods, so it is loaded for them."""
+    importlib.import_module("tfap.loading")
+    return importlib.import_module("tfap.comparison.command")
 
 
 COMMAND = Command(
