@@ -48,13 +48,18 @@ def layer_figures(model: Model) -> tuple[LayerFigures, ...]:
     >>> layer_figures(model)
     (LayerFigures(path='hidden', units=8, weights=40, nonzero=..., flops=64),)
     """
-    try:
-        graph = Graph(model)
-        by_path = flops.layer_flops(model)
-    except (TypeError, ValueError):  # subclassed, or of undefined sizes
+    if not keras_compat.is_graph_model(model) or not keras_compat.is_built(model):
         return ()
+    graph, by_path = Graph(model), _layer_flops(model)
     layers = [(path, layer) for path, layer in graph.layers() if keras_compat.weights_of(layer)]
     return tuple(_figures(graph, path, layer, by_path.get(path)) for path, layer in layers)
+
+
+def _layer_flops(model):
+    try:
+        return flops.layer_flops(model)
+    except ValueError:  # they depend on undefined dimensions
+        return {}
 
 
 def _figures(graph: Any, path: str, layer: Any, layer_flops: int | None) -> LayerFigures:

@@ -203,12 +203,13 @@ class Report(collections.abc.Sequence[ModelReport]):
 
         Example:
 
-        >>> import keras, tempfile, tfap
+        >>> import keras, pathlib, tempfile, tfap
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     tfap.report(model, batch_sizes=()).to_html(f"{folder}/report.html")
-        ...     print(open(f"{folder}/report.html").readline())
-        <!DOCTYPE html>
+        ...     page = pathlib.Path(f"{folder}/report.html").read_text()
+        >>> page[:15], "At a glance" in page
+        ('<!DOCTYPE html>', True)
         """
         given = dict(activations or {})
         if given and all(isinstance(counts, ActivationCounts) for counts in given.values()):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tfap.reporting.html.elements import Html, element, table
 
-_STRONG = 0.6  # from here on, text on the color is light
+_STRONG = 0.75  # from here on, text on the color is light
 
 
 def heat_map(
@@ -13,6 +13,7 @@ def heat_map(
     columns: Sequence[str],
     rows: Sequence[tuple[str, Sequence[float]]],
     texts: Sequence[Sequence[str]],
+    largest: float,
 ) -> Html:
     """Writes a table whose cells are the stronger in color the larger their value is.
 
@@ -21,12 +22,11 @@ def heat_map(
         columns: Headings of the columns.
         rows: List of `(name, values)`. NaN has no color.
         texts: List of the texts of the cells of each row.
+        largest: Float > 0. The value of the strongest color, the same for heat maps to compare.
 
     Returns:
         `Html`.
     """
-    known = [value for _, values in rows for value in values if not math.isnan(value)]
-    largest = max([*known, 0.0]) or 1.0
     body = [
         [name, *(_cell(value / largest, text) for value, text in zip(values, of_row))]
         for (name, values), of_row in zip(rows, texts)

@@ -10,7 +10,7 @@ import rich.filesize
 
 from tfap.graph.counts import ActivationCounts
 from tfap.reporting.html.bars import layer_bars
-from tfap.reporting.html.elements import Html, element, joined, section, table
+from tfap.reporting.html.elements import Html, element, section, table
 from tfap.reporting.html.firing import firing
 from tfap.reporting.html.heat_map import heat_map
 from tfap.reporting.html.scatter import Point, number_dot, scatter
@@ -20,6 +20,7 @@ from tfap.version import __version__
 
 # The page may load nothing: a browser enforces it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_NOISE = 0.05  # two measurements of one model can differ by so much
 _Z = 1.96  # of a 95% interval
 
 
@@ -113,8 +114,9 @@ def speed(report: Any) -> Html:
         if points:
             label = f"Latency at batch {batch_size} (ms)"
             picture = scatter(points, label, report.metric.capitalize(), report.metric == "accuracy")
-            parts += [element("h3", f"Batch {batch_size}"), picture]
+            parts.append(element("div", element("h3", f"Batch {batch_size}"), picture))
     if parts:
+        parts = [element("div", parts, class_="pictures")]
         parts.append(element("p", _explained(report), class_="soft"))
     return section(f"{report.metric.capitalize()} against latency", parts)
 
@@ -152,7 +154,7 @@ def figures(report: Any) -> Html:
         ]
         for row in report
     ]
-    return section("All figures", table("Unknown figures are “-”", headings, rows))
+    return section("All figures", table("Unknown figures are “-”", headings, rows, "plain"))
 
 
 def table_section(title: str, caption: str, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
@@ -179,19 +181,31 @@ def _savings(row, base, report):
     for batch_size, latency in row.latency.items():
         if latency.ratio:
             factor = 1 / latency.ratio.median
-            yield _value(f"{factor:.2f}x", factor >= 1), _label(f"as fast, batch {batch_size}")
+            yield _value(f"{factor:.2f}x", _is_faster(latency.ratio)), _label(f"as fast, batch {batch_size}")
     for attribute, name in (("weights", "weights"), ("flops", "FLOPs"), ("bytes", "bytes on disk")):
         before, after = getattr(base, attribute), getattr(row, attribute)
         if before and after:
             yield _value(f"{100 * after / before:.3g}%", after <= before), _label(f"of the {name}")
     if None not in (row.score, base.score):
-        change = row.score - base.score
-        accuracy = report.metric == "accuracy"
-        text = f"{100 * change:+.2f} points" if accuracy else f"{change:+.3g}"
-        yield (
-            _value(text, change >= 0 if accuracy else None),
-            _label(f"{report.metric}: {_score_text(row.score, report)}"),
-        )
+        yield from _score_change(row, base, report)
+
+
+def _score_change(row, base, report):
+    change = row.score - base.score
+    if report.metric != "accuracy":
+        yield _value(f"{change:+.3g}"), _label(f"{report.metric}: {_score_text(row.score, report)}")
+        return
+    low, _, high = _score(row, report)
+    clear = not low <= base.score <= high
+    text = _label(f"points of accuracy: {_score_text(row.score, report)}")
+    yield _value(f"{100 * change:+.2f}", change > 0 if clear else None), text
+
+
+def _is_faster(ratio):
+    """Whether a latency ratio is clearly below or above 1, or None: two runs can differ by 5%."""
+    if ratio.high < 1 - _NOISE:
+        return True
+    return False if ratio.low > 1 + _NOISE else None
 
 
 def _sizes(row, report):
@@ -262,8 +276,11 @@ def _firing(rows, activations):
 
 def _sensitivity(sensitivity):
     """Draws heat maps of a `tfap.sensitivity` result, one with the refit and one without."""
-    parts = []
-    for compensate in [] if sensitivity is None else sensitivity.compensate:
+    if sensitivity is None:
+        return Html("")
+    parts: list[Html] = []
+    largest = max([removal.change for row in sensitivity.rows for removal in row.removals] or [0.0]) or 1.0
+    for compensate in sensitivity.compensate:
         columns = [f"{rate:.0%}" for rate in sensitivity.rates]
         rows, texts = [], []
         for row in sensitivity.rows:
@@ -273,7 +290,7 @@ def _sensitivity(sensitivity):
             texts.append(["" if math.isnan(change) else f"{change:.2g}" for change in changes])
         title = "With the refit of the kept weights" if compensate else "Without a refit"
         caption = "Change of the outputs, relative to their variance, by the share of channels removed"
-        parts += [element("h3", title), joined([heat_map(caption, columns, rows, texts)])]
+        parts += [element("h3", title), heat_map(caption, columns, rows, texts, largest)]
     return section("Sensitivity of the layers", parts)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tfap.reporting.html.elements import Html, element, joined, svg
 from tfap.reporting.html.style import color
 
-_WIDTH, _HEIGHT = 380.0, 260.0
+_WIDTH, _HEIGHT = 340.0, 250.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 14.0, 14.0, 40.0
 
 

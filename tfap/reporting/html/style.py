@@ -26,11 +26,13 @@ h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 4px; overflow-wrap: anywhe
 h2 { font-size: 1.15rem; margin: 0 0 8px; }
 h3 { font-size: 1rem; margin: 20px 0 8px; overflow-wrap: anywhere; }
 p { margin: 0 0 8px; overflow-wrap: anywhere; }
+.pictures + .soft { margin-top: 12px; }
 .soft, caption, footer, .axis { color: var(--soft); }
 section, .card {
-  background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px; margin: 16px 0 0;
+  background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  padding: 18px; margin: 16px 0 0;
 }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 12px; }
 .cards .card { margin: 0; padding: 12px 14px; }
 .card .value { font-size: 1.5rem; font-weight: 650; line-height: 1.2; }
 .card .label { color: var(--soft); font-size: .875rem; }
@@ -44,7 +46,10 @@ th, td { padding: 6px 10px 6px 0; text-align: right; border-top: 1px solid var(-
 thead th { border-top: 0; color: var(--soft); font-weight: 600; }
 th:first-child { text-align: left; }
 tbody th { font-weight: 600; overflow-wrap: anywhere; min-width: 90px; }
+.bars caption { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
 .bars td { min-width: 110px; width: 34%; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 8px 24px; }
+.pictures h3 { margin-top: 4px; }
 .bar { height: 9px; border-radius: 5px; background: var(--bar); margin-top: 4px; overflow: hidden; }
 .bar div { height: 100%; border-radius: 5px; min-width: 1px; }
 .legend { list-style: none; margin: 8px 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: 4px 18px; }
@@ -59,7 +64,7 @@ svg text { fill: var(--soft); font-size: 10.5px; font-family: inherit; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .whisker { stroke-width: 2; }
 svg .number { fill: var(--card); font-weight: 700; font-size: 10px; }
-.histograms { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 16px; }
+.histograms { display: grid; grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)); gap: 16px; }
 figure { margin: 0; }
 figcaption { font-size: .8125rem; overflow-wrap: anywhere; }
 figcaption b { display: block; }
@@ -67,13 +72,20 @@ figcaption b { display: block; }
 .silent { color: var(--dead); font-weight: 600; }
 .heat td { text-align: center; min-width: 54px; padding: 6px 4px; border: 2px solid var(--card); }
 .heat th { vertical-align: middle; }
+.heat thead th + th { text-align: center; padding-right: 4px; }
+.plain td { white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 footer { margin-top: 24px; font-size: .8125rem; }
 .scroll:focus-visible { outline: 2px solid var(--c1); outline-offset: 4px; }
 @media (max-width: 480px) {
   main { padding: 16px 10px 32px; }
   section { padding: 14px; }
-  .bars td { min-width: 92px; }
+  .bars, .bars thead, .bars tbody { display: block; }
+  .bars tr { display: flex; flex-wrap: wrap; gap: 0 14px; }
+  .bars tbody th { flex: 0 0 100%; padding-bottom: 0; }
+  .bars thead th:first-child { display: none; }
+  .bars thead th, .bars td { flex: 1 1 0; min-width: 0; width: auto; padding-right: 0; }
+  .bars td { border-top: 0; padding-top: 2px; }
 }
 @media print {
   :root {
