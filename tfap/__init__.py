@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from tfap.training.disconnected import unremovable_neurons
     from tfap.training.mask_update import update_masks
     from tfap.training.stopping import StopWhenPruned, pruning_is_over
+    from tfap.training.summaries import PruningSummaries
 
 __all__ = [
     "AP",
@@ -72,6 +73,7 @@ __all__ = [
     "PruneForLatencyOnXNNPack",
     "PruningPolicy",
     "PruningSchedule",
+    "PruningSummaries",
     "Reconstruction",
     "StopWhenPruned",
     "UpdatePruningStep",
@@ -154,6 +156,7 @@ _MODULE_OF = {
         "training.disconnected": ("unremovable_neurons",),
         "training.mask_update": ("update_masks",),
         "training.stopping": ("StopWhenPruned", "pruning_is_over"),
+        "training.summaries": ("PruningSummaries",),
     }.items()
     for name in names
 }
