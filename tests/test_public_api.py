@@ -13,6 +13,8 @@ PUBLIC = [
     *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "low_rank"),
     *(
         "compaction_report",
+        "Allocation",
+        "allocate",
         "compare",
         "dead_neuron_report",
         "export_report",
@@ -29,6 +31,8 @@ PUBLIC = [
         "register_pass_through_layer",
         "register_prunable_layer",
         "report",
+        "sensitivity",
+        "shrink",
         "strip_pruning",
         "update_masks",
     ),

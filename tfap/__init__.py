@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from tfap.activations.dead_neurons import DeadNeuronMonitor, dead_neuron_report
     from tfap.activations.measure import measure_activations
     from tfap.activations.recalibration import recalibrate
+    from tfap.compaction.allocate import allocate
+    from tfap.compaction.allocation import Allocation
     from tfap.compaction.compact import compact
     from tfap.compaction.fit import fit_and_compact
     from tfap.compaction.prune_once import prune_once
     from tfap.compaction.report import compaction_report
+    from tfap.compaction.sensitivity import sensitivity
     from tfap.comparison import compare
     from tfap.criteria import (
         AP,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
         PolynomialDecay,
         PruningSchedule,
     )
+    from tfap.shrinking.shrink import shrink
     from tfap.training.callbacks import UpdatePruningStep
     from tfap.training.disconnected import unremovable_neurons
     from tfap.training.mask_update import update_masks
@@ -60,6 +64,7 @@ __all__ = [
     "AccuracyIntervals",
     "ActivationCount",
     "ActivationCounts",
+    "Allocation",
     "ConstantSparsity",
     "Criterion",
     "DeadNeuronMonitor",
@@ -78,6 +83,7 @@ __all__ = [
     "StopWhenPruned",
     "UpdatePruningStep",
     "__version__",
+    "allocate",
     "compact",
     "compaction_report",
     "compare",
@@ -104,6 +110,8 @@ __all__ = [
     "register_pass_through_layer",
     "register_prunable_layer",
     "report",
+    "sensitivity",
+    "shrink",
     "strip_pruning",
     "unremovable_neurons",
     "update_masks",
@@ -116,9 +124,12 @@ _MODULE_OF = {
     for module, names in {
         "activations.dead_neurons": ("DeadNeuronMonitor", "dead_neuron_report"),
         "activations.measure": ("measure_activations",),
+        "compaction.allocate": ("allocate",),
+        "compaction.allocation": ("Allocation",),
         "compaction.compact": ("compact",),
         "compaction.fit": ("fit_and_compact",),
         "compaction.report": ("compaction_report",),
+        "compaction.sensitivity": ("sensitivity",),
         "comparison": ("compare",),
         "criteria": (
             "AP",
@@ -152,6 +163,7 @@ _MODULE_OF = {
         ),
         "pruning.prune_low_magnitude": ("prune_low_magnitude",),
         "reporting.export_report": ("export_report",),
+        "shrinking.shrink": ("shrink",),
         "training.callbacks": ("UpdatePruningStep",),
         "training.disconnected": ("unremovable_neurons",),
         "training.mask_update": ("update_masks",),

@@ -1,6 +1,6 @@
 """`python -m tfap` is the command `tfap`."""
 
-from tfap.command_line.start import start
+import importlib
 
 if __name__ == "__main__":
-    start()
+    importlib.import_module("tfap.command_line.start").start()

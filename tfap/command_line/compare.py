@@ -11,24 +11,23 @@ from tfap.command_line.command import Command, UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-    _comparison().define(values)
+    importlib.import_module("tfap.loading")  # the flags name the methods
+    from tfap.comparison import command
+
+    command.define(values)
 
 
 def _run(arguments: Sequence[str], values: flags.FlagValues) -> None:
+    from tfap.comparison import command
+
     if arguments:
         raise UserError(f"expected flags only: received {' '.join(map(repr, arguments))}")
     output.check_parent(pathlib.Path(values.directory, "rows.csv"))
     try:
-        _comparison().methods(values), _comparison().sparsities(values)
+        command.methods(values), command.sparsities(values)
     except ValueError as error:
         raise UserError(str(error)) from error
-    _comparison().run(values)
-
-
-def _comparison():
-    """Returns what `python -m tfap.comparison` runs. Its flags name the methods, so it is loaded for them."""
-    importlib.import_module("tfap.loading")
-    return importlib.import_module("tfap.comparison.command")
+    command.run(values)
 
 
 COMMAND = Command(

@@ -72,7 +72,25 @@ def compact(
         raise ValueError("counts and drop_silent=True go together: received only one of them.")
     if drop_silent:
         return remove_dead_channels(model, Liveness(model, _silent_channels(Graph(model), counts))).model
-    compacted = remove_dead_channels(model, Liveness(model)).model
+    return _checked(model, arrays)
+
+
+def compact_to(model: Model, kept: np.ndarray, data: Arrays | None = None) -> Model:
+    """Removes removable channels as `compact` does, but none of some channel groups.
+
+    Args:
+        model: As in `compact`.
+        kept: Boolean array, shape `(groups,)`: the channel groups that stay, though they may be removable.
+        data: As in `compact`.
+
+    Returns:
+        A new model.
+    """
+    return _checked(model, None if data is None else keras_compat.input_arrays(model, data), kept)
+
+
+def _checked(model, arrays, kept=None):
+    compacted = remove_dead_channels(model, Liveness(model), kept).model
     equality.check_equal(model, compacted, arrays)
     return compacted
 
@@ -180,9 +198,16 @@ class Compaction:
     channels: dict[str, np.ndarray]
 
 
-def remove_dead_channels(model: Model, liveness: Liveness) -> Compaction:
-    """Removes the channels that a `Liveness` of the model finds dead. The `Liveness` cannot be used again."""
+def remove_dead_channels(model: Model, liveness: Liveness, staying: np.ndarray | None = None) -> Compaction:
+    """Removes the channels that a `Liveness` of the model finds dead. The `Liveness` cannot be used again.
+
+    Args:
+        model: The model.
+        liveness: Its `Liveness`.
+        staying: Boolean array, shape `(groups,)`: the channel groups that stay anyway. None for none.
+    """
     kept, graph = kept_groups(liveness), liveness.graph
+    kept = kept if staying is None else kept | staying
     groups = {path: liveness.groups(path) for path in graph.calls_of}
     parts = {path: _kept_part(layer, path, liveness, kept) for path, layer in graph.layers()}
     parts = {path: part for path, part in parts.items() if part is not None}

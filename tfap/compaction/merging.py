@@ -14,9 +14,12 @@ import time
 
 import numpy as np
 
-from tfap.compaction.compact import compact
+from tfap.budgets.budget import Budget
+from tfap.budgets.rounding import Rounded
+from tfap.budgets.search import BudgetResult
+from tfap.compaction.choosing import Choice
+from tfap.compaction.compact import compact, compact_to
 from tfap.compaction.removable import RemovableChannels
-from tfap.compensation.allocation import Allocation, ModelCost
 from tfap.compensation.consumers import Consumer
 from tfap.graph.features import features_of
 from tfap.keras_compat.types import Model
@@ -78,24 +81,34 @@ class Merging:
         model: The new model, with fewer units.
         merges: List of `Merge`, one per removed channel, or per set of coupled ones.
         layers: List of `MergedLayer`, in graph order.
+        budget: `BudgetResult`. None without a budget.
+        rounded: `Rounded`: what rounding kept. None without it.
     """
 
     model: Model
     merges: list[Merge]
     layers: list[MergedLayer]
+    budget: BudgetResult | None = None
+    rounded: Rounded | None = None
 
 
 def merge_similar(
-    model: Model, sparsity: float, plan: PruningPlan, target: str = "weights", scope: str = "global"
+    model: Model,
+    sparsity: float | Budget,
+    plan: PruningPlan,
+    target: str = "weights",
+    scope: str = "global",
+    round_to: int = 1,
 ) -> Merging:
     """Removes the channels that other ones can take over best.
 
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
-        sparsity: Float in [0, 1). The fraction of the target that is removed at most.
+        sparsity: Float in [0, 1). The fraction of the target that is removed at most. Or a `Budget`.
         plan: The `PruningPlan` of the model: which layers may lose channels.
         target: Unit of the sparsity: "weights", "flops", or "neurons".
         scope: "global" ranks all channels together; "local" removes the same fraction from every layer.
+        round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all.
 
     Returns:
         A `Merging`.
@@ -104,9 +117,12 @@ def merge_similar(
         ValueError: If nothing can be removed.
     """
     merger = _Merger(model, plan)
-    kept = merger.kept_groups(sparsity, target, scope)
+    choice = Choice(model, merger.removable, sparsity, target, scope, round_to)
+    kept = choice.kept(merger.scores(scope))
     merges = merger.merge(kept)
-    return Merging(compact(merger.model), merges, merger.layers)
+    small = compact(merger.model) if round_to == 1 else compact_to(merger.model, kept)
+    choice.finish(small)
+    return Merging(small, merges, merger.layers, choice.result, choice.rounded)
 
 
 class _Merger:
@@ -114,31 +130,32 @@ class _Merger:
 
     Attributes:
         model: The copy.
+        removable: Its `RemovableChannels`.
         layers: List of `MergedLayer` so far.
     """
 
     def __init__(self, model, plan):
-        self._removable = RemovableChannels(model, plan)
-        self.model = self._removable.model
+        self.removable = RemovableChannels(model, plan)
+        self.model = self.removable.model
         self.layers: list[MergedLayer] = []
-        self._liveness, self._sets = self._removable.liveness, self._removable.sets
+        self._liveness, self._sets = self.removable.liveness, self.removable.sets
         features = features_of(self._liveness.graph, self._liveness.channels)
-        self._sides = [_Side(consumer, features) for consumer in self._removable.consumers.values()]
+        self._sides = [_Side(consumer, features) for consumer in self.removable.consumers.values()]
 
-    def kept_groups(self, sparsity, target, scope):
-        """Returns which channel groups to keep: boolean array."""
-        cost = ModelCost(self.model, self._liveness, target, self._removable.prunable)
-        allocation = Allocation(cost, self._liveness, self._sets)
-        orders = [_merge_order(self._costs(groups)) for groups in self._sets]
-        if scope == "global":
-            scores = [np.empty(len(groups)) for groups in self._sets]
-            for values, groups, (order, errors) in zip(scores, self._sets, orders):
-                values[order] = _of_what_is_left(errors, self._consumers_of(groups))
-            kept = allocation.of_lowest(scores, sparsity)
-        else:
-            ordered = [groups[order] for groups, (order, _) in zip(self._sets, orders)]
-            kept = allocation.of_same_fraction(ordered, sparsity)
-        return self._removable.evened(kept)
+    def scores(self, scope):
+        """Returns an array per set: groups with the lowest values are merged first."""
+        scores = []
+        for groups in self._sets:
+            order, errors = _merge_order(self._costs(groups))
+            values = np.empty(len(groups))
+            # Within a set, errors relative to what is left rise, so that both follow the order.
+            values[order] = (
+                _of_what_is_left(errors, self._consumers_of(groups))
+                if scope == "global"
+                else np.arange(len(order))
+            )
+            scores.append(values)
+        return scores
 
     def _costs(self, groups):
         """Returns the error of letting channel r take over channel d: array, shape `(d, r)`."""

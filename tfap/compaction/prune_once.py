@@ -3,21 +3,25 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import numpy as np
 
 from tfap import keras_compat
 from tfap.activations import batch_norm
-from tfap.activations.batches import EMPTY, Batches
 from tfap.activations.recalibration import recalibrate as recalibrated
+from tfap.budgets.budget import Budget, is_budget
+from tfap.compaction.allocation import Allocation, allocated_sets, allocation_of, is_allocation
 from tfap.compaction.channel_scores import ChannelScores
-from tfap.compaction.compact import compact
+from tfap.compaction.choosing import Choice
+from tfap.compaction.compact import compact, compact_to
+from tfap.compaction.input_batches import InputBatches
 from tfap.compaction.merging import merge_similar
 from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
 from tfap.compaction.removable import RemovableChannels
-from tfap.compensation.allocation import Allocation, ModelCost
+from tfap.compaction.sensitivity import output_sensitivity
+from tfap.compaction.sensitivity_table import Sensitivity
 from tfap.compensation.consumers import Consumer
 from tfap.compensation.refit import RIDGE, relative
 from tfap.compensation.removal import Repeatable, consuming, removal_errors
@@ -27,7 +31,7 @@ from tfap.criteria import Criterion
 from tfap.graph.calls import Graph, channel_axis
 from tfap.graph.flops import flops
 from tfap.graph.linear import Grouped
-from tfap.keras_compat import eager, equality
+from tfap.keras_compat import equality
 from tfap.keras_compat.types import Data, Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.plan import LayerSelection, make_plan
@@ -42,16 +46,17 @@ _COMPENSATIONS = (True, False, "mean")
 def prune_once(
     model: Model,
     data: Data,
-    sparsity: float,
+    sparsity: float | Mapping[str, Any],
     criterion: Criterion | str = ...,
     target: str = ...,
-    scope: str = ...,
+    scope: str | Sensitivity = ...,
     compensate: bool | str = ...,
     recalibrate: bool = ...,
     samples: int = ...,
     batch_size: int = ...,
     skip: LayerSelection = ...,
     ridge: float = ...,
+    round_to: int = ...,
     return_report: Literal[False] = ...,
 ) -> Model: ...
 
@@ -60,16 +65,17 @@ def prune_once(
 def prune_once(
     model: Model,
     data: Data,
-    sparsity: float,
+    sparsity: float | Mapping[str, Any],
     criterion: Criterion | str = ...,
     target: str = ...,
-    scope: str = ...,
+    scope: str | Sensitivity = ...,
     compensate: bool | str = ...,
     recalibrate: bool = ...,
     samples: int = ...,
     batch_size: int = ...,
     skip: LayerSelection = ...,
     ridge: float = ...,
+    round_to: int = ...,
     *,
     return_report: Literal[True],
 ) -> tuple[Model, PruneOnceReport]: ...
@@ -78,16 +84,17 @@ def prune_once(
 def prune_once(
     model: Model,
     data: Data,
-    sparsity: float,
+    sparsity: float | Mapping[str, Any],
     criterion: Criterion | str = "reconstruction",
     target: str = "weights",
-    scope: str = "local",
+    scope: str | Sensitivity = "local",
     compensate: bool | str = True,
     recalibrate: bool = True,
     samples: int = 2048,
     batch_size: int = 32,
     skip: LayerSelection = (),
     ridge: float = RIDGE,
+    round_to: int = 1,
     return_report: bool = False,
 ) -> Model | tuple[Model, PruneOnceReport]:
     """Removes neurons and channels from a trained model at once, without training.
@@ -102,12 +109,18 @@ def prune_once(
         data: Inputs: an array, a list or dict of arrays for several inputs, a tuple `(x, y)`, or batches of
             `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Only `tfap.Gradient`
             reads labels. None merges similar neurons instead, by their weights alone.
-        sparsity: Float in [0, 1). The fraction of the target that is removed at most.
+        sparsity: Float in [0, 1). The fraction of the target that is removed at most. Or a budget of the
+            whole model, a dict such as `{"flops": 0.5}`, `{"weights": 50_000}`, `{"bytes": 300_000}`,
+            `{"latency_ms": 2.0}` or `{"speedup": 2.0, "runtime": "onnx"}`. Bytes and times are measured, on
+            smaller models that are exported. Or the fraction of channels to remove per layer: a
+            `tfap.Allocation`, or a dict of layer path to fraction such as `{"conv": 0.25}`.
         criterion: A `tfap.Criterion` or its name: which channels are removed.
         target: Unit of the sparsity: "weights" (of the kernels of the model), "flops" (of the model), or
             "neurons" (of the layers that can be pruned).
         scope: "local" removes the same fraction of channels from every layer; "global" ranks the channels of
-            all layers together.
+            all layers together; "allocated" measures how much the outputs bear of each layer, as
+            `tfap.sensitivity`, and chooses fractions with a small change, as `tfap.allocate`. The result of
+            `tfap.sensitivity` does the same without measuring again.
         compensate: Boolean. Whether to refit the weights that are kept. "mean" only adds the mean of what
             removed channels contributed to the biases, and False does neither.
         recalibrate: Boolean. Whether to compute the statistics of BatchNormalization layers anew at the end,
@@ -117,6 +130,8 @@ def prune_once(
         skip: Layers whose neurons are kept, as in `tfap.prune`.
         ridge: Float >= 0. Strength of the ridge, relative to the mean square of the activations. Larger
             values change weights less.
+        round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all of them,
+            because some runtimes are slower with other numbers. Rounding is up.
         return_report: Boolean. Whether to also return a `PruneOnceReport`.
 
     Returns:
@@ -127,8 +142,10 @@ def prune_once(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is invalid; if the model is wrapped, stateful, subclassed, or unbuilt, or has
-            no removable channels; if the data is empty, does not fit the inputs, or has NaN or infinity; or
-            if the criterion needs what the data does not give, such as labels for `tfap.Gradient`.
+            no removable channels; if a budget has unknown keys, or cannot be met, with the least that can be
+            asked for; if the data is empty, does not fit the inputs, or has NaN or infinity; or if the
+            criterion needs what the data does not give, such as labels for `tfap.Gradient`.
+        ImportError: If the runtime of a budget is not installed.
 
     Example:
 
@@ -149,24 +166,43 @@ def prune_once(
     start = time.monotonic()
     keras_compat.check_plain(model, "tfap.prune_once")
     equality.check_comparable(model)
-    _check_arguments(sparsity, target, scope, compensate, recalibrate, ridge)
-    settings = PruningSettings(0.0, criterion, scope, "neuron", target=target)
+    goal = _goal(sparsity, target, model)
+    _check_arguments(target, scope, compensate, recalibrate, ridge)
+    checks.integer("round_to", round_to)
+    # What "allocated" allocates are channels per layer, of which the order is that of "local".
+    ranked = "global" if scope == "global" else "local"
+    settings = PruningSettings(0.0, criterion, ranked, "neuron", target=target)
     if data is None:
-        _check_without_data(criterion, compensate)
+        _check_without_data(criterion, compensate, scope, goal)
         plan = make_plan(model, settings, (), skip)
-        merging = merge_similar(model, float(sparsity), plan, target, scope)
+        merging = merge_similar(model, goal, plan, target, ranked, round_to)
         if not return_report:
             return merging.model
         return merging.model, _report_of_merging(model, merging, plan, time.monotonic() - start)
-    batches = _InputBatches(model, data, checks.integer("samples", samples), batch_size)
-    pruner = _Pruner(model, batches, settings, make_plan(model, settings, (), skip), float(ridge))
+    batches = InputBatches(model, data, checks.integer("samples", samples), batch_size)
+    plan = make_plan(model, settings, (), skip)
+    pruner = _Pruner(model, batches, settings, plan, float(ridge))
+    choice = Choice(model, pruner.removable, goal, target, ranked, round_to)
     with Progress("Pruning", pruner.steps) as progress:
-        kept = pruner.kept_groups(float(sparsity), data, progress)
+        scores = pruner.scores(data, progress)
+    sets = None
+    if isinstance(scope, Sensitivity):
+        sets = allocated_sets(pruner.removable, scope)
+    elif scope == "allocated" and not isinstance(goal, Allocation):
+        sets = pruner.allocated_sets(model, data, batches, compensate is True)
+    if sets is not None:
+        choice.losses = [each.losses for each in sets]
+    kept = choice.kept(scores)
+    with Progress("Refitting", pruner.steps) as progress:
         layers = pruner.remove(kept, compensate, progress)
-    small = compact(pruner.model, data=batches.few())
+    if round_to == 1:
+        small = compact(pruner.model, data=batches.few())
+    else:
+        small = compact_to(pruner.model, pruner.kept, batches.few())
     is_recalibrated = recalibrate and bool(batch_norm.normalizations(small))
     if is_recalibrated:
         small = recalibrated(small, batches)
+    choice.finish(small)
     if not return_report:
         return small
     report = PruneOnceReport(
@@ -177,11 +213,42 @@ def prune_once(
         samples=batches.samples,
         recalibrated=is_recalibrated,
         seconds=time.monotonic() - start,
+        budget=choice.result,
+        rounded=choice.rounded,
+        allocation=_allocation(goal, pruner.removable, kept, sets, choice.result),
     )
     return small, report
 
 
-def _check_without_data(criterion, compensate):
+def _allocation(goal, removable, kept, sets, result):
+    """Returns the allocation that was given or chosen, or None."""
+    if sets is None:
+        return goal if isinstance(goal, Allocation) else None
+    return allocation_of(removable, kept, sets, result)
+
+
+def _goal(sparsity, target, model):
+    """Returns the sparsity as a float, the budget, or the allocation."""
+    if is_allocation(sparsity, model):
+        return sparsity if isinstance(sparsity, Allocation) else Allocation(sparsity)
+    if not is_budget(sparsity):
+        if not 0 <= checks.number("sparsity", sparsity) < 1:
+            raise ValueError(f"sparsity must be in [0, 1): received {sparsity}.")
+        return float(sparsity)
+    if target != "weights":
+        raise ValueError(
+            f"target is the unit of a fraction, and a budget names its own: received target={target!r} with "
+            f"{sparsity}. Leave target out."
+        )
+    return Budget.of(sparsity)
+
+
+def _check_without_data(criterion, compensate, scope, goal):
+    if scope not in ("global", "local") or isinstance(goal, Allocation):
+        raise ValueError(
+            "data is None, so nothing tells how much the outputs bear of each layer: pass a few hundred "
+            'inputs as data, or scope="local" or "global" and a sparsity or budget.'
+        )
     if criterion != "reconstruction" or compensate is not True:
         raise ValueError(
             "data is None, so similar neurons are merged by their weights alone, which needs the default "
@@ -206,61 +273,19 @@ def _report_of_merging(model, merging, plan, seconds):
         recalibrated=False,
         seconds=seconds,
         merges=tuple(merging.merges),
+        budget=merging.budget,
+        rounded=merging.rounded,
     )
 
 
-def _check_arguments(sparsity, target, scope, compensate, recalibrate, ridge):
-    if not 0 <= checks.number("sparsity", sparsity) < 1:
-        raise ValueError(f"sparsity must be in [0, 1): received {sparsity}.")
+def _check_arguments(target, scope, compensate, recalibrate, ridge):
     checks.choice("target", target, _TARGETS)
-    checks.choice("scope", scope, ("global", "local"))
+    if not isinstance(scope, Sensitivity):
+        checks.choice("scope", scope, ("global", "local", "allocated"))
     checks.choice("compensate", compensate, _COMPENSATIONS)
     checks.choice("recalibrate", recalibrate, (True, False))
     if checks.number("ridge", ridge) < 0:
         raise ValueError(f"ridge must be a number >= 0: received {ridge}.")
-
-
-class _InputBatches:
-    """The first inputs of some data, in batches, which can be read again and again.
-
-    Attributes:
-        samples: Integer. The number of inputs.
-    """
-
-    def __init__(self, model, data, limit, batch_size):
-        given = self._inputs(model, data)
-        reader, self._model = eager.InputReader(model), model
-        self._batches, self.samples = [], 0
-        for batch in Batches(model, given, batch_size, steps=limit):
-            arrays = [keras_compat.to_numpy(tensor) for tensor in reader.read(batch)]
-            arrays = [array[: limit - self.samples] for array in arrays]
-            if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
-                raise ValueError(
-                    "data contains NaN or infinity: expected finite inputs. Remove these samples."
-                )
-            self._batches.append(arrays)
-            self.samples += len(arrays[0])
-            if self.samples >= limit:
-                break
-        if not self.samples:
-            raise ValueError(EMPTY)
-
-    def _inputs(self, model, data):
-        """The inputs of `(x, y)` or `(x, y, sample_weight)`; other data as it is."""
-        is_labeled = isinstance(data, tuple) and len(data) in (2, 3) and len(data) != len(model.inputs)
-        return data[0] if is_labeled else data
-
-    def __iter__(self) -> Iterator[Any]:
-        for arrays in self._batches:
-            yield (keras_compat.packed_inputs(self._model, arrays),)
-
-    def inputs(self):
-        """Iterates over the inputs of each batch, as the model takes them."""
-        return (batch for (batch,) in self)
-
-    def few(self):
-        """Returns the first inputs as a list of arrays, to compare outputs on."""
-        return [array[: equality.SAMPLES] for array in self._batches[0]]
 
 
 class _Pruner:
@@ -268,19 +293,21 @@ class _Pruner:
 
     Attributes:
         model: The copy. Its shapes stay; the weights that consume removed channels become zero.
+        removable: Its `RemovableChannels`.
+        kept: Boolean array: the channel groups that are kept, after `remove`.
     """
 
     def __init__(self, model, batches, settings, plan, ridge):
         self._settings, self._plan, self._ridge = settings, plan, ridge
         self._inputs = Repeatable(batches.inputs)
-        self._removable = RemovableChannels(model, plan)
-        self.model, self._liveness = self._removable.model, self._removable.liveness
-        self._consumers, self._sets = self._removable.consumers, self._removable.sets
+        self.removable = RemovableChannels(model, plan)
+        self.model, self._liveness = self.removable.model, self.removable.liveness
+        self._consumers, self._sets = self.removable.consumers, self.removable.sets
 
     @property
     def steps(self):
         """Integer. About how many steps the progress bar shows."""
-        return len(self._consumers) * (2 if self._measures_errors else 1)
+        return len(self._consumers)
 
     @property
     def _measures_errors(self):
@@ -294,19 +321,8 @@ class _Pruner:
 
     # -- which channels --------------------------------------------------------------------------------
 
-    def kept_groups(self, sparsity, data, progress):
-        """Returns which channel groups to keep: boolean array."""
-        cost = ModelCost(self.model, self._liveness, self._settings.target, self._removable.prunable)
-        allocation = Allocation(cost, self._liveness, self._sets)
-        scores = self._scores(data, progress)
-        if self._settings.scope == "global":
-            kept = allocation.of_lowest(scores, sparsity)
-        else:
-            orders = [groups[np.argsort(its, kind="stable")] for groups, its in zip(self._sets, scores)]
-            kept = allocation.of_same_fraction(orders, sparsity)
-        return self._removable.evened(kept)
-
-    def _scores(self, data, progress):
+    def scores(self, data, progress):
+        """Returns the scores of the groups of each set: those with the lowest are removed first."""
         errors = self._removal_errors(progress) if self._measures_errors else None
         scores = ChannelScores(self.model, self._settings.criterion, self._plan, self._liveness, errors)
         by_group = scores.by_group(self._inputs, data)
@@ -320,9 +336,17 @@ class _Pruner:
         is_local = self._settings.scope == "local"
         sets = [groups for groups in self._sets if not (is_local and self._only_consumer(groups))]
         found = removal_errors(self.model, self._inputs, sets, self._consumers, self._ridge, progress.advance)
-        errors = np.zeros(self._removable.channels.size)
+        errors = np.zeros(self.removable.channels.size)
         errors[list(found)] = list(found.values())
         return errors
+
+    def allocated_sets(self, model, data, batches, compensate):
+        """Measures the losses of the coupled sets of the given model. Returns a list of `AllocatedSet`."""
+        settings = self._settings
+        sensitivity = output_sensitivity(
+            model, self.removable, data, batches, self._plan, settings.criterion, compensate, self._ridge
+        )
+        return allocated_sets(self.removable, sensitivity)
 
     def _sweep(self, consumers, done):
         if consumers:
@@ -333,7 +357,7 @@ class _Pruner:
 
     def remove(self, kept, compensate, progress):
         """Takes removed channels out of their consumers. Returns a list of `RefittedLayer`."""
-        self._kept = kept.copy()
+        self.kept = kept.copy()  # `_choose_again` changes it
         rows = []
 
         def done(consumer):
@@ -341,7 +365,7 @@ class _Pruner:
             consumer.forget()
             progress.advance()
 
-        reading = [consumer for consumer in self._consumers.values() if not self._kept[consumer.groups].all()]
+        reading = [consumer for consumer in self._consumers.values() if not self.kept[consumer.groups].all()]
         self._sweep(reading, done)
         return rows
 
@@ -350,20 +374,20 @@ class _Pruner:
         problems = consumer.problems(self._ridge)
         if self._measures_errors:
             self._choose_again(consumer, problems)
-        removed = [~self._kept[problem.groups] for problem in problems]
+        removed = [~self.kept[problem.groups] for problem in problems]
         plain = [problem.without(marks) for problem, marks in zip(problems, removed)]
         fitted = plain
         if compensate is True:
             fitted = [problem.refit(marks) for problem, marks in zip(problems, removed)]
         consumer.write(fitted, problems, fold=bool(compensate))
-        consumer.clear(~self._kept[consumer.groups])
+        consumer.clear(~self.kept[consumer.groups])
         errors = [
             sum(relative(problem.error(weights), problem.scale) for problem, weights in zip(problems, each))
             for each in (plain, fitted)
         ]
         return RefittedLayer(
             path=consumer.path,
-            inputs=(len(consumer.groups), int(self._kept[consumer.groups].sum())),
+            inputs=(len(consumer.groups), int(self.kept[consumer.groups].sum())),
             units=(0, 0),
             error_before=errors[0],
             error_after=errors[1],
@@ -387,11 +411,11 @@ class _Pruner:
     def _choose_again(self, consumer, problems):
         """Chooses as many channels as before, on the activations of the layers before as they are now."""
         for groups in self._sets:
-            removed = int((~self._kept[groups]).sum())
+            removed = int((~self.kept[groups]).sum())
             if removed and self._only_consumer(groups) == consumer.path:
                 order = removal_order(problems, groups, removed)
-                self._kept[groups] = True
-                self._kept[order.groups] = False
+                self.kept[groups] = True
+                self.kept[order.groups] = False
 
 
 def _with_units(layers, model, small):

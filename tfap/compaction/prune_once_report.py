@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+from tfap.budgets.rounding import Rounded
+from tfap.budgets.search import BudgetResult
+from tfap.compaction.allocation import Allocation
 from tfap.compaction.merging import Merge
 from tfap.utils import tables
 
@@ -49,6 +52,11 @@ class PruneOnceReport:
         seconds: Float. Time of everything.
         merges: Tuple of `tfap.compaction.merging.Merge`, one per channel that was merged into a similar one,
             without data. Errors of the layers are then what the weights tell, not measured.
+        budget: `BudgetResult`: what the budget asked for, what was predicted, and what the model measures.
+            None without a budget.
+        rounded: `Rounded`: what `round_to` kept, and what it would be without. None if `round_to` is 1.
+        allocation: `tfap.Allocation`: the fraction of channels per layer that was given, or that
+            `scope="allocated"` chose. None for other scopes.
     """
 
     layers: tuple[RefittedLayer, ...]
@@ -59,10 +67,14 @@ class PruneOnceReport:
     recalibrated: bool
     seconds: float
     merges: tuple[Merge, ...] = ()
+    budget: BudgetResult | None = None
+    rounded: Rounded | None = None
+    allocation: Allocation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain data: a dict of numbers, strings, tuples, and dicts."""
-        return dataclasses.asdict(self)
+        allocation = None if self.allocation is None else self.allocation.to_dict()
+        return {**dataclasses.asdict(self), "allocation": allocation}
 
     def __str__(self) -> str:
         table = tables.table_of(
@@ -86,6 +98,10 @@ class PruneOnceReport:
             yield "FLOPs per sample: {:,} before, {:,} after.".format(*self.flops)
         done = "BatchNormalization statistics computed anew." if self.recalibrated else ""
         yield f"{self.samples:,} samples, {self.seconds:.1f} seconds. {done}".strip()
+        if self.budget is not None:
+            yield str(self.budget)
+        if self.rounded is not None:
+            yield str(self.rounded)
         if self.merges:
             exact = sum(merge.is_exact for merge in self.merges)
             yield (

@@ -64,6 +64,34 @@ class RemovableChannels:
             produced.append(groups)
         return coupled_sets(produced, removable)
 
+    def layers_of(self, groups: np.ndarray) -> list[str]:
+        """Lists the paths of the layers that produce some of these channel groups, in graph order."""
+        return [path for path in self._producers if np.isin(self.liveness.groups(path)[1], groups).any()]
+
+    @property
+    def _producers(self):
+        maps = {*self.liveness.linear_maps, *self.liveness.depthwise}
+        return [path for path, _ in self.liveness.graph.layers() if path in maps]
+
+    def without_first(self, order: np.ndarray, count: int) -> np.ndarray:
+        """Removes the first groups of a set, but keeps a channel of every layer.
+
+        Args:
+            order: Integer array. The groups of the set, first the one to remove first.
+            count: Integer. How many to remove at most.
+
+        Returns:
+            A boolean array, shape `(groups,)`: which channel groups are kept.
+        """
+        kept = np.ones(self.channels.size, bool)
+        kept[order[:count]] = False
+        rank = {int(group): at for at, group in enumerate(order)}
+        for path in self._producers:
+            groups = self.liveness.groups(path)[1]
+            if not kept[groups].any():
+                kept[max(groups, key=lambda group: rank.get(int(group), -1))] = True
+        return self.evened(kept)
+
     def evened(self, kept: np.ndarray) -> np.ndarray:
         """Keeps as many channels of every group of a grouped convolution.
 

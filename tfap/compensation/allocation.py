@@ -96,21 +96,52 @@ class Allocation:
         }
         self._sides = [np.array(side, int) for side in sides]
 
+    @property
+    def sets(self) -> Sequence[np.ndarray]:
+        """The groups of each set of coupled layers that may be removed, as given."""
+        return self._sets
+
     def of_same_fraction(self, orders: Sequence[np.ndarray], sparsity: float) -> np.ndarray:
         """Removes the largest same fraction of every set. Returns the kept groups, a boolean array."""
         least, low, high = self._least(sparsity), 0.0, 1.0
         for _ in range(40):
             fraction = (low + high) / 2
-            if self._cost.of(self._without(orders, fraction)) >= least:
+            if self._cost.of(self.without(orders, fraction)) >= least:
                 low = fraction
             else:
                 high = fraction
-        return self._without(orders, high if self._cost.of(self._without(orders, high)) >= least else low)
+        return self.without(orders, high if self._cost.of(self.without(orders, high)) >= least else low)
 
-    def _without(self, orders, fraction):
+    def without(
+        self,
+        orders: Sequence[np.ndarray],
+        fraction: float,
+        step: int = 1,
+        phases: Sequence[float] | None = None,
+    ) -> np.ndarray:
+        """Removes the same fraction of every set.
+
+        Args:
+            orders: The groups of each set, in the order in which they are removed.
+            fraction: Float in [0, 1].
+            step: Integer >= 1. Groups of a set that are removed together.
+            phases: Floats in [0, 1), one per set: where between two steps a set rounds down. With different
+                ones, sets of equal size do not all lose a group at the same fraction. None is 0.
+
+        Returns:
+            The kept groups, a boolean array. Every set and every layer keeps at least one.
+        """
         kept = np.ones(self._size, bool)
-        for order in orders:
-            kept[order[: min(len(order) - 1, math.floor(fraction * len(order) + 1e-9))]] = False
+        for order, phase in zip(orders, phases or [0.0] * len(orders), strict=True):
+            count = step * math.floor(fraction * len(order) / step + phase + 1e-9)
+            kept[order[: min(len(order) - 1, count)]] = False
+        return self._with_one_each(kept, orders)
+
+    def without_counts(self, orders: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
+        """Removes so many groups of every set. Returns the kept groups, a boolean array, as in `without`."""
+        kept = np.ones(self._size, bool)
+        for order, count in zip(orders, counts, strict=True):
+            kept[order[: min(len(order) - 1, count)]] = False
         return self._with_one_each(kept, orders)
 
     def _with_one_each(self, kept, orders):
@@ -128,13 +159,14 @@ class Allocation:
         least, low, high = self._least(sparsity), 0, len(order)
         while low < high:  # the cost falls with every removal
             count = (low + high + 1) // 2
-            if self._cost.of(self._without_first(order, count)) >= least:
+            if self._cost.of(self.without_first(order, count)) >= least:
                 low = count
             else:
                 high = count - 1
-        return self._without_first(order, low)
+        return self.without_first(order, low)
 
-    def _without_first(self, order, count):
+    def without_first(self, order: np.ndarray, count: int) -> np.ndarray:
+        """Removes the first groups of an order over all sets. Returns the kept groups, a boolean array."""
         kept = np.ones(self._size, bool)
         kept[order[:count]] = False
         return self._with_one_each(kept, [order])

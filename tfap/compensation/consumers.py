@@ -44,7 +44,7 @@ class Consumer:
     """
 
     def __init__(self, path: str, calls: list[Call], groups: np.ndarray, fixed: Collection[int] = ()) -> None:
-        self.path, self.calls, self.groups = path, calls, groups
+        self.path, self.calls, self.groups, self._fixed = path, calls, groups, fixed
         self.layer = calls[0].layer
         self._map: Any = linear.from_layer(self.layer)
         self._kernel: np.ndarray = self._map.kernels[-1]
@@ -175,6 +175,15 @@ class Consumer:
 
     def _bias_change(self, changes):
         return np.sum(changes, axis=0)
+
+    def renewed(self) -> "Consumer":
+        """Returns a consumer of the same layer, which starts from the weights that the layer has now."""
+        return type(self)(self.path, self.calls, self.groups, self._fixed)
+
+    def layers_written(self) -> list[Any]:
+        """Lists the layers whose weights `write` and `clear` change."""
+        normalization = _normalization_after(self, self._fixed)
+        return [self.layer] if normalization is None else [self.layer, normalization]
 
     def clear(self, removed: np.ndarray) -> None:
         """Sets the weights of removed input channels to zero: boolean array, shape `(input channels,)`."""
@@ -334,22 +343,27 @@ def _shift_of(consumer, fixed):
     It adds to the bias. In a layer without one, it subtracts from the moving mean of the BatchNormalization
     that alone consumes the output.
     """
-    layer, linear_map = consumer.layer, consumer._map
+    linear_map = consumer._map
     if isinstance(consumer, _Transposed) or (
         isinstance(consumer, _Pooled) and not linear_map.folds_constants
     ):
         return None
     if linear_map.bias is not None:
         return linear_map.add_to_bias
+    normalization = _normalization_after(consumer, fixed)
+    if normalization is None:
+        return None
+    mean = normalization.moving_mean
+    return lambda change: mean.assign(np.asarray(mean) - change.astype("float32"))
+
+
+def _normalization_after(consumer, fixed):
+    """Returns the BatchNormalization that alone consumes the output of a layer and may change, or None."""
+    layer = consumer.layer
     following = [use for call in consumer.calls for use in call.outputs[0].consumers]
     linear_activation = getattr(getattr(layer, "activation", None), "__name__", "linear") == "linear"
     if len(consumer.calls) != 1 or len(following) != 1 or not linear_activation:
         return None
     normalization = following[0][0].layer
-    if (
-        id(normalization) in fixed
-        or layer_types.of(normalization).constants is not layer_types.ConstantRule.NORMALIZED
-    ):
-        return None
-    mean = normalization.moving_mean
-    return lambda change: mean.assign(np.asarray(mean) - change.astype("float32"))
+    is_normalized = layer_types.of(normalization).constants is layer_types.ConstantRule.NORMALIZED
+    return normalization if is_normalized and id(normalization) not in fixed else None

@@ -8,7 +8,7 @@ import numpy as np
 from tfap.activations.batches import Batches, can_repeat
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.consumers import Consumer, consumers_of
-from tfap.compensation.refit import RIDGE
+from tfap.compensation.refit import RIDGE, LeastSquares
 from tfap.compensation.selection import removal_order
 from tfap.compensation.sweep import Sweep
 from tfap.graph import layer_types
@@ -87,21 +87,52 @@ def removal_errors(
         Dict of group to error.
     """
     errors: dict[int, float] = {}
-    waiting = {at: consuming(groups, consumers) for at, groups in enumerate(sets)}
-    problems: dict[str, Any] = {}
 
-    def ready(consumer: Consumer) -> None:
+    def ready(at: int, problems: Mapping[str, Sequence[LeastSquares]]) -> None:
+        its = [problem for each in problems.values() for problem in each]
+        order = removal_order(its, sets[at])
+        errors.update(zip(order.groups.tolist(), _increasing(order.errors).tolist()))
+
+    visit_problems(model, batches, sets, consumers, ready, ridge, done)
+    return errors
+
+
+def visit_problems(
+    model: Any,
+    batches: Iterable[Any],
+    sets: Sequence[np.ndarray],
+    consumers: Mapping[str, Consumer],
+    ready: Callable[[int, dict[str, list[LeastSquares]]], None],
+    ridge: float = RIDGE,
+    done: Callable[[], None] = lambda: None,
+) -> None:
+    """Measures what layers consume, in one pass through the model, and visits the problems of each set.
+
+    Problems that no set needs any more are freed, so that not all of a large model are in memory at once.
+
+    Args:
+        model: The model.
+        batches: Model inputs, which can be read again.
+        sets: The groups of each set of coupled layers, as integer arrays.
+        consumers: Dict of path to `Consumer`, in graph order.
+        ready: Function `(position of the set, dict of path to the problems of a consumer)`. It may change
+            weights of the model if it restores them.
+        ridge: See `refit.LeastSquares.of`.
+        done: Called after each consumer.
+    """
+    waiting = {at: consuming(groups, consumers) for at, groups in enumerate(sets)}
+    problems: dict[str, list[LeastSquares]] = {}
+
+    def measured(consumer: Consumer) -> None:
         problems[consumer.path] = consumer.problems(ridge)
         consumer.forget()
         for at, paths in list(waiting.items()):
             if all(path in problems for path in paths):
                 del waiting[at]
-                its = [problem for path in paths for problem in problems[path]]
-                order = removal_order(its, sets[at])
-                errors.update(zip(order.groups.tolist(), _increasing(order.errors).tolist()))
+                ready(at, {path: problems[path] for path in paths})
         needed = {path for paths in waiting.values() for path in paths}
         for path in set(problems) - needed:
-            problems[path] = ()  # frees its matrices
+            problems[path] = []  # frees its matrices
         done()
 
     def may_open(consumer: Consumer, open_ones: Sequence[Consumer]) -> bool:
@@ -109,9 +140,8 @@ def removal_errors(
 
     paths = {path for paths in waiting.values() for path in paths}
     Sweep(model, batches, paths).run(
-        [consumers[path] for path in consumers if path in paths], ready, may_open
+        [consumers[path] for path in consumers if path in paths], measured, may_open
     )
-    return errors
 
 
 def consuming(groups: np.ndarray, consumers: Mapping[str, Consumer]) -> list[str]:

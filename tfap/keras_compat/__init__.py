@@ -17,6 +17,7 @@ from tfap.keras_compat.copying import (
     tied_layers,
     why_shared,
 )
+from tfap.keras_compat.distillation import distiller, why_not_distilled
 from tfap.keras_compat.graphs import (
     all_layers,
     calls,
@@ -58,7 +59,7 @@ from tfap.keras_compat.owner import (
     weights_of,
 )
 from tfap.keras_compat.precision import half_layers, with_policy
-from tfap.keras_compat.rebuilding import rebuild
+from tfap.keras_compat.rebuilding import compile_like, rebuild
 from tfap.keras_compat.registry import (
     custom_object_scope,
     register,
@@ -110,10 +111,12 @@ __all__ = [
     "check_optimizer",
     "check_plain",
     "check_readable",
+    "compile_like",
     "copied",
     "copy_of",
     "custom_object_scope",
     "device",
+    "distiller",
     "fixed_batch_size",
     "float_tensor",
     "from_config",
@@ -172,6 +175,7 @@ __all__ = [
     "untrained_variables",
     "weights_of",
     "when_loaded",
+    "why_not_distilled",
     "why_shared",
     "with_policy",
     "write_saved_model",

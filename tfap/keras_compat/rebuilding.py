@@ -37,7 +37,7 @@ def rebuild(model, replace, input_shapes=None, call=None):
         if isinstance(replacement, Replacement):
             _unchain(replacement.layer)
             replacement.set_weights()
-    _compile_like(rebuilt, model)
+    compile_like(rebuilt, model)
     return rebuilt
 
 
@@ -212,7 +212,8 @@ def _hidden_compile(model):
             model.compiled = compiled
 
 
-def _compile_like(target, source):
+def compile_like(target, source):
+    """Compiles a model with the settings of another one, a fresh optimizer and fresh metrics."""
     arguments = private.compile_arguments(source)
     if arguments is None:
         return

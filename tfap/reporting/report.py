@@ -13,9 +13,10 @@ from tfap import keras_compat
 from tfap.exporting import formats, runtime
 from tfap.exporting.sizes import count_weights, disk_size, exported_size
 from tfap.graph import flops
-from tfap.keras_compat.inputs import listed, random_arrays
+from tfap.keras_compat.inputs import random_arrays
 from tfap.keras_compat.types import Data, Model
 from tfap.reporting import latency
+from tfap.reporting.labeled import read_labeled
 from tfap.reporting.layers import layer_figures
 from tfap.reporting.table import ModelReport, Report, check_metric_name
 from tfap.utils.accuracy import accuracy, check_labels
@@ -81,7 +82,7 @@ def report(
     models = [_MeasuredModel(name, source, threads) for name, source in sources.items()]
     samples = None
     if data is not None:
-        inputs, labels = _read(data, [entry.name for entry in models[0].runtime.inputs])
+        inputs, labels = read_labeled(data, [entry.name for entry in models[0].runtime.inputs])
         samples = _Samples(inputs, labels, metric)
     elif batch_sizes:
         samples = _Samples(random_arrays(models[0].runtime.inputs, _CHUNK))
@@ -234,41 +235,6 @@ class _MeasuredModel:
 
 
 # -- samples --------------------------------------------------------------------------------------
-
-
-def _read(data, input_names):
-    """Returns the list of input arrays, in the order of `input_names`, and the labels."""
-    if keras_compat.is_instance(data, "tensorflow.data.Dataset"):
-        data = _concatenated(data)
-    if not isinstance(data, list | tuple) or len(data) != 2:
-        raise TypeError(f"data must be (x, y) or a tf.data.Dataset of such pairs: received {type(data)}.")
-    inputs = [np.asarray(array) for array in listed(data[0], input_names)]
-    return inputs, _labels(data[1], samples=len(inputs[0]))
-
-
-def _labels(y, samples):
-    """Returns labels as an array, or as a dict or list of one array per output."""
-    if isinstance(y, dict):
-        return {name: np.asarray(array) for name, array in y.items()}
-    parts = [np.asarray(part) for part in y] if isinstance(y, list | tuple) else []
-    if len(parts) != samples and parts and all(part.ndim and len(part) == samples for part in parts):
-        return parts
-    return np.asarray(y)
-
-
-def _concatenated(dataset):
-    """Returns `(x, y)` of all batches of a dataset."""
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2:
-        raise TypeError(f"data must be a dataset of pairs (x, y): received elements {spec}.")
-    if keras_compat.is_infinite(dataset):
-        raise ValueError("data must be a finite dataset: pass it without repeat().")
-    if any(part.shape.rank == 0 for part in keras_compat.tree.flatten(spec)):
-        raise ValueError(f"data must be batched: pass dataset.batch(64). Received elements {spec}.")
-    batches = list(dataset.as_numpy_iterator())
-    if not batches:
-        return [], []
-    return keras_compat.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
 
 
 class _Samples:

@@ -1,4 +1,4 @@
-"""Line plots with 95% confidence intervals.
+"""Line plots with 95% confidence intervals, and heat maps.
 
 The functions return figures. They open no window and do not change the state of pyplot.
 """
@@ -7,6 +7,8 @@ import collections
 import dataclasses
 import math
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tfap.utils.statistics import Interval
 
@@ -22,6 +24,7 @@ _ACCURACY_TICKS = (
 )
 _FEWEST_TICKS = 3
 _MOST_SPARSITIES = 7
+_LONGEST_NAME = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,47 @@ def label_sparsity(figure: "matplotlib.figure.Figure", kept: collections.abc.Seq
     axes.set_xticks(shown, [f"{100 * (1 - fraction):.4g}%" for fraction in shown])
     axes.xaxis.set_minor_locator(_matplotlib().ticker.NullLocator())
     axes.invert_xaxis()
+
+
+def heat_map(
+    values: np.ndarray,
+    rows: collections.abc.Sequence[str],
+    columns: collections.abc.Sequence[str],
+    xlabel: str,
+    label: str,
+) -> "matplotlib.figure.Figure":
+    """Plots a table as colors, with the number in each cell.
+
+    Args:
+        values: Array, shape `(rows, columns)`.
+        rows: List of strings. Names of the rows, which are shortened if they are long.
+        columns: List of strings. Names of the columns.
+        xlabel: String. What the columns are.
+        label: String. What the colors are.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    size = (3.5 + 0.62 * len(columns), 1.6 + 0.32 * len(rows))
+    figure = _matplotlib().figure.Figure(figsize=size, dpi=120, layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel)
+    image = axes.imshow(values, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), [_shortened(name) for name in rows])
+    middle = (float(np.nanmin(values)) + float(np.nanmax(values))) / 2
+    for row, column in np.ndindex(*values.shape):
+        value = float(values[row, column])
+        color = "black" if value > middle else "white"
+        axes.text(column, row, f"{value:.2g}", ha="center", va="center", color=color, fontsize=7)
+    figure.colorbar(image, label=label)
+    return figure
+
+
+def _shortened(name):
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _draw_band(axes, band):
