@@ -178,9 +178,9 @@ def test_ticks_are_round_numbers(values, ticks):
 def test_intervals_of_accuracies_are_those_of_wilson():
     # Wilson's interval of 9 of 10, as in Newcombe (1998): (0.5958, 0.9821)
     report = types.SimpleNamespace(metric="accuracy", samples=10)
-    low, share, high = page._score(types.SimpleNamespace(score=0.9), report)
+    low, share, high = page.score_limits(0.9, report)
     assert (round(low, 3), share, round(high, 3)) == (0.596, 0.9, 0.982)
-    assert page._score(types.SimpleNamespace(score=1.0), report)[2] == 1.0
+    assert page.score_limits(1.0, report)[2] == 1.0
 
 
 def test_layers_of_models(keras_module):

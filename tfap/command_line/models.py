@@ -3,7 +3,7 @@
 import json
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfap.command_line.command import UserError
@@ -12,17 +12,18 @@ KERAS_FILES = ".keras, .h5, or a SavedModel folder that tf_keras has written"
 FILES = ".keras, .h5, .tflite, .onnx, or a SavedModel folder"
 
 
-def load(path: str) -> Any:
+def load(path: str, compiled: bool = False) -> Any:
     """Loads a Keras model, without tfap's pruning wrappers, which it takes off.
 
     Args:
         path: String. Path of a `.keras` or `.h5` file, or of a SavedModel folder of tf_keras.
+        compiled: Boolean. Whether the model must be compiled, as the file says how.
 
     Returns:
-        A model of the Keras that wrote the file, not compiled.
+        A model of the Keras that wrote the file.
 
     Raises:
-        UserError: If there is no such file, or it does not hold a Keras model.
+        UserError: If there is no such file, or it does not hold a Keras model or not how to compile it.
     """
     file = _existing(path)
     if file.suffix in (".tflite", ".onnx"):
@@ -32,7 +33,10 @@ def load(path: str) -> Any:
             f"'{path}' is a folder without a Keras model: expected {KERAS_FILES}; "
             "tfap report measures any SavedModel"
         )
-    return _stripped(_loaded(file))
+    model = _stripped(_loaded(file, compiled))
+    if compiled and not _is_compiled(model):
+        raise UserError(f"'{path}' does not say how to train the model: call compile() before you save it")
+    return model
 
 
 def source(path: str) -> Any:
@@ -73,6 +77,27 @@ def named(paths: Sequence[str]) -> dict[str, str]:
     return {(name if short.count(name) == 1 else path): path for name, path in zip(short, paths)}
 
 
+def activations(keras_models: Mapping[str, Any], x: Any) -> dict[str, Any]:
+    """Measures the activations of models on samples, without those that cannot be measured.
+
+    Args:
+        keras_models: Dict of name to model.
+        x: Inputs.
+
+    Returns:
+        Dict of name to the result of `tfap.measure_activations`.
+    """
+    from tfap.activations.measure import measure_activations
+
+    counts = {}
+    for name, model in keras_models.items():
+        try:
+            counts[name] = measure_activations(model, x)
+        except (TypeError, ValueError):  # a model that tfap cannot analyze
+            continue
+    return {name: found for name, found in counts.items() if found}
+
+
 def _existing(path):
     file = pathlib.Path(path)
     if not file.exists():
@@ -91,9 +116,9 @@ def _check_exported(file):
         raise UserError(f"'{file}' cannot be run: {error}") from error
 
 
-def _loaded(file):
+def _loaded(file, compiled):
     try:
-        return _keras_of(file).models.load_model(file, compile=False)
+        return _keras_of(file).models.load_model(file, compile=compiled)
     except UserError:
         raise
     except Exception as error:
@@ -137,6 +162,12 @@ def _version_in_h5(file):
     except OSError as error:
         raise UserError(f"'{file}' is no .h5 file, or not whole: {error}") from error
     return version.decode() if isinstance(version, bytes) else str(version)
+
+
+def _is_compiled(model):
+    from tfap import keras_compat
+
+    return keras_compat.is_compiled(model)
 
 
 def _stripped(model):

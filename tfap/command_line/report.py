@@ -69,23 +69,9 @@ def _write(report: Any, files: dict[str, pathlib.Path | None], keras_models: Any
             elif suffix == "json":
                 path.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
             else:
-                report.to_html(path, activations=_activations(keras_models, samples))
+                given = {} if samples is None else models.activations(keras_models, samples.x)
+                report.to_html(path, activations=given)
         print(f"{path} written")
-
-
-def _activations(keras_models, samples):
-    """Returns the activation counts of each model on the samples, without those that cannot be measured."""
-    if samples is None:
-        return {}
-    from tfap.activations.measure import measure_activations
-
-    counts = {}
-    for name, model in keras_models.items():
-        try:
-            counts[name] = measure_activations(model, samples.x)
-        except (TypeError, ValueError):  # a model that tfap cannot analyze
-            continue
-    return {name: found for name, found in counts.items() if found}
 
 
 def _baseline(given, names):

@@ -3,7 +3,7 @@
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import rich.filesize
@@ -61,6 +61,8 @@ def of_report(
     title: str | None = None,
     activations: Mapping[str, Mapping[str, ActivationCounts]] | None = None,
     sensitivity: Any = None,
+    *,
+    first: Iterable[Html] = (),
     more: Iterable[Html] = (),
 ) -> str:
     """Writes the page of a report.
@@ -70,13 +72,14 @@ def of_report(
         title: String. None for the names of the models.
         activations: Dict of model name to a dict of layer path to `ActivationCounts`.
         sensitivity: A result of `tfap.sensitivity`, or None.
+        first: Iterable of `Html`. Sections at the top.
         more: Iterable of `Html`. Sections below the verdict.
 
     Returns:
         String.
     """
     rows = _in_order(report)
-    sections = [overview(report), verdict(report), *more, speed(report), layers(report)]
+    sections = [*first, overview(report), verdict(report), *more, speed(report), layers(report)]
     sections += [_firing(rows, activations or {}), _sensitivity(sensitivity), figures(report)]
     return page(title or " and ".join(row.name for row in rows[:4]), _lead(report, rows), sections)
 
@@ -107,7 +110,7 @@ def speed(report: Any) -> Html:
     parts = []
     for batch_size in batch_sizes:
         points = [
-            Point(row.name, _latency(row, batch_size, report), _score(row, report))
+            Point(row.name, _latency(row, batch_size, report), score_limits(row.score, report))
             for row in rows
             if row.score is not None
         ]
@@ -150,16 +153,33 @@ def figures(report: Any) -> Html:
             *map(_size, (row.bytes, row.gzipped_bytes)),
             _count(row.flops),
             *(_milliseconds(row.latency[batch_size]) for batch_size in batch_sizes),
-            _score_text(row.score, report),
+            score_text(row.score, report.metric),
         ]
         for row in report
     ]
     return section("All figures", table("Unknown figures are “-”", headings, rows, "plain"))
 
 
-def table_section(title: str, caption: str, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
-    """Writes a section with a table."""
-    return section(title, table(caption, headings, rows))
+def score_limits(score: float, report: Any) -> tuple[float, float, float]:
+    """Returns the limits of a score, and the score between them. Those of an accuracy are Wilson's.
+
+    Args:
+        score: Float.
+        report: The report, with `metric` and `samples`.
+    """
+    if report.metric != "accuracy" or not report.samples:
+        return score, score, score
+    number = report.samples
+    center = (score + _Z**2 / (2 * number)) / (1 + _Z**2 / number)
+    half = _Z * math.sqrt(score * (1 - score) / number + _Z**2 / (4 * number**2)) / (1 + _Z**2 / number)
+    return min(center - half, score), score, max(center + half, score)
+
+
+def score_text(score: float | None, metric: str | None) -> str:
+    """Formats a score: an accuracy in percent, and "-" for None."""
+    if score is None:
+        return "-"
+    return f"{score:.2%}" if metric == "accuracy" else f"{score:.4g}"
 
 
 # -- parts -----------------------------------------------------------------------------------------
@@ -193,11 +213,11 @@ def _savings(row, base, report):
 def _score_change(row, base, report):
     change = row.score - base.score
     if report.metric != "accuracy":
-        yield _value(f"{change:+.3g}"), _label(f"{report.metric}: {_score_text(row.score, report)}")
+        yield _value(f"{change:+.3g}"), _label(f"{report.metric}: {score_text(row.score, report.metric)}")
         return
-    low, _, high = _score(row, report)
+    low, _, high = score_limits(row.score, report)
     clear = not low <= base.score <= high
-    text = _label(f"points of accuracy: {_score_text(row.score, report)}")
+    text = _label(f"points of accuracy: {score_text(row.score, report.metric)}")
     yield _value(f"{100 * change:+.2f}", change > 0 if clear else None), text
 
 
@@ -215,7 +235,7 @@ def _sizes(row, report):
         (_count(row.weights), "weights"),
         (_count(row.flops), "FLOPs per sample"),
         (_size(row.bytes), "on disk"),
-        (_score_text(row.score, report), report.metric),
+        (score_text(row.score, report.metric), report.metric),
     ):
         if value != "-":
             yield _value(value), _label(name)
@@ -238,16 +258,6 @@ def _latency(row, batch_size, report):
     base = 1000 * report[report.baseline].latency[batch_size].median
     ratio = measured.ratio
     return (base, base, base) if ratio is None else (base * ratio.low, base * ratio.median, base * ratio.high)
-
-
-def _score(row, report):
-    """Returns limits and value of a score. Those of an accuracy are Wilson's."""
-    if report.metric != "accuracy" or not report.samples:
-        return row.score, row.score, row.score
-    number, share = report.samples, row.score
-    center = (share + _Z**2 / (2 * number)) / (1 + _Z**2 / number)
-    half = _Z * math.sqrt(share * (1 - share) / number + _Z**2 / (4 * number**2)) / (1 + _Z**2 / number)
-    return min(center - half, share), share, max(center + half, share)
 
 
 def _explained(report):
@@ -304,9 +314,3 @@ def _size(value):
 
 def _milliseconds(latency):
     return f"{1000 * latency.median:.3g}"
-
-
-def _score_text(score, report):
-    if score is None:
-        return "-"
-    return f"{score:.2%}" if report.metric == "accuracy" else f"{score:.4g}"

@@ -1,0 +1,86 @@
+"""The page of a `tfap.shrink` result: the verdict, its stages, what each layer bears, and the report."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tfap.graph.counts import ActivationCounts
+from tfap.reporting.html import page
+from tfap.reporting.html.elements import Html, element, joined, section, table
+from tfap.reporting.html.heat_map import heat_map
+from tfap.reporting.html.scatter import Point, scatter
+
+_RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_UNITS = {"ms": "Latency (ms)", "bytes": "Bytes", "flops": "FLOPs per sample", "weights": "Weights"}
+
+
+def of_result(
+    result: Any, title: str | None, activations: Mapping[str, Mapping[str, ActivationCounts]] | None
+) -> str:
+    """Writes the page.
+
+    Args:
+        result: A `ShrinkResult`.
+        title: String. None for one with the budget.
+        activations: Dict of "dense" and "small" to a dict of layer path to `ActivationCounts`.
+
+    Returns:
+        String.
+    """
+    verdict = section("Verdict", element("p", result.verdict))
+    more = [_stages(result), _allocation(result)]
+    title = title or f"Shrunk to {result.budget}"
+    return page.of_report(result.report, title, activations, first=[verdict], more=more)
+
+
+def _stages(result):
+    """Draws the score of each stage against what its model uses, above the table of the stages."""
+    points = [
+        Point(f"Stage {stage.number}", (stage.used,) * 3, page.score_limits(stage.score, result.report))
+        for stage in result.stages
+        if stage.score is not None
+    ]
+    picture = Html("")
+    if len(points) > 1:
+        percent = result.metric == "accuracy"
+        picture = scatter(points, _UNITS[result.unit], result.metric.capitalize(), percent)
+    scores = [] if result.metric is None else [f"{result.metric} before fit", result.metric]
+    headings = ["Stage", "Weights", "FLOPs", _UNITS[result.unit], *scores, "Seconds"]
+    rows = [_stage_row(stage, result) for stage in result.stages]
+    return section("Stages", picture, table("Each stage prunes the model of the one before", headings, rows))
+
+
+def _stage_row(stage, result):
+    name = "given" if not stage.number else str(stage.number)
+    name += ", returned" if stage.number == result.chosen else ""
+    name += "" if stage.is_accepted else ", too much lost"
+    texts = [page.score_text(score, result.metric) for score in (stage.pruned_score, stage.score)]
+    return [
+        name,
+        f"{stage.weights:,}",
+        "-" if stage.flops is None else f"{stage.flops:,}",
+        f"{stage.used:.4g}" if result.unit == "ms" else f"{stage.used:,.0f}",
+        *([] if result.metric is None else texts),
+        f"{stage.prune_seconds + stage.fit_seconds:.1f}",
+    ]
+
+
+def _allocation(result):
+    """Draws what the outputs bear of each layer of the first model that was pruned, and what it lost."""
+    first = next((stage.allocation for stage in result.stages if stage.allocation), None)
+    if first is None or not first.sets:
+        return Html("")
+    rows, texts = [], []
+    for each in first.sets:
+        removed = [min(round(rate * each.channels), each.channels - 1) for rate in _RATES]
+        changes = [1 - math.exp(-each.losses[number]) for number in removed]
+        fraction = first.get(each.layers[0], 0.0)
+        rows.append((f"{' + '.join(each.layers)}: lost {fraction:.0%}", changes))
+        texts.append([f"{change:.2g}" for change in changes])
+    largest = max([change for _, changes in rows for change in changes] + [1e-9])
+    caption = (
+        "Change of the outputs, relative to their variance, if only this layer loses that share of its "
+        "channels. The first stage took the share beside its name."
+    )
+    columns = [f"{rate:.0%}" for rate in _RATES]
+    return section("What each layer bears", joined([heat_map(caption, columns, rows, texts, largest)]))
