@@ -38,6 +38,8 @@ def write_files(keras):
     nets.fit(wrapped, epochs=4)
     wrapped.save("wrapped.keras")
     tfap.compact(tfap.strip_pruning(wrapped)).save("small.keras")
+    uncompiled = keras.Sequential.from_config(model.get_config())
+    uncompiled.save("uncompiled.keras")
     convolutional = nets.cnn(keras, (8, 8, 3), 2)
     convolutional.save("images.keras")
     np.savez("data.npz", x=x, y=y)
@@ -179,6 +181,67 @@ def test_a_saved_model_of_tf_keras(tmp_path, monkeypatch, capfd):
     assert "30 of 50 weights are prunable" in capfd.readouterr().out
 
 
+# -- shrinking -------------------------------------------------------------------------------------
+
+
+def test_shrink_without_training(run, files):
+    arguments = ["dense.keras", "--data=data.npz", "--weights=0.5", "--out=shrunk", "--html=shrunk/page.html"]
+    code, out, err = run("shrink", *arguments)
+    assert code == 0, err
+    assert "The budget of" in out and "shrunk/model.keras written" in out
+    figures = json.loads(pathlib.Path("shrunk/report.json").read_text())
+    assert figures["meets_budget"] and figures["stages"][figures["chosen"]]["weights"] <= 190
+    made = {path.name for path in pathlib.Path("shrunk").iterdir()}
+    assert made == {"model.keras", "report.json", "report.txt", "page.html", "stages"}
+    code, out, _ = run("plan", "shrunk/model.keras")
+    assert code == 0 and f"of {figures['stages'][figures['chosen']]['weights']} weights" in out
+    page = pathlib.Path("shrunk/page.html").read_text()
+    for expected in ("<h2>Verdict</h2>", "<h2>Stages</h2>", "<h2>What each layer bears</h2>", "Firing rates"):
+        assert expected in page
+
+
+@pytest.mark.slow
+def test_shrink_in_stages_with_training(run, files):
+    given = ["dense.keras", "--data=data.npz", "--flops=0.5", "--epochs=1", "--stages=2", "--out=trained"]
+    code, _, err = run("shrink", *given)
+    assert code == 0, err
+    model = pathlib.Path("trained/model.keras")
+    before = model.read_bytes()
+    model.unlink()
+    code, _, err = run("shrink", *given)  # resumes, with nothing left to do
+    assert code == 0 and len(json.loads(pathlib.Path("trained/report.json").read_text())["stages"]) == 3, err
+    assert len(before) == model.stat().st_size
+    code, _, err = run("shrink", *given[:-1], "--round_to=2", "--out=trained")
+    assert code == 2 and "trained" in err
+
+
+@pytest.mark.tensorflow_only(reason="the exporter")
+@pytest.mark.slow
+def test_shrink_to_bytes_writes_the_file(run, files):
+    code, _, err = run("shrink", "dense.h5", "--data=x.npy", "--bytes=3.2kB", "--out=in_bytes")
+    assert code == 0, err
+    assert pathlib.Path("in_bytes/model.tflite").stat().st_size <= 3200
+
+
+def test_amounts():
+    from tfap.command_line import shrink
+
+    for flags, expected in (
+        (["--bytes=300kB"], {"bytes": 300_000, "runtime": "tflite"}),
+        (["--bytes=1.5MiB", "--runtime=onnx"], {"bytes": 1_572_864, "runtime": "onnx"}),
+        (["--bytes=0.25"], {"bytes": 0.25, "runtime": "tflite"}),
+        (["--weights=50_000"], {"weights": 50_000}),
+        (["--flops=0.5", "--runtime=onnx"], {"flops": 0.5}),
+        (["--speedup=2", "--threads=1"], {"speedup": 2.0, "runtime": "tflite", "threads": 1}),
+    ):
+        values = shrink.COMMAND.flags()
+        values(["shrink", *flags])
+        assert shrink.budget_of(values) == expected
+        assert [type(value) for value in shrink.budget_of(values).values()] == list(
+            map(type, expected.values())
+        )
+
+
 # -- mistakes --------------------------------------------------------------------------------------
 
 MISTAKES = {
@@ -236,6 +299,28 @@ MISTAKES = {
     "export dense.keras empty.html": "must end in .keras, .tflite or .onnx",
     "export dense.keras full": "'full' is a folder that is not an earlier export",
     "export gone.keras out/model.tflite": "there is no file or folder 'gone.keras'",
+    "shrink --data=data.npz --weights=0.5 --out=o": "expected one argument, the file of a Keras model",
+    "shrink dense.keras --data=data.npz --out=o": "expected one budget, --speedup, --latency_ms, --bytes",
+    "shrink dense.keras --data=data.npz --out=o --flops=0.5 --weights=9": "received --weights, --flops",
+    "shrink dense.keras --data=data.npz --out=o --speedup=0.5": "flag --speedup=0.5",
+    "shrink dense.keras --data=data.npz --out=o --bytes=many": "--bytes must be a number, also in kB, MB",
+    "shrink dense.keras --data=data.npz --out=o --weights=3kB": "--weights must be a number, or a fraction",
+    "shrink dense.keras --data=data.npz --out=o --weights=1.5": "1.5",
+    "shrink dense.keras --data=data.npz --out=o --weights=3": "The budget of 3 weights cannot be met: with",
+    "shrink dense.keras --data=data.npz --out=o --weights=9 --threads=1": "--threads is for --speedup and",
+    "shrink dense.keras --data=data.npz --out=o --speedup=2 --runtime=tensorrt": "flag --runtime=tensorrt",
+    "shrink dense.keras --data=data.npz --weights=0.5": "--out is missing: the folder to write",
+    "shrink dense.keras --data=data.npz --weights=0.5 --out=text.txt": "--out must be a folder: 'text.txt'",
+    "shrink dense.keras --weights=0.5 --out=o": "--data is missing: a few hundred typical inputs",
+    "shrink dense.keras --data=x.npy --weights=0.5 --out=o --epochs=1": "--data has no labels: --epochs trai",
+    "shrink dense.keras --data=x.npy --weights=0.5 --out=o --max_drop=0.1": "--max_drop needs labels",
+    "shrink dense.keras --data=data.npz --weights=0.5 --out=o --teacher": "--teacher is for training: pass",
+    "shrink dense.keras --data=data.npz --weights=0.5 --out=o --stages=3": "stages are for fit or max_drop",
+    "shrink dense.keras --data=data.npz --weights=0.5 --out=o --validation=gone.npz": "--validation: there",
+    "shrink dense.keras --data=wide.npz --weights=0.5 --out=o": "The data does not fit the inputs",
+    "shrink dense.keras --data=data.npz --weights=0.5 --out=full --html=text.txt": "--html must end in .html",
+    "shrink small.tflite --data=data.npz --weights=0.5 --out=o": "there is no file or folder 'small.tflite'",
+    "shrink uncompiled.keras --data=data.npz --weights=0.5 --out=o --epochs=1": "does not say how to train",
     "compare digits": "expected flags only: received 'digits'",
     "compare --methods=best": "Unknown methods: best",
     "compare --sparsities=0.5,most": "--sparsities must be numbers in [0, 1): received 'most'",

@@ -89,12 +89,12 @@ def test_what_is_on_the_page(tmp_path):
     text = written(a_report(), tmp_path, activations=activations, sensitivity=a_sensitivity())
     words = Reader(text).words
     for expected in (
-        *("small compared with dense.", "2.00x as fast, batch 1", "51.7% of the weights"),
+        *("small compared with dense.", "2.00x as fast, batch 1 (tflite)", "51.7% of the weights"),
         *("50% of the FLOPs", "-2.00 points of accuracy: 88.00%", "It is faster at batch 1"),
         *("8 4 (-50%)", "40 20 (-50%)", "2 2 (same)", "18 9 (-50%)", "64 32 (-50%)"),
         *("dense: 2 ms, 90%", "small: 1 ms, 88%", "1,000 samples"),
         *("4 neurons, 2 never fire , mean 37.5%", "2 neurons, all fire, mean 75.0%"),
-        *("hidden 4 2 62.5% 50.0% 12.5%", "25% 50% hidden 0.01 0.5"),
+        *("hidden 4 2 62.5% 50.0% 12.5%", "25% 50% hidden 1.0% 50.0%"),
     ):
         assert expected in words, expected
     assert written(a_report(), tmp_path, title="A & B").count("<title>A &amp; B</title>") == 1

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -118,7 +119,9 @@ def _check_exported(file):
 
 def _loaded(file, compiled):
     try:
-        return _keras_of(file).models.load_model(file, compile=compiled)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an optimizer whose state does not fit: training begins anew
+            return _keras_of(file).models.load_model(file, compile=compiled)
     except UserError:
         raise
     except Exception as error:

@@ -1,8 +1,10 @@
 """`tfap shrink`: a trained model to a budget."""
 
+import contextlib
 import json
 import pathlib
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,7 +67,8 @@ def _run(arguments: Sequence[str], values: flags.FlagValues) -> None:
         samples = data.read(values, model)
         validation = data.read(values, model, "validation")
     _check_labels(samples, validation, values)
-    result = _shrink(model, samples, validation, budget, values, out)
+    with _no_trace_of_nothing(out / "stages"):
+        result = _shrink(model, samples, validation, budget, values, out)
     print(result)
     _write(result, out, html, budget, values, samples)
 
@@ -142,6 +145,19 @@ def _shrink(model, samples, validation, budget, values, out):
         round_to=values.round_to,
         skip=values.skip,
     )
+
+
+@contextlib.contextmanager
+def _no_trace_of_nothing(stages):
+    """Removes the folder of stages, after an error, if it was not there before and no stage is finished."""
+    was_there = stages.exists()
+    with output.folder_of(stages / "settings.json"):
+        try:
+            yield
+        except BaseException:
+            if not was_there and not list(stages.glob("stage-*")):
+                shutil.rmtree(stages, ignore_errors=True)
+            raise
 
 
 def _fit(samples, values) -> Callable[[Any], Any] | None:

@@ -36,18 +36,28 @@ def of_result(
 def _stages(result):
     """Draws the score of each stage against what its model uses, above the table of the stages."""
     points = [
-        Point(f"Stage {stage.number}", (stage.used,) * 3, page.score_limits(stage.score, result.report))
+        Point(
+            f"stage {stage.number}" if stage.number else "given",
+            (stage.used,) * 3,
+            page.score_limits(stage.score, result.report),
+        )
         for stage in result.stages
         if stage.score is not None
     ]
     picture = Html("")
     if len(points) > 1:
         percent = result.metric == "accuracy"
-        picture = scatter(points, _UNITS[result.unit], result.metric.capitalize(), percent)
+        unit = "FLOPs" if result.unit == "flops" else result.unit
+        picture = scatter(points, _UNITS[result.unit], result.metric.capitalize(), percent, unit)
     scores = [] if result.metric is None else [f"{result.metric} before fit", result.metric]
     headings = ["Stage", "Weights", "FLOPs", _UNITS[result.unit], *scores, "Seconds"]
     rows = [_stage_row(stage, result) for stage in result.stages]
     return section("Stages", picture, table("Each stage prunes the model of the one before", headings, rows))
+
+
+def _point(stage, result):
+    name = f"stage {stage.number}" if stage.number else "given"
+    return Point(name, (stage.used,) * 3, page.score_limits(stage.score, result.report))
 
 
 def _stage_row(stage, result):
@@ -76,7 +86,7 @@ def _allocation(result):
         changes = [1 - math.exp(-each.losses[number]) for number in removed]
         fraction = first.get(each.layers[0], 0.0)
         rows.append((f"{' + '.join(each.layers)}: lost {fraction:.0%}", changes))
-        texts.append([f"{change:.2g}" for change in changes])
+        texts.append([f"{change:.1%}" if change >= 0.0005 else "<0.1%" for change in changes])
     largest = max([change for _, changes in rows for change in changes] + [1e-9])
     caption = (
         "Change of the outputs, relative to their variance, if only this layer loses that share of its "

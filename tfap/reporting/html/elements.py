@@ -65,7 +65,8 @@ def table(
     made = element(
         "table", element("caption", caption), element("thead", head), element("tbody", body), class_=class_
     )
-    return element("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    scrolled = element("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    return joined([element("p", caption, class_="caption", aria_hidden="true"), scrolled])
 
 
 def _table_cell(cell):

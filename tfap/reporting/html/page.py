@@ -201,7 +201,10 @@ def _savings(row, base, report):
     for batch_size, latency in row.latency.items():
         if latency.ratio:
             factor = 1 / latency.ratio.median
-            yield _value(f"{factor:.2f}x", _is_faster(latency.ratio)), _label(f"as fast, batch {batch_size}")
+            yield (
+                _value(f"{factor:.2f}x", _is_faster(latency.ratio)),
+                _label(f"as fast, batch {batch_size} ({row.format})"),
+            )
     for attribute, name in (("weights", "weights"), ("flops", "FLOPs"), ("bytes", "bytes on disk")):
         before, after = getattr(base, attribute), getattr(row, attribute)
         if before and after:
@@ -297,11 +300,17 @@ def _sensitivity(sensitivity):
             by_rate = {removal.rate: removal.change for removal in row.of(compensate)}
             changes = [by_rate.get(rate, math.nan) for rate in sensitivity.rates]
             rows.append((row.name, changes))
-            texts.append(["" if math.isnan(change) else f"{change:.2g}" for change in changes])
+            texts.append([_change_text(change) for change in changes])
         title = "With the refit of the kept weights" if compensate else "Without a refit"
         caption = "Change of the outputs, relative to their variance, by the share of channels removed"
         parts += [element("h3", title), heat_map(caption, columns, rows, texts, largest)]
     return section("Sensitivity of the layers", parts)
+
+
+def _change_text(change):
+    if math.isnan(change):
+        return ""
+    return f"{change:.1%}" if change >= 0.0005 else "<0.1%"
 
 
 def _count(value):

@@ -26,7 +26,7 @@ class Point:
     y: tuple[float, float, float]
 
 
-def scatter(points: Sequence[Point], x_label: str, y_label: str, percent: bool) -> Html:
+def scatter(points: Sequence[Point], x_label: str, y_label: str, percent: bool, unit: str = "ms") -> Html:
     """Draws numbered points with whiskers, and a legend below them.
 
     Args:
@@ -34,6 +34,7 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, percent: bool) 
         x_label: String. Label of the x axis, which begins at 0.
         y_label: String. Label of the y axis.
         percent: Boolean. Whether y is a fraction, to be shown in percent.
+        unit: String. Unit of x.
 
     Returns:
         `Html`.
@@ -52,7 +53,12 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, percent: bool) 
         class_="scatter",
     )
     legend = [
-        element("li", number_dot(index), f"{point.name}: {point.x[1]:.3g} ms, {_text(point.y[1], percent)}")
+        element(
+            "li",
+            number_dot(index),
+            f"{point.name}: {_number(point.x[1])} {unit}, ",
+            _text(point.y[1], percent),
+        )
         for index, point in enumerate(points)
     ]
     return joined([picture, element("ul", legend, class_="legend")])
@@ -103,7 +109,7 @@ def _grid(x_axis, y_axis, percent):
     for tick in x_axis.ticks:
         x = f"{x_axis.at(tick):.1f}"
         yield element("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid")
-        yield element("text", f"{tick:.4g}", x=x, y=bottom + 14, text_anchor="middle")
+        yield element("text", _tick(tick), x=x, y=bottom + 14, text_anchor="middle")
     for tick in y_axis.ticks:
         y = y_axis.at(tick)
         yield element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid")
@@ -129,6 +135,17 @@ def _marker(point, index, x_axis, y_axis):
     x, y = x_axis.at(point.x[1]), y_axis.at(point.y[1])
     yield element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=8, fill=color(index))
     yield element("text", index + 1, x=f"{x:.1f}", y=f"{y + 3.5:.1f}", text_anchor="middle", class_="number")
+
+
+def _tick(value):
+    for power, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * power:
+            return f"{value / power:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def _number(value):
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _text(value, percent):

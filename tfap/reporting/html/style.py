@@ -27,7 +27,7 @@ h2 { font-size: 1.15rem; margin: 0 0 8px; }
 h3 { font-size: 1rem; margin: 20px 0 8px; overflow-wrap: anywhere; }
 p { margin: 0 0 8px; overflow-wrap: anywhere; }
 .pictures + .soft { margin-top: 12px; }
-.soft, caption, footer, .axis { color: var(--soft); }
+.soft, footer, .axis { color: var(--soft); }
 section, .card {
   background: var(--card); border: 1px solid var(--line); border-radius: 12px;
   padding: 18px; margin: 16px 0 0;
@@ -41,17 +41,19 @@ section, .card {
 .verdict { padding-left: 20px; margin: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: 0 0 8px; caption-side: top; }
+caption { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
+.caption { color: var(--soft); font-size: .875rem; }
+h3 + .caption + .scroll .bars { margin-top: -4px; }
 th, td { padding: 6px 10px 6px 0; text-align: right; border-top: 1px solid var(--line); vertical-align: top; }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; }
 th:first-child { text-align: left; }
 tbody th { font-weight: 600; overflow-wrap: anywhere; min-width: 90px; }
-.bars caption { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
 .bars td { min-width: 110px; width: 34%; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 8px 24px; }
 .pictures h3 { margin-top: 4px; }
 .bar { height: 9px; border-radius: 5px; background: var(--bar); margin-top: 4px; overflow: hidden; }
 .bar div { height: 100%; border-radius: 5px; min-width: 1px; }
+.legend + .caption { margin-top: 12px; }
 .legend { list-style: none; margin: 8px 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: 4px 18px; }
 .legend li { overflow-wrap: anywhere; }
 .dot {
@@ -70,7 +72,8 @@ figcaption { font-size: .8125rem; overflow-wrap: anywhere; }
 figcaption b { display: block; }
 .axis { display: flex; justify-content: space-between; font-size: .75rem; }
 .silent { color: var(--dead); font-weight: 600; }
-.heat td { text-align: center; min-width: 54px; padding: 6px 4px; border: 2px solid var(--card); }
+.heat td { text-align: center; white-space: nowrap; min-width: 54px; padding: 6px 4px; }
+.heat td { border: 2px solid var(--card); }
 .heat th { vertical-align: middle; }
 .heat thead th + th { text-align: center; padding-right: 4px; }
 .plain td { white-space: nowrap; }
