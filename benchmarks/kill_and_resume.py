@@ -2,10 +2,12 @@
 
     python benchmarks/kill_and_resume.py --keras keras --kills 20
     python benchmarks/kill_and_resume.py --keras keras --kills 20 --what cycles
+    python benchmarks/kill_and_resume.py --keras keras --kills 10 --what shrink --epochs 8
     KERAS_BACKEND=jax python benchmarks/kill_and_resume.py --keras keras --kills 20
 
 "fit" prunes a small CNN while it trains, with Keras's BackupAndRestore. "cycles" trains, prunes, and rewinds
-it with tfap.prune_iteratively, AP, and a directory.
+it with tfap.prune_iteratively, AP, and a directory. "shrink" makes it smaller with tfap.shrink, in stages
+with training, and a directory.
 
 One process runs to the end without interruption. Other processes do the same, but each is killed (kill -9)
 after a random time, except the last one. Weights, masks, counts, and steps must be bit-exact. In Keras 3, the
@@ -32,8 +34,8 @@ from absl import app, flags
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3 or tf_keras.")
 flags.DEFINE_integer("kills", 20, "Number of kills.", 0)
-flags.DEFINE_enum("what", "fit", ["fit", "cycles"], "One training, or pruning cycles.")
-flags.DEFINE_integer("epochs", 40, "Number of epochs or cycles.", 1)
+flags.DEFINE_enum("what", "fit", ["fit", "cycles", "shrink"], "What is killed.")
+flags.DEFINE_integer("epochs", 40, "Number of epochs, cycles, or stages.", 1)
 flags.DEFINE_integer("seed", 0, "Seed of the random times.")
 flags.DEFINE_string("train_in", None, "Internal: train in this folder.")
 
@@ -53,6 +55,10 @@ def train(folder):
         np.savez(folder / "final.npz", *model.get_weights())
         return
 
+    if FLAGS.what == "shrink":
+        shrink(tfap, model, x, y, folder)
+        return
+
     def fit(model, callbacks):
         return model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
 
@@ -62,6 +68,17 @@ def train(folder):
     )
     masks = [mask for cycle in range(FLAGS.epochs + 1) for mask in cycles.masks(cycle).values()]
     np.savez(folder / "final.npz", *cycles.model.get_weights(), *masks)
+
+
+def shrink(tfap, model, x, y, folder):
+    def fit(model):
+        model.fit(x, y, epochs=2, verbose=0)
+
+    print("training", flush=True)
+    result = tfap.shrink(
+        model, (x, y), {"weights": 0.2}, fit, stages=FLAGS.epochs, directory=folder / "stages"
+    )
+    np.savez(folder / "final.npz", *result.model.get_weights())
 
 
 def network(keras):

@@ -137,6 +137,18 @@ def test_prune_once(tmp_path, keras):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("keras", ["keras", "tf_keras"])
+def test_shrink(tmp_path, keras):
+    arguments = ["--samples=256", f"--keras={keras}", "--directory=stages"]
+    printed = run([ROOT / "examples/shrink.py", *arguments], tmp_path)
+    met = re.findall(r"40.0% of the FLOPs is met|40.0% of the flops is met", printed)
+    dense, at_once = map(float, re.search(r"accuracy is ([\d.]+)%, ([\d.]+)% before", printed).groups()[::-1])
+    assert len(met) == 2 and at_once > dense - 20
+    assert re.search(r"2, returned .*%", printed) and "+ conv2d_2" in printed
+    assert (tmp_path / "stages/stage-002.keras").exists()
+
+
+@pytest.mark.slow
 def test_from_tfmot(tmp_path):
     printed = run([ROOT / "examples/from_tfmot.py", "--epochs=2", "--tensorboard=logs"], tmp_path)
     assert printed.count("same numbers: yes") == 20 and "same numbers: no" not in printed

@@ -57,7 +57,10 @@ def read_image(folder):
 USES = {
     ("sklearn.datasets", "examples"): [lambda folder: datasets.load("digits")],
     ("sklearn.model_selection", "examples"): [lambda folder: datasets.load("digits")],
-    ("matplotlib.figure", "comparison"): [lambda folder: plots.lines([], None, "x", "y")],
+    ("matplotlib.figure", "comparison"): [
+        lambda folder: plots.lines([], None, "x", "y"),
+        lambda folder: plots.heat_map(np.zeros((1, 1)), ["a"], ["b"], "x", "y"),
+    ],
     ("matplotlib.ticker", "comparison"): [lambda folder: plots.lines([], None, "x", "y")],
     ("scipy.stats", "comparison"): [lambda folder: statistics.interval([1.0, 2.0])],
     ("scipy.special", "comparison"): [lambda folder: statistics.smallest_detectable_effect([1.0, 2.0])],

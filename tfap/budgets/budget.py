@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from tfap.budgets import costs
 from tfap.exporting.formats import FORMATS
@@ -191,7 +191,7 @@ class Budget:
         }.get(self.unit, f"{amount} {self.unit}{where}")
 
 
-def is_budget(value: Any) -> bool:
+def is_budget(value: Any) -> "TypeGuard[Budget | Mapping[str, Any]]":
     """Returns whether an argument that also takes a sparsity is a budget."""
     return isinstance(value, Budget | Mapping)
 

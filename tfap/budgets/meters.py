@@ -1,8 +1,10 @@
 """What exported models measure: the bytes of their files, and their time in a runtime."""
 
 import pathlib
+import shutil
 import statistics
 import tempfile
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
@@ -17,9 +19,10 @@ from tfap.keras_compat.types import Model
 from tfap.reporting import latency
 
 UNDEFINED_SIZE = 32  # of undefined dimensions other than the batch, as in `tfap.export`
-_SECONDS = (3.0, 8.0)  # the second if the first leaves a CI that is too wide
+_SECONDS = 1.5  # per load of both files
 _MOST_ROUNDS = 20_000
-_WIDE = 0.03  # of the 95% CI of a ratio, from end to end
+_LOADS, _MOST_LOADS = 3, 7  # more if the ratios differ
+_SPREAD = 0.03  # of the ratios of several loads, from end to end
 
 
 class Meter(Protocol):
@@ -33,7 +36,7 @@ class Meter(Protocol):
 
 
 class Files:
-    """Exports models to a temporary folder. Use it in a `with` statement.
+    """Exports models to a temporary folder, which is deleted with this object, or after a `with` statement.
 
     Args:
         runtime: String. The format of the files.
@@ -41,7 +44,8 @@ class Files:
 
     def __init__(self, runtime: str) -> None:
         self._format, self._count = runtime, 0
-        self._folder = tempfile.TemporaryDirectory(prefix="tfap-")
+        self._folder = tempfile.mkdtemp(prefix="tfap-")
+        self._delete = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def __enter__(self) -> "Files":
         return self
@@ -49,12 +53,12 @@ class Files:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._folder.cleanup()
+        self._delete()
 
     def write(self, model: Model) -> pathlib.Path:
         """Exports a model. Returns the path of the file."""
         self._count += 1
-        path = pathlib.Path(self._folder.name, f"model_{self._count}{FORMATS[self._format].suffix}")
+        path = pathlib.Path(self._folder, f"model_{self._count}{FORMATS[self._format].suffix}")
         return export(model, path, self._format, verify=False)  # type: ignore[arg-type]
 
 
@@ -97,7 +101,8 @@ class LatencyMeter:
     """Measures the time of exported models in turns with the given one, in milliseconds per call.
 
     The speed of a machine changes over time. A time is therefore the ratio to the given model in the same
-    rounds, times the median of all times of the given model so far.
+    rounds, times the median of all times of the given model so far. It also depends on where a file happens
+    to be in memory, so both are loaded several times.
 
     Args:
         model: The model that the budget compares with.
@@ -105,44 +110,46 @@ class LatencyMeter:
     """
 
     def __init__(self, model: Model, budget: Budget) -> None:
-        self._model, self._budget = model, budget
-        self._call: Callable[[], Any] | None = None
+        self._budget, self._model = budget, model
+        self._files = Files(budget.runtime)
+        self._own_path: pathlib.Path | None = None
         self._own_times: list[float] = []
 
     def own(self) -> float:
         """Returns the median time of the given model."""
         if not self._own_times:
-            self._own_times.append(self._measured({"own": self._own_call()})["own"].median * 1e3)
+            calls = {"own": self._call(self._own_file())}
+            self._own_times.append(latency.measure(calls, seconds=_SECONDS)["own"].median * 1e3)
         return statistics.median(self._own_times)
 
     def of(self, model: Model) -> float:
         """Returns the time of a model."""
-        own = self._own_call()
+        own, ratios = self._own_file(), []
         with Files(self._budget.runtime) as files:
-            found = self._measured({"own": own, "model": self._call_of(model, files)}, "own")
+            path = files.write(model)
+            while len(ratios) < _LOADS or (len(ratios) < _MOST_LOADS and not _agree(ratios)):
+                ratios.append(self._ratio(own, path))
+        return statistics.median(ratios) * self.own()
+
+    def _own_file(self):
+        if self._own_path is None:
+            self._own_path = self._files.write(self._model)
+        return self._own_path
+
+    def _ratio(self, own, path):
+        calls = {"own": self._call(own), "model": self._call(path)}
+        found = latency.measure(calls, "own", seconds=_SECONDS, most_rounds=_MOST_ROUNDS)
         self._own_times.append(found["own"].median * 1e3)
         ratio = found["model"].ratio
         assert ratio is not None  # of a model to the baseline
-        return ratio.median * self.own()
+        return ratio.median
 
-    def _own_call(self):
-        if self._call is None:
-            with Files(self._budget.runtime) as files:
-                self._call = self._call_of(self._model, files)
-                self._call()  # LiteRT reads the file when it is first run
-        return self._call
+    def _call(self, path):
+        return call_of(load_runtime(path, self._budget.threads), self._budget.batch_size)
 
-    def _call_of(self, model, files):
-        runtime = load_runtime(files.write(model), self._budget.threads)
-        return call_of(runtime, self._budget.batch_size)
 
-    def _measured(self, calls, baseline=None):
-        for seconds in _SECONDS:
-            found = latency.measure(calls, baseline, seconds=seconds, most_rounds=_MOST_ROUNDS)
-            ratios = [entry.ratio for entry in found.values() if entry.ratio is not None]
-            if all(ratio.high - ratio.low <= _WIDE * ratio.median for ratio in ratios):
-                break
-        return found
+def _agree(ratios):
+    return max(ratios) - min(ratios) <= _SPREAD * statistics.median(ratios)
 
 
 def meter_of(model: Model, budget: Budget) -> Meter:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -75,6 +76,11 @@ class BudgetResult:
         """Whether the smaller model was measured to be slower than the given one."""
         return self.budget.is_timed and self.reached > self.own
 
+    def warn(self) -> None:
+        """Warns if the budget is not met, or the smaller model is slower than the given one."""
+        if not self.meets or self.is_slower:
+            warnings.warn(str(self), stacklevel=4)
+
     def __str__(self) -> str:
         text = (
             f"Budget of {self.budget}: {self.budget.amount_of(self.own)} before, at most "
@@ -84,7 +90,10 @@ class BudgetResult:
             text += f", {self.own / self.reached:.2f}x as fast"
         if self.is_slower:
             return f"{text}. The smaller model is slower than the given one."
-        return f"{text}{'' if self.meets else ', which does not meet it'}."
+        if not self.meets:
+            return f"{text}, which does not meet it."
+        is_near = self.reached >= self.limit * (1 - TOLERANCE) or self.limit >= self.own
+        return f"{text}{'' if is_near else ', the nearest that was found'}."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -125,8 +125,8 @@ class Allocation(collections.UserDict[str, float]):
 
     def _lines(self):
         if self.cost is not None:
-            before, after, limit = self.cost
-            yield f"Budget: {self.budget}. {before:,.4g} before, {after:,.4g} after, at most {limit:,.4g}."
+            costs = [f"{cost:,.0f}" if cost >= 1000 else f"{cost:.4g}" for cost in self.cost]
+            yield f"Budget: {self.budget}. {costs[0]} before, {costs[1]} after, at most {costs[2]}."
         if self.sets:
             yield f"Loss, the sum of -log(1 - change of the outputs): {self.loss:.4g}."
 

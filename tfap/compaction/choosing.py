@@ -1,6 +1,5 @@
 """Which channels to keep, for a sparsity or a budget."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +12,10 @@ from tfap.budgets.proposals import Proposals
 from tfap.budgets.rounding import Rounded, Rounding
 from tfap.budgets.search import BudgetResult, Search
 from tfap.compaction.allocation import Allocation, removed_counts
-from tfap.compaction.compact import remove_dead_channels
 from tfap.compaction.removable import RemovableChannels
+from tfap.compaction.shapes import with_channels
 from tfap.compensation.allocation import Allocation as RemovalOrders
 from tfap.compensation.allocation import ModelCost
-from tfap.graph.liveness import Liveness
 from tfap.keras_compat.types import Model
 
 
@@ -87,8 +85,7 @@ class Choice:
         if self._search is None or self.result is None:
             return
         self.result = self._search.finished(model, self.result)
-        if not self.result.meets or self.result.is_slower:
-            warnings.warn(str(self.result), stacklevel=4)
+        self.result.warn()
 
     # -- the parts of the search -----------------------------------------------------------------------
 
@@ -122,13 +119,8 @@ class Choice:
         return self._removable.evened(allocation.of_same_fraction(orders, self._goal))
 
     def _build(self, kept):
-        """Makes a model of the shapes to measure. Its outputs do not matter."""
-        liveness = Liveness(self._removable.model)
-        liveness.alive = kept.copy()
-        model = remove_dead_channels(self._removable.model, liveness).model
-        if isinstance(self._goal, Budget) and self._goal.unit == "bytes":
-            _vary(model)
-        return model
+        in_bytes = isinstance(self._goal, Budget) and self._goal.unit == "bytes"
+        return with_channels(self._removable.model, kept, varied=in_bytes)
 
     # -- rounding --------------------------------------------------------------------------------------
 
@@ -155,16 +147,3 @@ class Choice:
             return Budget(unit, 1.0).cost(self._removable.model, self._liveness)
         except ValueError:  # FLOPs that depend on undefined dimensions
             return None
-
-
-def _vary(model):
-    """Gives every weight another value: a file holds equal arrays once, and other ones may not be equal."""
-    generator = np.random.default_rng(0)
-    model.set_weights(
-        [
-            generator.uniform(0.5, 1.5, array.shape).astype(array.dtype)
-            if "float" in str(array.dtype)
-            else array
-            for array in model.get_weights()
-        ]
-    )

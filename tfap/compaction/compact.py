@@ -11,8 +11,8 @@ from tfap.graph import channels, functions, layer_types
 from tfap.graph.activation import is_zero_when_silent
 from tfap.graph.calls import Graph
 from tfap.graph.counts import ActivationCounts
+from tfap.graph.evening import input_mask, keep_even_groups
 from tfap.graph.layer_types import ChannelRule
-from tfap.graph.linear import Grouped
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement, equality
 from tfap.keras_compat.types import Arrays, Model
@@ -151,32 +151,6 @@ def kept_groups(liveness: Liveness) -> np.ndarray:
             return kept
 
 
-def keep_even_groups(liveness: Liveness, kept: np.ndarray) -> bool:
-    """Marks channels as kept until each group of a grouped convolution has as many. Changes `kept`.
-
-    Args:
-        liveness: The `Liveness` of the model.
-        kept: Boolean array: which channel groups are kept.
-
-    Returns:
-        Whether something changed, so that other convolutions may need more channels too.
-    """
-    before = kept.copy()
-    for path, matrix in liveness.linear_maps.items():
-        if isinstance(matrix, Grouped):
-            consumed, produced = liveness.groups(path)
-            inputs, outputs = matrix.evened(_input_mask(kept, consumed, matrix), kept[produced])
-            kept[produced[outputs]] = True
-            if consumed is not None:
-                kept[consumed[inputs]] = True
-    return not np.array_equal(kept, before)
-
-
-def _input_mask(mask, groups, matrix):
-    """The mask of a layer's input channels; all True if the channels are unknown."""
-    return np.ones(matrix.nonzero.shape[0], bool) if groups is None else mask[groups]
-
-
 # -- the compacted model ---------------------------------------------------------------------------
 
 
@@ -274,9 +248,9 @@ def _kept_part(layer, path, liveness, kept):
     if produced is None or not keras_compat.is_layer(layer):
         return None
     if path in liveness.linear_maps:
-        dead_inputs = ~_input_mask(liveness.alive, consumed, liveness.linear_maps[path])
+        dead_inputs = ~input_mask(liveness.alive, consumed, liveness.linear_maps[path])
         matrix = liveness.folded(path, dead_inputs)  # channels that only the shape requires become zero
-        sides = _input_mask(kept, consumed, matrix), kept[produced]
+        sides = input_mask(kept, consumed, matrix), kept[produced]
         return _KeptPart(matrix.kept(*sides), matrix.config(*sides))
     if hasattr(layer, "target_shape") and layer_types.of(layer).channels is ChannelRule.RESHAPED:
         axis = liveness.channels.of(liveness.graph.calls_of[path][0].outputs[0]).axis - 1

@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
 
 from tfap import keras_compat, schedules
-from tfap.compaction.compact import compact, remove_dead_channels
+from tfap.budgets.budget import Budget, is_budget
+from tfap.budgets.rounding import Rounding
+from tfap.budgets.search import BudgetResult
+from tfap.compaction.budget_of_fit import BudgetOfFit
+from tfap.compaction.compact import compact, compact_to, kept_groups, remove_dead_channels
 from tfap.compaction.one_shot import OneShotBatches
 from tfap.criteria import Criterion
 from tfap.graph.calls import Graph, unwrap
+from tfap.graph.evening import evened
 from tfap.graph.kernel import neuron_count
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import equality
@@ -41,15 +47,17 @@ class ShrunkFit:
         model: The trained and compacted model without wrappers, compiled alike, with a fresh optimizer.
         history: Dict of name to a list with one value per epoch, as `History.history` in Keras. `sparsity` is
             a fraction of the weights at the start of the stage. `weights` is the number of weights.
+        budget: `BudgetResult`: what the budget asked for, and what the model measures. None without one.
     """
 
     model: Model
     history: dict[str, list[float]]
+    budget: BudgetResult | None = None
 
 
 def fit_and_compact(
     model: Model,
-    pruning_schedule: PruningSchedule | float,
+    pruning_schedule: PruningSchedule | float | Mapping[str, Any],
     *data: Data,
     stages: int | None = None,
     criterion: Criterion | str = "activation_count",
@@ -63,6 +71,7 @@ def fit_and_compact(
     gradient_steps: int | None = None,
     recalibrate: Data = None,
     compensate: Data = None,
+    round_to: int = 1,
     **fit_arguments: Any,
 ) -> ShrunkFit:
     """Trains a model, prunes its neurons, and compacts it after each stage of the training.
@@ -74,7 +83,10 @@ def fit_and_compact(
         model: A compiled Sequential or Functional model of either Keras. Unchanged.
         pruning_schedule: A `PruningSchedule`, or the final sparsity: a float in [0, 1). The sparsity is a
             fraction of the weights of the given model, where a neuron counts with its incoming weights. The
-            outgoing weights of a pruned neuron are removed too, so the final model is smaller.
+            outgoing weights of a pruned neuron are removed too, so the final model is smaller. Or a budget of
+            the whole model, such as `{"flops": 0.5}` or `{"speedup": 2.0}`, as in `tfap.prune_once`: the
+            final sparsity with which the model meets it is found before the training. It needs
+            `scope="local"`.
         *data: `x` and `y`, or other first arguments of `fit()`. The stages go through a generator, or a
             dataset without end, as one fit would. Both need `steps_per_epoch`.
         stages: Integer. Number of times to compact, at least 1. Each stage traces the training step again.
@@ -91,6 +103,7 @@ def fit_and_compact(
         gradient_steps: As in `tfap.UpdatePruningStep`.
         recalibrate: As in `tfap.UpdatePruningStep`, at the end of the last stage.
         compensate: As in `tfap.UpdatePruningStep`.
+        round_to: As in `tfap.prune`. Channels that a multiple needs are kept when the model is compacted.
         **fit_arguments: Other arguments of `fit()`, such as `epochs` and `callbacks`. Callbacks see one fit
             per stage, with its own `initial_epoch` and `epochs`.
 
@@ -128,12 +141,17 @@ def fit_and_compact(
         "min_weights_per_layer": min_weights_per_layer,
         "sample_every": sample_every,
         "target": target,
+        "round_to": round_to,
     }
     update = {
         "gradient_data": gradient_data,
         "gradient_steps": gradient_steps,
         "compensate": compensate,
     }
+    goal = None
+    if is_budget(pruning_schedule):
+        goal = BudgetOfFit(model, Budget.of(pruning_schedule), options)
+        pruning_schedule = goal.sparsity
     comparison_data = _comparison_data(model, data, fit_arguments)
     statistics = NormalizationStatistics(recalibrate)
     statistics.check(model)
@@ -158,7 +176,18 @@ def fit_and_compact(
             break
         wrapped = _compacted(wrapped, pruning_schedule, options)
     statistics.end(wrapped, pruning.step)
-    return ShrunkFit(compact(strip_pruning(wrapped), data=comparison_data), history)
+    stripped = strip_pruning(wrapped)
+    if round_to == 1:
+        small = compact(stripped, data=comparison_data)
+    else:
+        small = compact_to(stripped, _rounded_up(Liveness(stripped), round_to), comparison_data)
+    return ShrunkFit(small, history, None if goal is None else goal.finished(small))
+
+
+def _rounded_up(liveness, round_to):
+    """Returns the channel groups that stay so that layers keep multiples: a boolean array."""
+    rounding = Rounding(liveness, round_to, lambda kept: evened(liveness, kept))
+    return rounding.applied(kept_groups(liveness), np.zeros(liveness.channels.size))
 
 
 class _UpdateOfStage(UpdatePruningStep):
@@ -295,7 +324,9 @@ def _extend(history, stage_history, weight_count):
 def _compacted(trained, pruning_schedule, options):
     """The wrapped model without its dead neurons, in the same state of training."""
     stripped = strip_pruning(trained)
-    compaction = remove_dead_channels(stripped, Liveness(stripped))
+    liveness, round_to = Liveness(stripped), options["round_to"]
+    staying = None if round_to == 1 else _rounded_up(liveness, round_to)
+    compaction = remove_dead_channels(stripped, liveness, staying)
     wrapped = prune(compaction.model, pruning_schedule, **options)
     _copy_pruning_state(trained, wrapped, compaction)
     try:

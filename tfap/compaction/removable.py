@@ -3,10 +3,10 @@
 import numpy as np
 
 from tfap import keras_compat
-from tfap.compaction.compact import keep_even_groups
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.consumers import consumers_of
 from tfap.graph.calls import Graph
+from tfap.graph.evening import evened
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement
 from tfap.keras_compat.types import Model
@@ -101,7 +101,4 @@ class RemovableChannels:
         Returns:
             A boolean array of which at least as many are kept.
         """
-        kept = kept.copy()
-        while keep_even_groups(self.liveness, kept):
-            pass
-        return kept
+        return evened(self.liveness, kept)

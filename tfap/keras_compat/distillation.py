@@ -39,7 +39,8 @@ def distiller(teacher, student, temperature, student_weight):
         student_weight: Float in [0, 1].
 
     Returns:
-        On Keras 3, a `keras.distillation.Distiller`. On tf_keras, a model with the same loss.
+        On Keras 3, a `keras.distillation.Distiller`. On tf_keras, a model with the same loss, whose logs have
+        the loss of the student alone.
 
     References:
         - Hinton et al., *Distilling the knowledge in a neural network*, 2015 (arXiv 1503.02531)
@@ -81,7 +82,8 @@ def _keras3_distiller(teacher, student, temperature, student_weight):
     model = keras.distillation.Distiller(
         rebuild(teacher, copied),  # its layers are frozen
         student,
-        OutputsDistillation(temperature),
+        # Of the name "kl_divergence", Keras 3.15 makes a function, and applies it to the logits themselves.
+        OutputsDistillation(temperature, keras.losses.KLDivergence()),
         student_loss_weight=student_weight,
     )
     arguments = _compile_arguments(student)

@@ -10,7 +10,7 @@ import numpy as np
 from tfap import criteria, schedules
 from tfap.keras_compat.registry import serialize
 from tfap.masks.blocks import POOLING_TYPES
-from tfap.masks.patterns import PATTERNS, Blocks, MByN, Pattern, SingleWeights
+from tfap.masks.patterns import PATTERNS, Blocks, MByN, Pattern, SingleWeights, WholeNeurons
 from tfap.utils import checks
 
 # In the order of the patterns, each once.
@@ -45,6 +45,7 @@ class PruningSettings:
     block_size: tuple[int, int] = (1, 1)
     block_pooling_type: str = "AVG"
     sparsity_m_by_n: tuple[int, int] | None = None
+    round_to: int = 1
     group: str | None = dataclasses.field(default=None, kw_only=True)
     as_tfmot: bool = dataclasses.field(default=False, kw_only=True)
 
@@ -65,6 +66,11 @@ class PruningSettings:
         if not isinstance(self.remove_disconnected, bool):
             raise TypeError(
                 f"remove_disconnected must be True or False: received {self.remove_disconnected!r}."
+            )
+        if checks.integer("round_to", self.round_to) > 1 and self.granularity != "neuron":
+            raise ValueError(
+                f"round_to={self.round_to} is a number of neurons: it needs granularity='neuron', received "
+                f"'{self.granularity}'."
             )
         checks.text("group", self.group, none=True)
         if self.target not in self.pattern.targets:
@@ -90,6 +96,8 @@ class PruningSettings:
             return Blocks(self.block_size, self.block_pooling_type, self.min_weights_per_layer, self.as_tfmot)
         if self.as_tfmot:
             return SingleWeights(self.min_weights_per_layer, rounds_kept=True)
+        if self.round_to > 1:
+            return WholeNeurons(self.min_weights_per_layer, self.round_to)
         return PATTERNS[self.granularity](self.min_weights_per_layer)
 
     @property
@@ -157,7 +165,7 @@ class PruningSettings:
         }
         # Only what is set, so that older releases load the files of models without it.
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in ("block_size", "block_pooling_type", "sparsity_m_by_n", "group", "as_tfmot"):
+        for name in ("block_size", "block_pooling_type", "sparsity_m_by_n", "round_to", "group", "as_tfmot"):
             if getattr(self, name) != defaults[name]:
                 config[name] = getattr(self, name)
         return config

@@ -11,7 +11,7 @@ _ROUNDING = 1e-6  # costs are integers, computed in floating point
 
 
 def prune_neurons(
-    scored: Sequence[Scored], sparsity: float, min_weights_per_layer: int = 0
+    scored: Sequence[Scored], sparsity: float, min_weights_per_layer: int = 0, round_to: int = 1
 ) -> list[np.ndarray]:
     """Makes masks in which whole neurons are pruned, lowest mean score of their kept weights first.
 
@@ -26,13 +26,15 @@ def prune_neurons(
         scored: `masks.weights.Scored` kernels that are ranked together, in layer order.
         sparsity: A float. The fraction of the cost that is pruned afterwards, earlier pruning included.
         min_weights_per_layer: Integer. Weights that each kernel keeps whatever their scores.
+        round_to: Integer >= 1. A kernel with at least as many neurons keeps a multiple of it, or all: those
+            that would be pruned last stay.
 
     Returns:
         One uint8 mask per kernel.
     """
     numbers = _Numbers([item.kernel for item in scored])
     groups = _Groups(scored, numbers)
-    dead = groups.pruned(float(sparsity), min_weights_per_layer)
+    dead = groups.pruned(float(sparsity), min_weights_per_layer, round_to)
     return [_masked(item.kernel, dead[numbers.of_neurons(item.kernel)]) for item in scored]
 
 
@@ -113,18 +115,37 @@ class _Groups:
         whole_cost = kernel.weights.size * kernel.cost + neurons * kernel.neuron_cost
         self._total += whole_cost if kernel.dense_cost is None else kernel.dense_cost
 
-    def pruned(self, sparsity, floor):
+    def pruned(self, sparsity, floor, multiple=1):
         """Returns a boolean array of the groups that are dead afterwards."""
         dead = self._alive == 0
         for group in np.flatnonzero(dead):
             self._remove(group)
-        least = self._total - round(sparsity * self._total)
+        least, removed = self._total - round(sparsity * self._total), []
         for group in self._in_order():
             if self._cost - self._cost_of(group) < least - _ROUNDING:
                 break
             if all(weights.left_without(group) >= max(floor, 1) for weights in self._members[group]):
                 dead[group] = True
                 self._remove(group)
+                removed.append(int(group))
+        return dead if multiple == 1 else self._rounded(dead, removed, multiple)
+
+    def _rounded(self, dead, removed, multiple):
+        """Keeps the groups that were removed last until every kernel has a multiple of neurons."""
+        left = True
+        while left:
+            left = False
+            for kernel in self._kernels:
+                neurons = self._numbers.of_neurons(kernel)
+                missing = -int((~dead[neurons]).sum()) % multiple
+                if not missing or len(neurons) < multiple:
+                    continue
+                own = set(neurons.tolist())
+                for group in [group for group in reversed(removed) if dead[group] and group in own]:
+                    dead[group], left = False, True
+                    missing -= int((neurons == group).sum())
+                    if missing <= 0:
+                        break
         return dead
 
     def _cost_of(self, group):

@@ -152,14 +152,23 @@ class MByN(SingleWeights):
 
 
 class WholeNeurons(Pattern):
-    """Prunes whole neurons or channels, coupled ones together."""
+    """Prunes whole neurons or channels, coupled ones together.
+
+    Args:
+        min_weights_per_layer: As in `Pattern`.
+        round_to: Integer >= 1. A kernel with at least as many neurons keeps a multiple of it, or all.
+    """
 
     granularity = "neuron"
     targets = ("weights", "neurons", "flops")
     couples_neurons = True
 
+    def __init__(self, min_weights_per_layer: int = 0, round_to: int = 1):
+        super().__init__(min_weights_per_layer)
+        self.round_to = round_to
+
     def new_masks(self, scored, sparsity):
-        return prune_neurons(scored, sparsity, self.min_weights_per_layer)
+        return prune_neurons(scored, sparsity, self.min_weights_per_layer, self.round_to)
 
     def complete(self, kernels, masks):
         return without_dead_inputs(kernels, masks)

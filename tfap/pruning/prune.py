@@ -6,13 +6,15 @@ import contextlib
 import dataclasses
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
 
 from tfap import keras_compat, layers
+from tfap.budgets import trained
+from tfap.budgets.budget import Budget, is_budget
 from tfap.criteria import Criterion
 from tfap.graph import layer_types
 from tfap.graph.activation import fires
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 def prune(
     to_prune: Model | Layer | Sequence[Layer],
-    pruning_schedule: PruningSchedule | float,
+    pruning_schedule: PruningSchedule | float | Mapping[str, Any],
     criterion: Criterion | str = "activation_count",
     scope: str = "global",
     granularity: str | None = None,
@@ -43,6 +45,7 @@ def prune(
     block_size: tuple[int, int] = (1, 1),
     block_pooling_type: str = "AVG",
     sparsity_m_by_n: tuple[int, int] | None = None,
+    round_to: int = 1,
 ) -> Model | Layer | list[Layer]:
     """Wraps the layers of a model so that `fit()` prunes them.
 
@@ -52,7 +55,10 @@ def prune(
         to_prune: A built Sequential or Functional model, a layer, or a list of layers. Unchanged. In a list,
             the last layer is pruned too.
         pruning_schedule: A `PruningSchedule`, or the final sparsity: a float in [0, 1), reached by cubic
-            decay between 10% and 70% of the fit.
+            decay between 10% and 70% of the fit. Or a budget of the whole model, such as `{"flops": 0.5}`,
+            `{"weights": 50_000}` or `{"bytes": 300_000}`: the final sparsity with which the compacted model
+            meets it. It needs `granularity="neuron"` and `scope="local"`. With `granularity="weight"`, only
+            weights that are not zero count, for a budget of weights.
         criterion: A `tfap.Criterion` or its name: "activation_count", "magnitude", "lamp", "lookahead",
             "gradient", "ap".
         scope: "global" ranks all layers together; "local", each kernel; "layerwise" prunes one layer per
@@ -73,6 +79,8 @@ def prune(
         block_pooling_type: "AVG" or "MAX". How the scores of its weights make the score of a block.
         sparsity_m_by_n: Tuple of two integers, such as (2, 4): m weights of every n consecutive input
             channels are pruned, as in tfmot. The final sparsity is m / n.
+        round_to: Integer >= 1. With `granularity="neuron"`, a layer with at least as many neurons keeps a
+            multiple of it, or all of them, because some runtimes are slower with other numbers.
 
     Returns:
         A new model, compiled the same way if `to_prune` was; or the wrapped layer; or the list with its
@@ -95,7 +103,10 @@ def prune(
     References:
         - [Ganguli and Chong, 2024](https://doi.org/10.3390/a17010048)
     """
-    settings = PruningSettings.among(locals())
+    arguments = locals()
+    if is_budget(pruning_schedule):
+        arguments["pruning_schedule"] = _sparsity_of_budget(arguments)
+    settings = PruningSettings.among(arguments)
     together = dataclasses.replace(settings, group=uuid.uuid4().hex)
     if keras_compat.is_model(to_prune):
         _check_prunable_model(to_prune)
@@ -110,6 +121,20 @@ def prune(
         "tfap.prune takes a Sequential or Functional model, a layer or a list of layers, of Keras 3 or "
         f"tf_keras: received an object of type {type(to_prune).__name__}."
     )
+
+
+def _sparsity_of_budget(arguments):
+    """Returns the final sparsity with which a model meets a budget, from the arguments of `prune`."""
+    model, budget = arguments["to_prune"], Budget.of(arguments["pruning_schedule"])
+    if not keras_compat.is_model(model):
+        raise TypeError(
+            "A budget is of a whole model: received an object of type "
+            f"{type(model).__name__}. Pass a model to tfap.prune, or a sparsity."
+        )
+    settings = PruningSettings.among({**arguments, "pruning_schedule": 0.0})
+    _check_prunable_model(model)
+    plan = make_plan(model, settings, arguments["include"], arguments["skip"])
+    return trained.sparsity_for(model, budget, settings, [(row.path, row.weight) for row in plan.pruned])
 
 
 def plan(
@@ -127,6 +152,7 @@ def plan(
     block_size: tuple[int, int] = (1, 1),
     block_pooling_type: str = "AVG",
     sparsity_m_by_n: tuple[int, int] | None = None,
+    round_to: int = 1,
 ) -> PruningPlan:
     """Shows which layers `tfap.prune` would prune, and why not the others.
 
