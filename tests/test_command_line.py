@@ -15,6 +15,7 @@ from conftest import KERASES
 import tfap
 from tfap.command_line import start
 
+pytestmark = pytest.mark.one_keras
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -105,6 +106,7 @@ def test_report_of_models_and_files(run, files):
     assert "small.tflite: " in out and pathlib.Path("report.csv").read_text().count("\n") == 5
 
 
+@pytest.mark.smoke
 def test_report_takes_wrappers_off(run):
     code, out, err = run("report", "wrapped.keras", "--batch_sizes=", "--json=stripped.json")
     assert (code, err) == (0, "")
@@ -145,6 +147,7 @@ def test_images_are_read_in_order_and_scaled(files):
     assert samples.x[4, 3, 3].tolist() == [50.0, 5.0, 3.5]
 
 
+@pytest.mark.smoke
 def test_plan(run):
     code, out, err = run("plan", "dense.keras", "--sparsity=0.25")
     assert (code, err) == (0, "")

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tfap
 from tfap.layers.find import with_paths
 
+pytestmark = pytest.mark.one_keras
 EVERY_STEP = tfap.PolynomialDecay(0.0, 0.8, 1, 9, frequency=1)
 
 
@@ -45,6 +46,7 @@ def test_what_is_written_after_the_last_epoch(keras_module, tmp_path, build):
     assert {step for _, step in found} == {0, 1, 2}
 
 
+@pytest.mark.smoke
 def test_firing_rates_are_those_of_each_epoch(keras_module, tmp_path):
     class Watch(keras_module.callbacks.Callback):
         totals = []
@@ -110,6 +112,7 @@ def test_training_is_the_same_with_and_without_it(keras_module, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.smoke
 def test_a_step_costs_nothing(keras_module, tmp_path):
     """Keras calls nothing of it at the end of a batch: its method is that of the base class."""
     base = keras_module.callbacks.Callback
