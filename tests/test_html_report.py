@@ -10,10 +10,12 @@ import pytest
 from browser import needs_browser, show
 
 import tfap
+from tfap.compaction.allocation import AllocatedSet, Allocation
 from tfap.reporting.html import elements, page, scatter
 from tfap.reporting.latency import Latency, Ratio
 from tfap.reporting.layers import LayerFigures, layer_figures
 from tfap.reporting.table import ModelReport, Report
+from tfap.shrinking.result import ShrinkResult, Stage
 
 VOID = {"meta", "link"}
 WICKED = "<script>alert('x')</script> & \"y\""
@@ -200,6 +202,51 @@ def test_a_measured_report(keras_module, tmp_path):
     assert report.samples == 64 and [each.units for each in report["b"].layers] == [8, 8, 4]
     text = written(report, tmp_path, activations={"b": tfap.measure_activations(model, x)})
     assert "16 8 (-50%)" in Reader(text).words
+
+
+# -- the result of a shrink ------------------------------------------------------------------------
+
+
+def a_result(unit="ms", metric="accuracy", chosen=1):
+    """Two stages to half of the time; the second one loses too much."""
+    sets = (AllocatedSet(("conv", WICKED), 4, (0.0, 0.1, 0.5, 2.0)),)
+    allocation = Allocation({"conv": 0.5, WICKED: 0.5}, sets)
+    scores = (0.9, 0.88, 0.7) if metric else (None, None, None)
+    stages = tuple(
+        Stage(
+            *(number, number / 2, 100 - 30 * number, 200 - 60 * number, 4.0 / 2 ** (number / 2)),
+            *(None, scores[number], number < 2, allocation if number else None, 1.0, 0.5),
+        )
+        for number in range(3)
+    )
+    given = (None, stages, "2x as fast in onnx", unit, 2.0, metric, 0.05, chosen, None, None, None)
+    result = ShrinkResult(*given)
+    vars(result)["report"] = a_report()
+    return result
+
+
+def test_the_page_of_a_shrink(tmp_path):
+    a_result().to_html(tmp_path / "page.html")
+    read = Reader((tmp_path / "page.html").read_text())
+    assert "script" not in read.names
+    for expected in (
+        *("Shrunk to 2x as fast in onnx", "Verdict The budget of 2x as fast in onnx is not met: 4 ms before"),
+        *("1.41x as fast; asked for: 2x as fast in onnx", "given: 4 ms, 90%", "stage 2: 2 ms, 70%"),
+        *(
+            "given 100 200 4 - 90.00% 1.5",
+            "1, returned 70 140 2.828",
+            "2, too much lost 40 80 2 - 70.00% 1.5",
+        ),
+        "lost 50% <0.1% 9.5% 9.5% 39.3% 39.3% 39.3% 86.5% 86.5% 86.5%",
+    ):
+        assert expected in read.words, expected
+
+
+def test_the_page_of_a_shrink_without_labels(tmp_path):
+    a_result("weights", None, 2).to_html(tmp_path / "page.html", title="Mine")
+    words = Reader((tmp_path / "page.html").read_text()).words
+    assert words.startswith("Mine Mine") and "50% of the weights; asked for" in words
+    assert "2, returned, too much lost 40 80 2 1.5" in words
 
 
 # -- in a browser ----------------------------------------------------------------------------------

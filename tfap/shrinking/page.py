@@ -11,7 +11,7 @@ from tfap.reporting.html.heat_map import heat_map
 from tfap.reporting.html.scatter import Point, scatter
 
 _RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_UNITS = {"ms": "Latency (ms)", "bytes": "Bytes", "flops": "FLOPs per sample", "weights": "Weights"}
+_UNITS = {"ms": "Latency (ms)", "bytes": "Bytes", "flops": "FLOPs", "weights": "Weights"}
 
 
 def of_result(
@@ -27,10 +27,18 @@ def of_result(
     Returns:
         String.
     """
-    verdict = section("Verdict", element("p", result.verdict))
+    verdict = section("Verdict", element("p", result.verdict), page.cards_of(_cards(result)))
     more = [_stages(result), _allocation(result)]
     title = title or f"Shrunk to {result.budget}"
     return page.of_report(result.report, title, activations, first=[verdict], more=more)
+
+
+def _cards(result):
+    """Yields what the budget is about, and whether it is met."""
+    before, after = result.stages[0].used, result.stages[result.chosen].used
+    amount = f"{before / after:.2f}x" if result.unit == "ms" else f"{100 * after / before:.3g}%"
+    what = "as fast" if result.unit == "ms" else f"of the {result.unit.replace('flops', 'FLOPs')}"
+    yield page.value(amount, result.meets_budget), page.label(f"{what}; asked for: {result.budget}")
 
 
 def _stages(result):

@@ -27,7 +27,7 @@ def layer_bars(what: str, figures: Mapping[str, Mapping[str, int | None]]) -> Ht
         [path, *(_cell(figures, name, path, first, index, max(known)) for index, name in enumerate(figures))]
         for path in paths
     ]
-    return table(f"{what}, layer by layer", ["Layer", *figures], rows, "bars")
+    return table(f"{what}, layer by layer", ["Layer", *figures], rows, "bars", shown=False)
 
 
 def _cell(figures, name, path, first, index, largest):

@@ -47,7 +47,11 @@ def _child(child):
 
 
 def table(
-    caption: str, headings: Sequence[Any], rows: Iterable[Sequence[Any]], class_: str | None = None
+    caption: str,
+    headings: Sequence[Any],
+    rows: Iterable[Sequence[Any]],
+    class_: str | None = None,
+    shown: bool = True,
 ) -> Html:
     """Writes a table. The first cell of each row is its heading; a cell may be a `td` element already.
 
@@ -56,6 +60,7 @@ def table(
         headings: Cells of the first row.
         rows: Iterable of rows of cells.
         class_: String. Class of the table.
+        shown: Boolean. Whether the caption is on the page too, and not only what a screen reader says.
     """
     head = element("tr", [element("th", heading, scope="col") for heading in headings])
     body = [
@@ -66,7 +71,8 @@ def table(
         "table", element("caption", caption), element("thead", head), element("tbody", body), class_=class_
     )
     scrolled = element("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
-    return joined([element("p", caption, class_="caption", aria_hidden="true"), scrolled])
+    text = element("p", caption, class_="caption", aria_hidden="true") if shown else Html("")
+    return joined([text, scrolled])
 
 
 def _table_cell(cell):

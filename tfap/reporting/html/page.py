@@ -91,10 +91,25 @@ def overview(report: Any) -> Html:
     parts = []
     for row in rows:
         cards = _savings(row, base, report) if base else _sizes(row, report)
-        cards = [element("div", value, label, class_="card") for value, label in cards]
         name = element("p", row.name, class_="model") if len(rows) > 1 or base else Html("")
-        parts += [name, element("div", cards, class_="cards")]
+        parts += [name, cards_of(cards)]
     return section("At a glance", parts)
+
+
+def cards_of(cards: Iterable[tuple[Html, Html]]) -> Html:
+    """Writes cards of pairs of `value` and `label`."""
+    return element("div", [element("div", *card, class_="card") for card in cards], class_="cards")
+
+
+def value(text: str, good: bool | None = None) -> Html:
+    """Writes the large figure of a card: in a color if it is clearly good or bad."""
+    kind = "" if good is None else (" good" if good else " bad")
+    return element("div", text, class_=f"value{kind}")
+
+
+def label(text: str) -> Html:
+    """Writes what the figure of a card is."""
+    return element("div", text, class_="label")
 
 
 def verdict(report: Any) -> Html:
@@ -202,13 +217,13 @@ def _savings(row, base, report):
         if latency.ratio:
             factor = 1 / latency.ratio.median
             yield (
-                _value(f"{factor:.2f}x", _is_faster(latency.ratio)),
-                _label(f"as fast, batch {batch_size} ({row.format})"),
+                value(f"{factor:.2f}x", _is_faster(latency.ratio)),
+                label(f"as fast, batch {batch_size} ({row.format})"),
             )
     for attribute, name in (("weights", "weights"), ("flops", "FLOPs"), ("bytes", "bytes on disk")):
         before, after = getattr(base, attribute), getattr(row, attribute)
         if before and after:
-            yield _value(f"{100 * after / before:.3g}%", after <= before), _label(f"of the {name}")
+            yield value(f"{100 * after / before:.3g}%", after <= before), label(f"of the {name}")
     if None not in (row.score, base.score):
         yield from _score_change(row, base, report)
 
@@ -216,12 +231,12 @@ def _savings(row, base, report):
 def _score_change(row, base, report):
     change = row.score - base.score
     if report.metric != "accuracy":
-        yield _value(f"{change:+.3g}"), _label(f"{report.metric}: {score_text(row.score, report.metric)}")
+        yield value(f"{change:+.3g}"), label(f"{report.metric}: {score_text(row.score, report.metric)}")
         return
     low, _, high = score_limits(row.score, report)
     clear = not low <= base.score <= high
-    text = _label(f"points of accuracy: {score_text(row.score, report.metric)}")
-    yield _value(f"{100 * change:+.2f}", change > 0 if clear else None), text
+    text = label(f"points of accuracy: {score_text(row.score, report.metric)}")
+    yield value(f"{100 * change:+.2f}", change > 0 if clear else None), text
 
 
 def _is_faster(ratio):
@@ -233,24 +248,15 @@ def _is_faster(ratio):
 
 def _sizes(row, report):
     for batch_size, latency in row.latency.items():
-        yield _value(f"{1000 * latency.median:.3g} ms"), _label(f"at batch {batch_size}")
-    for value, name in (
+        yield value(f"{1000 * latency.median:.3g} ms"), label(f"at batch {batch_size}")
+    for text, name in (
         (_count(row.weights), "weights"),
         (_count(row.flops), "FLOPs per sample"),
         (_size(row.bytes), "on disk"),
         (score_text(row.score, report.metric), report.metric),
     ):
-        if value != "-":
-            yield _value(value), _label(name)
-
-
-def _value(text, good=None):
-    kind = "" if good is None else (" good" if good else " bad")
-    return element("div", text, class_=f"value{kind}")
-
-
-def _label(text):
-    return element("div", text, class_="label")
+        if text != "-":
+            yield value(text), label(name)
 
 
 def _latency(row, batch_size, report):

@@ -43,7 +43,6 @@ section, .card {
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
 .caption { color: var(--soft); font-size: .875rem; }
-h3 + .caption + .scroll .bars { margin-top: -4px; }
 th, td { padding: 6px 10px 6px 0; text-align: right; border-top: 1px solid var(--line); vertical-align: top; }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; }
 th:first-child { text-align: left; }
