@@ -148,9 +148,9 @@ def row_of(model, unit, amount, scope):
 _HEADER = """# Allocation: which layers bear a budget
 
 Accuracy on the 10,000 test images of Fashion-MNIST at equal FLOPs, and at equal measured latency in LiteRT at
-batch 1. `python benchmarks/allocation.py --write docs/results/allocation.md` trains the dense models, measures
-everything, and writes this page. [Shrink](../shrink.md) and [Sensitivity](../sensitivity.md) explain the
-functions.
+batch 1. `python benchmarks/allocation.py --write docs/results/allocation.md` trains the dense models,
+measures everything, and writes this page. [Shrink](../shrink.md) and [Sensitivity](../sensitivity.md) explain
+the functions.
 
 The arms prune the same dense model with `tfap.prune_once`:
 
@@ -158,7 +158,8 @@ The arms prune the same dense model with `tfap.prune_once`:
 - uniform: the same fraction of every layer, `scope="local"`.
 - global: the channels of all layers ranked together, `scope="global"`.
 
-Means are in percent, with 95% CIs over seeds. Differences are in points and paired by seed. Machine: {machine}.
+Means are in percent, with 95% CIs over seeds. Differences are in points and paired by seed. Machine:
+{machine}.
 """
 
 # -- the page -----------------------------------------------------------------------------------------
@@ -174,6 +175,7 @@ def cell(values, sign=""):
 
 
 def differences(rows, other, figure, **wanted):
+    """Returns the figure of allocated minus that of another arm, per seed."""
     mine, others = (
         {row["seed"]: row[figure] for row in rows.found(scope=scope, **wanted)}
         for scope in ("allocated", other)

@@ -15,9 +15,12 @@ from tfap.graph.flops import flops
 from tfap.keras_compat.types import Model
 from tfap.utils.progress import Progress
 
-ROUNDS = 8  # of building a smaller model and measuring it
+ROUNDS = 8  # of interpolating, building a smaller model, and measuring it
 _ACCEPTED = {"bytes": (0.985, 1.0), "latency_ms": (0.965, 1.005), "speedup": (0.965, 1.005)}
 _AIM = {"bytes": 0.997, "latency_ms": 0.985, "speedup": 0.985}  # of the limit
+PROBES = (1.06, 1.12, 1.19, 1.27, 1.36, 0.94, 0.88)  # times the cost where a measurement jumps
+# Of the whole cost: so near to each other, two points have nothing between them to find.
+_NARROW = {"bytes": 0.0, "latency_ms": 0.01, "speedup": 0.01}
 TOLERANCE = 0.05  # by which a measured time may miss the budget
 
 
@@ -177,42 +180,65 @@ class Search:
         return dataclasses.replace(result, reached=float(count(model)))
 
     def _corrected(self, proposals):
-        meter, cost, unit = self._meter, proposals.cost, self._budget.unit
-        least = proposals.least()
-        if meter.own() <= self._budget.limit(meter.own()):
+        assert self._meter is not None and self._least is not None
+        own, cost = self._meter.own(), proposals.cost
+        if own <= self._budget.limit(own):
             every = proposals.within(cost.total)
-            own = meter.own()
-            return Found(every, BudgetResult(self._budget, own, self._budget.limit(own), cost.of(every), own))
-        points = [_Point(cost.of(least), least, self._least), _Point(cost.total, None, meter.own())]
-        predicted = None
+            return Found(every, BudgetResult(self._budget, own, self._budget.limit(own), own, own))
+        least = proposals.least()
+        points = [_Point(cost.of(least), least, self._least), _Point(cost.total, None, own)]
         with Progress("Measuring smaller models", ROUNDS) as progress:
-            for _ in range(ROUNDS):
-                limit = self._budget.limit(meter.own())
-                kept = proposals.within(_next_cost(points, _AIM[unit] * limit))
-                if kept is None or any(
-                    np.array_equal(kept, point.kept) for point in points if point.kept is not None
-                ):
-                    break  # there is nothing between two points
-                measured = meter.of(self._build(kept))
-                predicted = predicted or _interpolated(points, cost.of(kept))
-                points.append(_Point(cost.of(kept), kept, measured))
-                progress.advance()
-                low, high = _ACCEPTED[unit]
-                if low * limit <= measured <= high * limit:
-                    break
-        limit = self._budget.limit(meter.own())
-        best = self._best([point for point in points if point.kept is not None], limit)
-        result = BudgetResult(
-            self._budget, meter.own(), limit, predicted or best.measured, best.measured, len(points) - 2
-        )
-        return Found(best.kept, result)
+            for limit in self._limits(points, cost.total):
+                kept = proposals.within(limit)
+                if kept is not None and not _is_known(kept, points):
+                    points.append(_Point(cost.of(kept), kept, self._meter.of(self._build(kept))))
+                    progress.advance()
+                    if self._is_accepted(points[-1]):
+                        break
+        return self._found(points)
 
-    def _best(self, points, limit):
+    def _limits(self, points, total):
+        """Yields limits on the predicted cost to try, by the points that are measured until then."""
+        aim = _AIM[self._budget.unit]
+        for _ in range(ROUNDS):
+            low, high = _bracket(points, aim * self._limit())
+            if high.cost - low.cost <= _NARROW[self._budget.unit] * total:
+                break
+            before = len(points)
+            yield _next_cost(points, aim * self._limit())
+            if len(points) == before:
+                break  # there is nothing between two points
+        if self._budget.is_timed:
+            # Some runtimes are slower with fewer channels, by what is left of their blocks.
+            at = _bracket(points, aim * self._limit())[0].cost
+            yield from (at * factor for factor in PROBES if at * factor < total)
+
+    def _limit(self):
+        return self._budget.limit(self._meter.own())
+
+    def _is_accepted(self, point):
+        low, high = _ACCEPTED[self._budget.unit]
+        return low * self._limit() <= point.measured <= high * self._limit()
+
+    def _found(self, points):
+        best = self._best([point for point in points if point.kept is not None])
+        first = points[2] if len(points) > 2 else best
+        predicted = _interpolated(points[:2], first.cost)
+        own, limit = self._meter.own(), self._limit()
+        return Found(
+            best.kept, BudgetResult(self._budget, own, limit, predicted, best.measured, len(points) - 2)
+        )
+
+    def _best(self, points):
         """Returns the point nearest to the limit: below it for bytes, within the tolerance for times."""
-        allowed = limit * (1 + TOLERANCE * self._budget.is_timed)
+        allowed = self._limit() * (1 + TOLERANCE * self._budget.is_timed)
         inside = [point for point in points if point.measured <= allowed]
-        aim = _AIM[self._budget.unit] * limit
+        aim = _AIM[self._budget.unit] * self._limit()
         return min(inside or points, key=lambda point: abs(math.log(point.measured / aim)))
+
+
+def _is_known(kept, points):
+    return any(np.array_equal(kept, point.kept) for point in points if point.kept is not None)
 
 
 def _interpolated(points, cost):
@@ -235,13 +261,17 @@ def _next_cost(points: list[_Point], aim: float) -> float:
     >>> _next_cost([few, all_], 2.0), round(_next_cost([few, all_], 1.01), 2)
     (2.0, 0.5)
     """
-    low = max(
-        (point for point in points if point.measured <= aim), key=lambda point: point.cost, default=None
-    )
-    low = low or min(points, key=lambda point: point.cost)
-    above = [point for point in points if point.measured > aim and point.cost > low.cost]
-    if not above:
-        return low.cost
-    high = min(above, key=lambda point: point.cost)
+    low, high = _bracket(points, aim)
     part = (aim - low.measured) / (high.measured - low.measured) if high.measured != low.measured else 0.5
     return low.cost + min(max(part, 0.05), 0.95) * (high.cost - low.cost)
+
+
+def _bracket(points, aim):
+    """Returns the largest model that meets what is aimed at, and the smallest larger one that does not."""
+    meeting = [point for point in points if point.measured <= aim]
+    if not meeting:
+        low = min(points, key=lambda point: point.cost)
+    else:
+        low = max(meeting, key=lambda point: point.cost)
+    above = [point for point in points if point.measured > aim and point.cost > low.cost]
+    return low, min(above, key=lambda point: point.cost, default=low)

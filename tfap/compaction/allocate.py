@@ -56,9 +56,9 @@ def allocate(
     >>> x = numpy.random.default_rng(0).normal(size=(256, 8))
     >>> allocation = tfap.allocate(model, tfap.sensitivity(model, x), {"weights": 0.5})
     >>> dict(allocation)
-    {'hidden': 0.5}
+    {'hidden': 0.53125}
     >>> tfap.prune_once(model, x, allocation).get_layer("hidden").units
-    16
+    15
     """
     keras_compat.check_plain(model, "tfap.allocate")
     if not isinstance(sensitivity, Sensitivity):
