@@ -398,19 +398,25 @@ def process(*arguments, code=SCRIPT):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-HELP = """
+WITHOUT_KERAS = """
 import sys
 sys.argv = ["/usr/bin/tfap", *sys.argv[1:]]
 from tfap.command_line import start
 code = start.main(sys.argv[1:])
-assert not {"keras", "tensorflow"} & set(sys.modules), "the help has loaded a Keras"
+assert not {"keras", "tensorflow"} & set(sys.modules), "Keras was loaded"
 sys.exit(code)
 """
 
 
+@pytest.mark.parametrize("arguments", [["gone.keras"], ["x.npy", "--seconds=fast"], []])
+def test_mistakes_do_not_wait_for_keras(arguments):
+    done = process("report", *arguments, code=WITHOUT_KERAS)
+    assert done.returncode == 2 and done.stderr.startswith("tfap: ") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["shrink", "--help"], ["--version"]])
 def test_help_does_not_wait_for_keras(arguments):
-    done = process(*arguments, code=HELP)
+    done = process(*arguments, code=WITHOUT_KERAS)
     assert done.returncode == 0 and not done.stderr and done.stdout
 
 

@@ -1,5 +1,6 @@
 """Models on the command line: files of either Keras, and exported ones."""
 
+import importlib
 import json
 import pathlib
 import warnings
@@ -100,9 +101,11 @@ def activations(keras_models: Mapping[str, Any], x: Any) -> dict[str, Any]:
 
 
 def _existing(path):
+    """Returns the path of what is there. From then on, Keras is needed, which takes seconds to import."""
     file = pathlib.Path(path)
     if not file.exists():
         raise UserError(f"there is no file or folder '{path}'")
+    importlib.import_module("tfap.loading")
     return file
 
 

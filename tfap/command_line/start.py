@@ -93,7 +93,6 @@ def _run(arguments):
         return print(command.help())
     values = command.flags()
     positional = values([f"tfap {command.name}", *arguments[1:]])[1:]
-    importlib.import_module("tfap.loading")
     return command.run(positional, values)
 
 
