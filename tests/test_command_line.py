@@ -245,6 +245,18 @@ def test_amounts():
         )
 
 
+# -- comparing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_compare(run, files):
+    flags = ["--methods=magnitude", "--sparsities=0.5", "--seeds=1", "--epochs=1", "--workers=1"]
+    code, out, err = run("compare", *flags, "--directory=compared")
+    assert code == 0, err
+    assert "magnitude" in out and "rows.csv, sparsity.png and size.png are in compared/digits-keras-1" in out
+    assert pathlib.Path("compared/digits-keras-1/rows.csv").read_text().count("magnitude") == 1
+
+
 # -- mistakes --------------------------------------------------------------------------------------
 
 MISTAKES = {
