@@ -39,7 +39,7 @@ def _run(arguments: Sequence[str], values: flags.FlagValues) -> None:
     )
     print(made)
     weights = sum(math.prod(weight.shape) for weight in model.weights)
-    prunable = sum(math.prod(row.shape) for row in made.pruned)
+    prunable = sum(math.prod(row.shape or ()) for row in made.pruned)
     pruned = round(values.sparsity * prunable)
     print(f"{prunable:,} of {weights:,} weights are prunable, in {len(made.pruned)} kernels.")
     print(f"Of these, {pruned:,} would be pruned (--sparsity={values.sparsity:g}).")
