@@ -210,6 +210,29 @@ def test_bytes_are_never_more_than_asked_for(keras_module, runtime, tmp_path):
     assert report.budget.rounds >= 1
 
 
+class Sizes:
+    """File sizes of our own: a header, 4 bytes per weight, and blocks of 16 bytes."""
+
+    def __init__(self, model, budget):
+        self.model = model
+
+    def own(self):
+        return self.of(self.model)
+
+    def of(self, model):
+        return 1000 + 16 * -(-4 * weight_count(model) // 16)
+
+
+@pytest.mark.parametrize("limit", [4000, 5003, 0.3, 0.9])
+def test_the_search_for_bytes(keras_module, monkeypatch, limit):
+    monkeypatch.setattr("tfap.budgets.meters.SizeMeter", Sizes)
+    model = nets.mlp(keras_module, (12, 40, 30, 4))
+    small, report = tfap.prune_once(model, inputs_for(model), {"bytes": limit}, **OPTIONS)
+    allowed = limit if isinstance(limit, int) else limit * Sizes(model, None).own()
+    assert 0.95 * allowed <= Sizes(small, None).own() <= allowed and report.budget.rounds <= 3
+
+
+@pytest.mark.slow
 def test_bytes_as_an_integer(keras_module, tmp_path):
     model = nets.mlp(keras_module, (12, 400, 300, 4))
     small = tfap.prune_once(model, inputs_for(model), {"bytes": 100_000}, "magnitude")
@@ -217,7 +240,8 @@ def test_bytes_as_an_integer(keras_module, tmp_path):
     assert 97_000 <= size <= 100_000
 
 
-def test_bytes_that_are_too_few(keras_module):
+def test_bytes_that_are_too_few(keras_module, monkeypatch):
+    monkeypatch.setattr("tfap.budgets.meters.SizeMeter", Sizes)
     model = nets.mlp(keras_module)
     with pytest.raises(ValueError, match="10 bytes in tflite cannot be met: with the fewest channels"):
         tfap.prune_once(model, inputs_for(model), {"bytes": 10}, "magnitude")

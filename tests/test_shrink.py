@@ -113,6 +113,7 @@ def test_the_budget_comes_first(keras_module):
     x, y = nets.data(model)
     result = tfap.shrink(model, (x, y), {"weights": 0.8}, max_drop=1.0, stages=5)
     assert len(result.stages) == 2 and result.meets_budget
+    assert "before fit" not in str(result) and f"{result.stages[1].score:.2%}" in str(result)
 
 
 # -- with training ------------------------------------------------------------------------------------
@@ -130,6 +131,7 @@ def test_stages_with_training(keras_module):
     assert second.weights < first.weights <= 0.4**0.5 * dense.weights  # equal ratios
     assert second.score == accuracy(result.model, x, y) and first.pruned_score is not None
     assert result.model.optimizer is not None and type(result.model) is type(model)
+    assert "accuracy before fit" in str(result) and f"{second.score:.2%}" in str(result)
 
 
 def test_it_stops_where_too_much_is_lost(keras_module):

@@ -17,6 +17,7 @@ TIMED = ("latency_ms", "speedup")
 UNITS = (*COUNTED, *TIMED)
 RUNTIMES = ("tflite", "onnx", "saved_model")
 _OPTIONS = {"weights": (), "flops": (), "bytes": ("runtime",)}
+_NAMES = {"flops": "FLOPs"}
 _TIMED_OPTIONS = ("runtime", "batch_size", "threads")
 
 
@@ -158,7 +159,7 @@ class Budget:
         """Writes a value in the unit of `limit`, such as "1,024 bytes"."""
         if self.is_timed:
             return f"{value:.4g} ms"
-        return f"{value:,.0f} {'FLOPs' if self.unit == 'flops' else self.unit}"
+        return f"{value:,.0f} {_NAMES.get(self.unit, self.unit)}"
 
     def cost(self, model: Model, liveness: Liveness) -> "costs.Cost":
         """Makes the cost of a model in the unit of the budget, by its kept channels.
@@ -181,14 +182,14 @@ class Budget:
     def __str__(self) -> str:
         amount = f"{self.amount:,}" if isinstance(self.amount, numbers.Integral) else f"{self.amount:g}"
         if self.is_share:
-            return f"{self.amount:.1%} of the {self.unit}"
+            return f"{self.amount:.1%} of the {_NAMES.get(self.unit, self.unit)}"
         where = f" in {self.runtime}" if self.is_exported else ""
         if self.is_timed:
             where += f", batch size {self.batch_size}"
         return {
             "latency_ms": f"{amount} ms{where}",
             "speedup": f"{amount}x as fast{where}",
-        }.get(self.unit, f"{amount} {self.unit}{where}")
+        }.get(self.unit, f"{amount} {_NAMES.get(self.unit, self.unit)}{where}")
 
 
 def is_budget(value: Any) -> "TypeGuard[Budget | Mapping[str, Any]]":

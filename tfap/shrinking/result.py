@@ -160,7 +160,9 @@ class ShrinkResult:
     def table(self) -> rich.table.Table:
         """Returns a rich table with one line per stage."""
         unit = [] if self.unit in ("weights", "flops") else [self.unit]
-        scores = [] if self.metric is None else [f"{self.metric} before fit", self.metric]
+        is_trained = any(stage.pruned_score is not None for stage in self.stages)
+        scores = [] if self.metric is None else [self.metric]
+        scores = [f"{self.metric} before fit", *scores] if is_trained else scores
         table = tables.table_of(["stage"], ["weights", "FLOPs", *unit, *scores, "seconds", "of them in fit"])
         for stage in self.stages:
             name = f"{stage.number}{'' if stage.number else ', given'}"
@@ -172,7 +174,8 @@ class ShrinkResult:
                 f"{stage.weights:,}",
                 "-" if stage.flops is None else f"{stage.flops:,}",
                 *([self._amount(stage.used).split()[0]] if unit else []),
-                *([self._score(stage.pruned_score), self._score(stage.score)] if scores else []),
+                *([self._score(stage.pruned_score)] if is_trained else []),
+                *([self._score(stage.score)] if scores else []),
                 f"{seconds:.1f}",
                 f"{stage.fit_seconds:.1f}",
             )
