@@ -233,9 +233,9 @@ def test_the_page_of_a_shrink(tmp_path):
         *("Shrunk to 2x as fast in onnx", "Verdict The budget of 2x as fast in onnx is not met: 4 ms before"),
         *("1.41x as fast; asked for: 2x as fast in onnx", "given: 4 ms, 90%", "stage 2: 2 ms, 70%"),
         *(
-            "given 100 200 4 - 90.00% 1.5",
+            "given 100 200 4 90.00% 1.5",
             "1, returned 70 140 2.828",
-            "2, too much lost 40 80 2 - 70.00% 1.5",
+            "2, too much lost 40 80 2 70.00% 1.5",
         ),
         "lost 50% <0.1% 9.5% 9.5% 39.3% 39.3% 39.3% 86.5% 86.5% 86.5%",
     ):
@@ -246,7 +246,7 @@ def test_the_page_of_a_shrink_without_labels(tmp_path):
     a_result("weights", None, 2).to_html(tmp_path / "page.html", title="Mine")
     words = Reader((tmp_path / "page.html").read_text()).words
     assert words.startswith("Mine Mine") and "50% of the weights; asked for" in words
-    assert "2, returned, too much lost 40 80 2 1.5" in words
+    assert "2, returned, too much lost 40 80 1.5" in words
 
 
 # -- in a browser ----------------------------------------------------------------------------------

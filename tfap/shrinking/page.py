@@ -57,8 +57,10 @@ def _stages(result):
         percent = result.metric == "accuracy"
         unit = "FLOPs" if result.unit == "flops" else result.unit
         picture = scatter(points, _UNITS[result.unit], result.metric.capitalize(), percent, unit)
-    scores = [] if result.metric is None else [f"{result.metric} before fit", result.metric]
-    headings = ["Stage", "Weights", "FLOPs", _UNITS[result.unit], *scores, "Seconds"]
+    scores = [] if result.metric is None else [result.metric]
+    if _is_trained(result):
+        scores.insert(0, f"{result.metric} before fit")
+    headings = ["Stage", "Weights", "FLOPs", *_extra_unit(result), *scores, "Seconds"]
     rows = [_stage_row(stage, result) for stage in result.stages]
     return section("Stages", picture, table("Each stage prunes the model of the one before", headings, rows))
 
@@ -72,15 +74,26 @@ def _stage_row(stage, result):
     name = "given" if not stage.number else str(stage.number)
     name += ", returned" if stage.number == result.chosen else ""
     name += "" if stage.is_accepted else ", too much lost"
-    texts = [page.score_text(score, result.metric) for score in (stage.pruned_score, stage.score)]
+    scores = [stage.pruned_score, stage.score] if _is_trained(result) else [stage.score]
+    texts = [page.score_text(score, result.metric) for score in scores]
     return [
         name,
         f"{stage.weights:,}",
         "-" if stage.flops is None else f"{stage.flops:,}",
-        f"{stage.used:.4g}" if result.unit == "ms" else f"{stage.used:,.0f}",
+        *([f"{stage.used:.4g}" if result.unit == "ms" else f"{stage.used:,.0f}"] * len(_extra_unit(result))),
         *([] if result.metric is None else texts),
         f"{stage.prune_seconds + stage.fit_seconds:.1f}",
     ]
+
+
+def _extra_unit(result):
+    """Returns the heading of a column for the budget, unless it is one of weights or FLOPs."""
+    return [] if result.unit in ("weights", "flops") else [_UNITS[result.unit]]
+
+
+def _is_trained(result):
+    """Whether the stages have scores before their training."""
+    return any(stage.pruned_score is not None for stage in result.stages)
 
 
 def _allocation(result):
