@@ -12,6 +12,7 @@ TFLITE = ["ai-edge-litert>=2.0"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 JAX = ["jax>=0.4.30"]
 COMPARISON = ["joblib>=1.3", "cloudpickle>=3", "scipy>=1.10", "scikit-learn>=1.3", "matplotlib>=3.8"]
+IMAGES = ["pillow>=10.0"]
 EXTRAS = {
     "jax": JAX,
     "comparison": COMPARISON,
@@ -21,8 +22,11 @@ EXTRAS = {
     "examples": ["scikit-learn>=1.3", "matplotlib>=3.8"],
     "models": ["keras-hub>=0.20"],
     "tensorboard": ["tensorboard>=2.16"],
+    "images": IMAGES,
     "test": [
         *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "tensorboard>=2.16"),
+        *("nbclient>=0.10", "ipykernel>=6.29"),
+        *IMAGES,
         *JAX,
         *COMPARISON,
         *TFLITE,
@@ -52,6 +56,7 @@ setup(
         "rich>=13",
     ],
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["tfap = tfap.command_line.start:start"]},
     keywords="keras tensorflow pruning sparsity dead-neurons model-compression",
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -8,10 +8,10 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "tfap"
 # From top to bottom. A package imports from its own folder and from the rows below it.
 ROWS = (
-    ("__init__",),
+    ("__init__", "__main__", "command_line"),
     ("comparison", "shrinking"),
     ("compaction", "iterative", "low_rank"),
-    ("pruning", "training"),
+    ("loading", "pruning", "training"),
     ("budgets",),
     ("layers",),
     ("compensation",),

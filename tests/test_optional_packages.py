@@ -10,9 +10,11 @@ import keras
 import nets
 import numpy as np
 import pytest
+from absl import flags
 
 import tfap
 from tfap import datasets
+from tfap.command_line import data
 from tfap.comparison import workers
 from tfap.utils import plots, statistics
 
@@ -43,6 +45,14 @@ def report(format):
     return use
 
 
+def read_image(folder):
+    (folder / "image.png").write_bytes(b"")
+    values = flags.FlagValues()
+    data.define(values, "Images.")
+    values(["tfap", f"--data={folder}"])
+    data.read(values, nets.cnn(keras, (8, 8, 3), 2))
+
+
 # What needs each module; the extra that installs it.
 USES = {
     ("sklearn.datasets", "examples"): [lambda folder: datasets.load("digits")],
@@ -65,6 +75,7 @@ USES = {
     ("ai_edge_litert.interpreter", "tflite"): [export("tflite"), load("tflite"), report("tflite")],
     ("onnxruntime", "onnx"): [export("onnx"), load("onnx"), report("onnx")],
     ("onnx", "onnx"): [export("onnx"), export("onnx", verify=False)],
+    ("PIL", "images"): [read_image],
     ("tf2onnx.convert", "onnx"): [export("onnx"), export("onnx", verify=False)],
 }
 
@@ -88,7 +99,7 @@ def test_a_missing_package_names_the_pip_command(module, extra, monkeypatch, tmp
 def packages_of_setup():
     """`(required, {extra: packages})`, as the names of their imports."""
     names = {"scikit-learn": "sklearn", "absl-py": "absl", "tensorflow-model-optimization": None}
-    names |= {"ai-edge-litert": "ai_edge_litert", "keras-hub": "keras_hub"}
+    names |= {"ai-edge-litert": "ai_edge_litert", "keras-hub": "keras_hub", "pillow": "PIL"}
 
     def imported(requirements):
         found = {re.match(r"[\w-]+", each)[0] for each in requirements}
@@ -105,7 +116,7 @@ def packages_of_setup():
 def test_every_import_is_required_or_has_a_row_above():
     required, extras = packages_of_setup()
     # Of Keras, TensorFlow, and the backend that the user chose.
-    required |= {"ml_dtypes", "flatbuffers", "jax", "torch"}
+    required |= {"ml_dtypes", "flatbuffers", "jax", "torch", "h5py"}
     guarded = {module.split(".")[0]: extra for module, extra in USES}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,13 +1,14 @@
 """tfap: prunes Keras networks by what their neurons do."""
 
 import importlib
+import pathlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-from tfap import keras_compat, layers, moved
 from tfap.version import __version__
 
 if TYPE_CHECKING:
-    from tfap import low_rank
+    from tfap import layers, low_rank
     from tfap.activations.dead_neurons import DeadNeuronMonitor, dead_neuron_report
     from tfap.activations.measure import measure_activations
     from tfap.activations.recalibration import recalibrate
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from tfap.training.disconnected import unremovable_neurons
     from tfap.training.mask_update import update_masks
     from tfap.training.stopping import StopWhenPruned, pruning_is_over
+    from tfap.training.summaries import PruningSummaries
 
 __all__ = [
     "AP",
@@ -77,6 +79,7 @@ __all__ = [
     "PruneForLatencyOnXNNPack",
     "PruningPolicy",
     "PruningSchedule",
+    "PruningSummaries",
     "Reconstruction",
     "StopWhenPruned",
     "UpdatePruningStep",
@@ -168,6 +171,7 @@ _MODULE_OF = {
         "training.disconnected": ("unremovable_neurons",),
         "training.mask_update": ("update_masks",),
         "training.stopping": ("StopWhenPruned", "pruning_is_over"),
+        "training.summaries": ("PruningSummaries",),
     }.items()
     for name in names
 }
@@ -175,7 +179,7 @@ _MODULE_OF = {
 
 def __getattr__(name: str) -> Any:
     """Imports what is used."""
-    if name in ("comparison", "datasets", "low_rank"):
+    if name in ("comparison", "datasets", "layers", "low_rank"):
         return importlib.import_module(f"tfap.{name}")
     if name == "measure_latency":
         return importlib.import_module("tfap.reporting.latency").measure
@@ -190,14 +194,14 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# Files name these classes, which `import tfap` does not load.
-for _name, _module in (
-    ("AccuracyIntervals", "schedules"),
-    ("IterativeSparsity", "schedules"),
-    ("SingularValueRegularizer", "low_rank.regularizer"),
-):
-    keras_compat.register_lazily(
-        _name, lambda name=_name, module=_module: getattr(importlib.import_module(f"tfap.{module}"), name)
-    )
+def _is_command() -> bool:
+    """Whether this process is the command `tfap`, or `python -m tfap`, and not a program that imports it."""
+    if "keras" in sys.modules:
+        return False
+    given = sys.orig_argv
+    as_module = sys.argv[0] == "-m" and given[given.index("-m") + 1 :][:1] == ["tfap"]
+    return as_module or pathlib.Path(sys.argv[0]).stem == "tfap"
 
-moved.alias()
+
+if not _is_command():
+    importlib.import_module("tfap.loading")

@@ -15,6 +15,7 @@ from tfap.graph.parts import parts_of
 from tfap.keras_compat import Callback
 from tfap.keras_compat.types import Data
 from tfap.utils import checks, tables
+from tfap.utils.summaries import Summaries
 
 _COUNTS = "{layer path: ActivationCounts}, as tfap.measure_activations returns it"
 _METRICS = ("dead_neuron_rate", "static_dead_neuron_rate", "dynamic_dead_neuron_rate")
@@ -220,7 +221,7 @@ class DeadNeuronMonitor(Callback):
         """Prepares the measurement. `fit` calls it."""
         self._meter = None
         if self._log_dir is not None:
-            self._writer = _summaries().create_file_writer(str(self._log_dir))
+            self._writer = Summaries(self._log_dir, "DeadNeuronMonitor")
         if not keras_compat.is_graph_model(self.model) or keras_compat.is_built(self.model):
             self._prepare()
 
@@ -266,41 +267,16 @@ class DeadNeuronMonitor(Callback):
         report = dead_neuron_report(self._meter.measure(self._batches))
         self.reports[epoch] = report
         if self._writer is not None:
-            _write_summaries(self._writer, report, epoch)
+            self._writer.write(_tagged(report), epoch)
         return report
 
 
-def _summaries():
-    """Returns `tf.summary`.
-
-    Raises:
-        ModuleNotFoundError: If TensorFlow is not installed.
-    """
-    try:
-        import tensorflow as tf
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "DeadNeuronMonitor(log_dir=...) writes TensorBoard files with TensorFlow, which is not "
-            "installed: pip install tensorflow, or leave log_dir out."
-        ) from error
-    return tf.summary
-
-
-def _write_summaries(writer, report, epoch):
+def _tagged(report):
+    """Returns the rates of a report by the names that TensorBoard shows."""
     tags = {"dead_neurons": report.net}
     tags |= {f"dead_neurons/{path}": dead_neurons for path, dead_neurons in report.layers.items()}
-    with writer.as_default(step=epoch):
-        for tag, dead_neurons in tags.items():
-            _write_scalar(f"{tag}/rate", dead_neurons.rate)
-            _write_scalar(f"{tag}/static", dead_neurons.static)
-            _write_scalar(f"{tag}/dynamic", dead_neurons.dynamic)
-    writer.flush()
-
-
-def _write_scalar(name, value):
-    """Does what `tf.summary.scalar` does, but without TensorBoard."""
-    import tensorflow as tf
-
-    scalars = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
-    metadata = tf.compat.v1.SummaryMetadata(plugin_data=scalars, data_class=1)  # DATA_CLASS_SCALAR
-    tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)
+    return {
+        f"{tag}/{part}": getattr(dead_neurons, part)
+        for tag, dead_neurons in tags.items()
+        for part in ("rate", "static", "dynamic")
+    }

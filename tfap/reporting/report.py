@@ -17,6 +17,7 @@ from tfap.keras_compat.inputs import random_arrays
 from tfap.keras_compat.types import Data, Model
 from tfap.reporting import latency
 from tfap.reporting.labeled import read_labeled
+from tfap.reporting.layers import layer_figures
 from tfap.reporting.table import ModelReport, Report, check_metric_name
 from tfap.utils.accuracy import accuracy, check_labels
 
@@ -93,8 +94,9 @@ def report(
             samples.choose_metric(models)
     latencies = {size: _latencies(models, samples, size, baseline_name, seconds) for size in batch_sizes}
     rows = [_row(measured, samples, latencies) for measured in models]
-    metric_name = "loss" if samples and samples.use_loss else _name_of(metric)
-    return Report(rows, baseline_name, metric_name, _notes(models))
+    metric_name = "loss" if samples is not None and samples.use_loss else _name_of(metric)
+    labeled = None if samples is None or samples.are_random else len(samples)
+    return Report(rows, baseline_name, metric_name, _notes(models), labeled)
 
 
 def _row(model, samples, latencies):
@@ -108,7 +110,8 @@ def _row(model, samples, latencies):
         gzipped_bytes=size and size.gzipped,
         flops=model.flops()[0],
         latency={batch_size: of_model[model.name] for batch_size, of_model in latencies.items()},
-        score=samples.score(model) if samples else None,
+        score=samples.score(model) if samples is not None else None,
+        layers=layer_figures(model.keras_model) if model.keras_model else (),
     )
 
 
@@ -240,6 +243,9 @@ class _Samples:
     def __init__(self, inputs, labels=None, metric=None):
         self._inputs, self._labels, self._metric = inputs, labels, metric or accuracy
         self.use_loss = False
+
+    def __len__(self):
+        return len(self._inputs[0])
 
     @property
     def are_random(self):

@@ -4,12 +4,15 @@ import collections.abc
 import csv
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
 import rich.filesize
 
+from tfap.graph.counts import ActivationCounts
+from tfap.reporting.html import page
 from tfap.reporting.latency import Latency, Ratio
+from tfap.reporting.layers import LayerFigures
 from tfap.utils import tables
 
 # Fraction by which two measurements of one model differ on a busy machine.
@@ -32,6 +35,7 @@ class ModelReport:
         flops: Integer. FLOPs of one sample. See `tfap.flops`.
         latency: Dict of batch size to `tfap.reporting.latency.Latency`.
         score: Float. The accuracy, or the result of the metric.
+        layers: Tuple of `tfap.reporting.layers.LayerFigures`. Empty for files without a Keras model.
     """
 
     name: str
@@ -43,6 +47,7 @@ class ModelReport:
     flops: int | None = None
     latency: dict[int, Latency] = dataclasses.field(default_factory=dict)
     score: float | None = None
+    layers: tuple[LayerFigures, ...] = ()
 
     @property
     def sparsity(self) -> float | None:
@@ -104,6 +109,7 @@ class Report(collections.abc.Sequence[ModelReport]):
         baseline: String. Name of the model to compare the others with. None for no comparison.
         metric: String. Name of the score, which no other figure has.
         notes: Iterable of strings. Sentences on what the figures leave out.
+        samples: Integer. Number of samples of the score. None if unknown.
 
     Raises:
         ValueError: If `metric` is the name of another figure.
@@ -112,6 +118,7 @@ class Report(collections.abc.Sequence[ModelReport]):
         baseline: The argument.
         metric: The argument.
         notes: Tuple of strings.
+        samples: The argument.
     """
 
     def __init__(
@@ -120,12 +127,14 @@ class Report(collections.abc.Sequence[ModelReport]):
         baseline: str | None = None,
         metric: str = "accuracy",
         notes: Iterable[str] = (),
+        samples: int | None = None,
     ) -> None:
         self._rows = tuple(rows)
         check_metric_name(metric, {batch_size for row in self._rows for batch_size in row.latency})
         self.baseline = baseline
         self.metric = metric
         self.notes = tuple(notes)
+        self.samples = samples
 
     @overload
     def __getitem__(self, index: int | str) -> ModelReport: ...
@@ -167,6 +176,51 @@ class Report(collections.abc.Sequence[ModelReport]):
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str | None = None,
+        activations: Mapping[str, Any] | None = None,
+        sensitivity: Any = None,
+    ) -> None:
+        """Writes the report to a page of HTML: one file, which loads nothing from elsewhere.
+
+        The page has the verdict, the figures, accuracy against latency with intervals, and a bar per layer
+        and model. It follows the light or dark mode of the reader, and can be printed and read on a phone.
+
+        Args:
+            path: Path of the file. It is complete or unchanged, also after an interruption.
+            title: String. Title of the page. None for one with the names of the models.
+            activations: Dict of model name to the result of `tfap.measure_activations`, for histograms of
+                firing rates and a table of dead neurons. For a single model, the result itself.
+            sensitivity: Result of `tfap.sensitivity`, for a heat map.
+
+        Raises:
+            ValueError: If `activations` names a model that is not in the report.
+            OSError: If the file cannot be written.
+
+        Example:
+
+        >>> import keras, pathlib, tempfile, tfap
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tfap.report(model, batch_sizes=()).to_html(f"{folder}/report.html")
+        ...     page = pathlib.Path(f"{folder}/report.html").read_text()
+        >>> page[:15], "At a glance" in page
+        ('<!DOCTYPE html>', True)
+        """
+        given = dict(activations or {})
+        if given and all(isinstance(counts, ActivationCounts) for counts in given.values()):
+            given = {self._rows[0].name: given}
+        unknown = sorted(set(given) - {row.name for row in self._rows})
+        if unknown:
+            raise ValueError(
+                f"activations has {', '.join(map(repr, unknown))}; expected names of models of the report: "
+                f"{', '.join(row.name for row in self._rows)}."
+            )
+        page.write(path, page.of_report(self, title, given, sensitivity))
 
     def __str__(self) -> str:
         batch_sizes = list(self._rows[0].latency)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +10,10 @@ import rich.table
 
 from tfap.compaction.allocation import Allocation
 from tfap.keras_compat.types import Data, Model
+from tfap.reporting.html import page
 from tfap.reporting.report import report
 from tfap.reporting.table import Report
+from tfap.shrinking.page import of_result
 from tfap.utils import tables
 
 
@@ -84,6 +87,11 @@ class ShrinkResult:
     _data: Data = dataclasses.field(compare=False)
     _metric: Callable[[Any, Any], float] | None = dataclasses.field(compare=False)
 
+    @property
+    def given(self) -> Model:
+        """The model that was given."""
+        return self._dense
+
     @functools.cached_property
     def report(self) -> Report:
         """The `tfap.report` of the models "dense" and "small". It is measured when it is first used."""
@@ -130,6 +138,29 @@ class ShrinkResult:
         names = ("budget", "unit", "limit", "metric", "max_drop", "chosen", "meets_budget", "drop", "verdict")
         figures = {name: getattr(self, name) for name in names}
         return {**figures, "stages": [stage.to_dict() for stage in self.stages]}
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str | None = None,
+        activations: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes the result to a page of HTML, as `to_html` of a `tfap.report` does.
+
+        The page has the verdict, the stages, what each layer bears, and the report, which is measured if it
+        was not used yet.
+
+        Args:
+            path: Path of the file. It is complete or unchanged, also after an interruption.
+            title: String. Title of the page. None for one with the budget.
+            activations: Dict of "dense" and "small" to the result of `tfap.measure_activations`, for
+                histograms of firing rates and a table of dead neurons.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        page.write(path, of_result(self, title, activations))
 
     def table(self) -> rich.table.Table:
         """Returns a rich table with one line per stage."""

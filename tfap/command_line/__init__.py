@@ -1,0 +1,1 @@
+"""The command `tfap`: reports, plans, exports, shrinks and compares models without a line of Python."""
