@@ -193,8 +193,8 @@ class Budget:
 
 
 def is_budget(value: Any) -> "TypeGuard[Budget | Mapping[str, Any]]":
-    """Returns whether an argument that also takes a sparsity is a budget."""
-    return isinstance(value, Budget | Mapping)
+    """Returns whether an argument that also takes a sparsity, or a saved schedule, is a budget."""
+    return isinstance(value, Budget) or (isinstance(value, Mapping) and "class_name" not in value)
 
 
 def _check_key(key):
