@@ -176,12 +176,14 @@ def fit_and_compact(
             break
         wrapped = _compacted(wrapped, pruning_schedule, options)
     statistics.end(wrapped, pruning.step)
-    stripped = strip_pruning(wrapped)
-    if round_to == 1:
-        small = compact(stripped, data=comparison_data)
-    else:
-        small = compact_to(stripped, _rounded_up(Liveness(stripped), round_to), comparison_data)
+    small = _compacted_at_end(strip_pruning(wrapped), round_to, comparison_data)
     return ShrunkFit(small, history, None if goal is None else goal.finished(small))
+
+
+def _compacted_at_end(stripped, round_to, comparison_data):
+    if round_to == 1:
+        return compact(stripped, data=comparison_data)
+    return compact_to(stripped, _rounded_up(Liveness(stripped), round_to), comparison_data)
 
 
 def _rounded_up(liveness, round_to):

@@ -195,10 +195,7 @@ def prune_once(
     kept = choice.kept(scores)
     with Progress("Refitting", pruner.steps) as progress:
         layers = pruner.remove(kept, compensate, progress)
-    if round_to == 1:
-        small = compact(pruner.model, data=batches.few())
-    else:
-        small = compact_to(pruner.model, pruner.kept, batches.few())
+    small = _compacted(pruner, batches, round_to)
     is_recalibrated = recalibrate and bool(batch_norm.normalizations(small))
     if is_recalibrated:
         small = recalibrated(small, batches)
@@ -225,6 +222,12 @@ def _allocation(goal, removable, kept, sets, result):
     if sets is None:
         return goal if isinstance(goal, Allocation) else None
     return allocation_of(removable, kept, sets, result)
+
+
+def _compacted(pruner, batches, round_to):
+    if round_to == 1:
+        return compact(pruner.model, data=batches.few())
+    return compact_to(pruner.model, pruner.kept, batches.few())  # unused channels stay, for the multiples
 
 
 def _goal(sparsity, target, model):
