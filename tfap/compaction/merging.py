@@ -118,7 +118,7 @@ class _Merger:
     """
 
     def __init__(self, model, plan):
-        self._removable = RemovableChannels(model, plan)
+        self._removable = RemovableChannels(model, plan, recurrent=False)  # nothing takes their place over
         self.model = self._removable.model
         self.layers: list[MergedLayer] = []
         self._liveness, self._sets = self._removable.liveness, self._removable.sets

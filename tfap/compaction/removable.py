@@ -19,6 +19,7 @@ class RemovableChannels:
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         plan: The `PruningPlan` of the model: which layers may lose channels.
+        recurrent: Whether recurrent layers may lose units.
 
     Attributes:
         model: A copy of the model, whose weights may be changed. Tied layers are shared with the given one.
@@ -32,7 +33,7 @@ class RemovableChannels:
         ValueError: If no channel can be removed.
     """
 
-    def __init__(self, model: Model, plan: PruningPlan) -> None:
+    def __init__(self, model: Model, plan: PruningPlan, recurrent: bool = True) -> None:
         graph = Graph(model)
         tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
         self.model = keras_compat.rebuild(
@@ -43,6 +44,7 @@ class RemovableChannels:
         self._shared = {path for path, layer in self.liveness.graph.layers() if id(layer) in given}
         self.consumers = consumers_of(self.liveness.graph, self.liveness.channels, fixed=given)
         self.prunable = {row.path for row in plan.pruned}
+        self._recurrent = recurrent
         self.sets = self._removable_sets()
         if not self.sets:
             raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
@@ -57,12 +59,28 @@ class RemovableChannels:
         produced = []
         for path in self.liveness.linear_maps:
             consumed, groups = self.liveness.groups(path)
-            if path not in self.prunable:
+            if path not in self.prunable or (self.liveness.is_recurrent(path) and not self._recurrent):
                 removable[groups] = False
             if path in self._shared and consumed is not None:
                 removable[consumed] = False  # its weights are those of the given model
             produced.append(groups)
         return coupled_sets(produced, removable)
+
+    def clear_recurrence(self, kept: np.ndarray) -> None:
+        """Sets the weights to zero with which recurrent layers read their own units that are removed.
+
+        Args:
+            kept: Boolean array: which channel groups are kept.
+        """
+        for path, linear_map in self.liveness.linear_maps.items():
+            removed = ~kept[self.liveness.groups(path)[1]]
+            if self.liveness.is_recurrent(path) and removed.any():
+                consumer = self.consumers.get(path)
+                if consumer is None:
+                    linear_map.clear_recurrence(removed)
+                    linear_map.layer.set_weights(linear_map.weights())
+                else:
+                    consumer.clear_recurrence(removed)
 
     def evened(self, kept: np.ndarray) -> np.ndarray:
         """Keeps as many channels of every group of a grouped convolution.
