@@ -12,6 +12,7 @@ import tensorflow as tf
 # Elementwise activations; those of the first group are 0 at 0.
 _ZERO_AT_ZERO = ["relu", "tanh", "gelu", "elu", "linear"]
 _OTHERS = ["sigmoid", "softplus"]
+_GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Maker:
         self.pads = set()  # channels of which constants meet padding, so that only zeros go
         self.shifts = set()  # channels of which zeros do not stay zeros
         self.products = set()  # channels that one zero factor is enough for
+        self.vary = set()  # channels that no weights make constant
         self.inputs = []
 
     # -- draws -------------------------------------------------------------------------------------
@@ -168,6 +170,34 @@ class Maker:
         equation = f"{letters}y,yz->{letters}z"
         layer = self.layers.EinsumDense(equation, output_shape=shape, activation=activation, **bias)
         return self.apply(layer, value, activation=activation)
+
+    def Recurrent(self, value):
+        """A SimpleRNN, GRU or LSTM, or two of them."""
+        result = self._recurrent(value, sequences=self.maybe())
+        return self._recurrent(result, sequences=self.maybe()) if result.rank and self.maybe(0.3) else result
+
+    def Bidirectional(self, value):
+        merge_mode = self.pick(["concat", "concat", "sum", "ave", "mul"])
+        return self._recurrent(value, sequences=self.maybe(), merge_mode=merge_mode)
+
+    def _recurrent(self, value, sequences, merge_mode=None):
+        kind, activation = self.pick(list(_GATES)), self.pick(["tanh", "tanh", "elu", "sigmoid"])
+        options = {"use_bias": self.maybe(0.8), "unroll": self.maybe(0.2), "activation": activation}
+        if kind == "GRU":
+            options["reset_after"] = self.maybe()
+        if merge_mode is None and not sequences:
+            options["go_backwards"] = self.maybe(0.3)
+        if not options["use_bias"]:  # only zeros go
+            self.pads.update(_numbers(value.channels))
+        units = self.number(3, 5)
+        layer = getattr(self.layers, kind)(units, return_sequences=sequences, **options)
+        channels = self.new(units)
+        if activation in _OTHERS:
+            self.vary.update(channels.tolist())
+        if merge_mode is not None:
+            layer = self.layers.Bidirectional(layer, merge_mode=merge_mode)
+        self.note("Recurrent" if merge_mode is None else "Bidirectional", channels)
+        return self.apply(layer, value, np.tile(channels, 2) if merge_mode == "concat" else channels)
 
     def Grouped(self, value):
         """As many channels go of every group."""
@@ -376,7 +406,8 @@ class Maker:
         value = self.pin(value)
         layers = [self.layers.LayerNormalization(), custom_layer(self.keras)()]
         if value.rank == 1:
-            layers += [self.layers.Permute((2, 1)), self.layers.SimpleRNN(4, return_sequences=True)]
+            gates = {"activation": "softmax", "return_sequences": True}
+            layers += [self.layers.Permute((2, 1)), self.layers.SimpleRNN(4, **gates)]
             layers += [self.layers.TimeDistributed(self.layers.Dense(4))]
         return Value(self.pick(layers)(value.tensor), None)
 
@@ -400,9 +431,9 @@ class Maker:
         """A net with a block of its kind and random others."""
         value = self._start(self.kind)
         for name in self._plan(self.kind, value.rank):
-            if value.channels is None or (name in _IMAGE and value.rank == 0):
+            if value.channels is None or (name in _SPATIAL and value.rank == 0):
                 value = self.conv(value) if value.rank else self.dense(value)
-            if name not in _IMAGE or value.rank:
+            if name not in _SPATIAL or value.rank:
                 value = self.block(name, value)
         if value.rank > 0:
             value = self.head(value)
@@ -419,6 +450,8 @@ class Maker:
 
     def _plan(self, kind, rank):
         others = _ANY + (_OF_RANK[rank] if rank else [])
+        if kind in _SEQUENCE:
+            others = others + sorted(_SEQUENCE)
         plan = [self.pick(others) for _ in range(self.number(0, 2))]
         if kind not in _STARTS:
             plan.insert(self.number(0, len(plan)), kind)
@@ -431,6 +464,8 @@ class Maker:
         ranks = [0, 1, 2]
         if kind in _IMAGE:
             ranks = [1] if kind == "ConcatenateInTime" else [1, 2]
+        elif kind in _SEQUENCE:
+            ranks = [1]
         elif kind == "Reshape":
             ranks = [0]
         rank = self.pick(ranks)
@@ -517,9 +552,12 @@ class Maker:
 
     def _kill(self, channel, weights):
         folds, zeros = channel not in self.pads, channel not in self.shifts
-        if self.maybe() or not (folds or zeros):
+        if self.maybe() or not (folds or zeros) or channel in self.vary:
             for layer, index in self.read_by[channel]:
                 _zero_input(layer, _weights_of(layer, weights), index)
+            for layer, index in self.made_by[channel]:
+                if _gates(layer):
+                    _zero_recurrence(_weights_of(layer, weights), _gates(layer), index)
             return
         self._make_constant(weights, self.made_by[channel], bias=not folds)
         if not folds:
@@ -532,7 +570,8 @@ _MAKERS = {
     "Dense", "Conv", "Transpose", "Separable", "EinsumDense", "Nested", "NestedTwice",
     "Shared", "Embedding", "Siamese", "DictInputs", "Concatenate",
 }  # fmt: skip
-_OWN_NOTES = {"Grouped", "Depthwise", "Reshape", "NestedSequential"}
+_SEQUENCE = {"Recurrent", "Bidirectional"}
+_OWN_NOTES = {"Grouped", "Depthwise", "Reshape", "NestedSequential"} | _SEQUENCE
 _STARTS = {"Embedding", "Siamese", "DictInputs"}
 _ANY = [
     "Dense", "EinsumDense", "Activation", "Activations", "PReLU", "BatchNormalization", "Dropout", "Residual",
@@ -545,9 +584,10 @@ _IMAGES = [
 ]  # fmt: skip
 _OF_RANK = {1: [*_IMAGES, "ConcatenateInTime"], 2: _IMAGES}
 _IMAGE = set(_OF_RANK[1])
+_SPATIAL = _IMAGE | _SEQUENCE
 _NOTHING_GOES = {"Softmax", "Unknown"}
 # Every kind of block of which channels have to go; operations only in Keras 3.
-KINDS = sorted(({*_ANY, *_IMAGE, "Reshape"} | _STARTS) - _NOTHING_GOES)
+KINDS = sorted(({*_ANY, *_SPATIAL, "Reshape"} | _STARTS) - _NOTHING_GOES)
 
 
 def random_net(keras, generator, kind):
@@ -567,7 +607,10 @@ def sizes(model):
         weights = layer.get_weights()
         if not weights or type(layer).__name__.startswith("Depthwise"):
             continue
-        if type(layer).__name__.endswith("Transpose"):
+        if _gates(layer):
+            both = getattr(layer, "merge_mode", None) == "concat"
+            found[layer.name] = weights[1].shape[0] * (2 if both else 1)
+        elif type(layer).__name__.endswith("Transpose"):
             found[layer.name] = weights[0].shape[-2]
         else:
             found[layer.name] = weights[_made(layer)].shape[-1]
@@ -622,7 +665,40 @@ def _made(layer):
     return 1 if type(layer).__name__.startswith("Separable") else 0
 
 
+def _gates(layer):
+    """How many gates a recurrent layer has, or one of both directions; None for other layers."""
+    return _GATES.get(type(getattr(layer, "forward_layer", layer)).__name__)
+
+
+def _directions(values, gates, index):
+    """The weights of the directions with a unit of this index in the output, and its index in them."""
+    units = values[1].shape[0]
+    if len(values) < 4:
+        return [(values, index)]
+    both = [values[: len(values) // 2], values[len(values) // 2 :]]
+    return [(both[index // units], index % units)] if index >= units else [(part, index) for part in both]
+
+
+def _zero_recurrence(values, gates, index):
+    """No other unit reads this one; it may read itself."""
+    for (_, kernel, *_), unit in _directions(values, gates, index):
+        own = kernel[unit, unit :: kernel.shape[0]].copy()
+        kernel[unit] = 0
+        kernel[unit, unit :: kernel.shape[0]] = own
+
+
+def _zero_candidate(values, gates, index):
+    """What a unit may become, its last but one or last gate, is always zero."""
+    for weights, unit in _directions(values, gates, index):
+        column = unit + (2 if gates > 1 else 0) * weights[1].shape[0]
+        for array in weights:
+            array[..., column] = 0
+
+
 def _zero_output(layer, values, index, bias):
+    if _gates(layer):
+        _zero_candidate(values, _gates(layer), index)
+        return
     kernel = values[_made(layer)]
     if type(layer).__name__.endswith("Transpose"):
         kernel[..., index, :] = 0
@@ -633,6 +709,10 @@ def _zero_output(layer, values, index, bias):
 
 
 def _zero_input(layer, values, index):
+    if _gates(layer):
+        for first in range(0, len(values), len(values) // 2 if len(values) > 3 else len(values)):
+            values[first][index] = 0
+        return
     kernel, groups = values[0], getattr(layer, "groups", 1)
     if type(layer).__name__.endswith("Transpose"):
         kernel[..., index] = 0

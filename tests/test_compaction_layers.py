@@ -526,7 +526,8 @@ def depthwise(layers, x):
 
 
 def recurrent(layers, x):
-    return layers.GRU(3, name="reader")(layers.Reshape((25, 4))(x))
+    reader = layers.Bidirectional(layers.GRU(3), merge_mode=None, name="reader")
+    return layers.Concatenate()(reader(layers.Reshape((25, 4))(x)))
 
 
 def attention(layers, x):
@@ -560,7 +561,7 @@ def spread_over_channels(layers, x):
         (one_branch, "branch", "coupled with channels that are not constant"),
         (layer_normalization, "conv", "the LayerNormalization 'reader', which tfap does not analyze"),
         (softmax, "conv", "the activation 'reader' may combine channels"),
-        (recurrent, "conv", "consumed by the GRU 'reader', which tfap does not analyze"),
+        (recurrent, "conv", "does not analyze Bidirectional layers with merge_mode=None"),
         (attention, "conv", "consumed by the MultiHeadAttention 'reader'"),
         (permute, "conv", "'reader' consumes it along another axis"),
         (output, "conv", "an output of the model"),

@@ -204,8 +204,9 @@ def test_a_depthwise_activation_over_all_channels(keras_module):
             "LayerNormalization 'norm'",
         ),
         (
-            lambda layers: [layers.SimpleRNN(3, name="rnn"), layers.Dense(2)],
-            "it is consumed by the SimpleRNN 'rnn', which tfap does not analyze",
+            lambda layers: [layers.SimpleRNN(3, "softmax", name="rnn"), layers.Dense(2)],
+            "it is consumed by the SimpleRNN 'rnn', and tfap does not analyze SimpleRNN layers with "
+            "activations that may combine units",
         ),
     ],
 )

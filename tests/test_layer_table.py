@@ -61,7 +61,7 @@ def test_layer(keras_module, entry, criterion, tmp_path):
 def test_a_layer_without_firing(keras_module, entry):
     skip_if_missing(entry, keras_module)
     with pytest.raises(ValueError, match=r"nothing to prune(.|\n)*(no activation|not the channels)"):
-        tfap.prune(entry.model(keras_module), 0.5, "activation_count")
+        tfap.prune(entry.model(keras_module), 0.5, "activation_count", granularity="weight")
 
 
 def followed_by_relu(graph, path):

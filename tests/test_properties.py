@@ -29,7 +29,7 @@ def fresh_sessions():
 def pruned(model):
     """By counts in single weights, so that numbers are exact; by magnitude where nothing can be counted."""
     for criterion in ("activation_count", "magnitude"):
-        if tfap.plan(model, criterion=criterion).pruned:
+        if tfap.plan(model, criterion=criterion, granularity="weight").pruned:
             return tfap.prune(model, 0.5, criterion, granularity="weight")
     return None
 

@@ -81,9 +81,15 @@ def alike(liveness, group, other):
     return True
 
 
-def at_grouped_convolutions(liveness):
-    """The channels of grouped convolutions: each group reads its own, so that copies are no substitutes."""
+def without_substitutes(liveness):
+    """The channels of which copies are no substitutes.
+
+    Each group of a grouped convolution reads its own channels. What a recurrent layer reads of its own units
+    is not refitted.
+    """
     for path, linear_map in liveness.linear_maps.items():
+        if liveness.is_recurrent(path):
+            yield from liveness.groups(path)[1]
         if isinstance(linear_map, Grouped):
             for groups in liveness.groups(path):
                 yield from () if groups is None else groups
@@ -94,7 +100,7 @@ def plant(model, generator):
     liveness = Liveness(model)
     removable = np.ones(liveness.channels.size, bool)
     removable[list(liveness.channels.pinned)] = False
-    removable[list(at_grouped_convolutions(liveness))] = False
+    removable[list(without_substitutes(liveness))] = False
     produced = [liveness.groups(path)[1] for path in liveness.linear_maps]
     kept = np.ones(liveness.channels.size, bool)
     for groups in coupled_sets(produced, removable):

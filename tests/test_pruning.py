@@ -151,7 +151,7 @@ def test_what_cannot_be_pruned_is_skipped_with_its_reason(keras_module):
     model = keras_module.Sequential(
         [
             layers.Input((6, 4)),
-            layers.LSTM(5, name="lstm"),
+            layers.RNN(layers.LSTMCell(5), name="lstm"),
             layers.Dense(8, activation="relu", name="dense"),
             custom,
             Tied(owner=object()),
@@ -245,7 +245,7 @@ def test_one_layer_and_a_list(keras_module):
     assert isinstance(first, tfap.layers.PruneByActivation)
     assert dropout is listed[1] and last is listed[2]
     assert isinstance(tfap.prune(listed, 0.5, "magnitude")[2], tfap.layers.PruneByActivation)
-    recurrent = layers.LSTM(3)
+    recurrent = layers.RNN(layers.LSTMCell(3))
     assert tfap.prune([recurrent, listed[0]], 0.5)[0] is recurrent  # skipped: nothing to count
 
     model = nets.compiled(keras_module, keras_module.Sequential([layers.Input((4,)), wrapped, listed[2]]))
@@ -539,13 +539,14 @@ def test_the_plan_says_which_neurons_are_not_removable(keras_module):
     layers = keras_module.layers
     inputs = keras_module.Input((5, 4))
     x = layers.LayerNormalization(name="norm")(layers.Dense(6, activation="relu", name="kept")(inputs))
-    x = layers.LSTM(4, name="lstm")(layers.Dense(6, activation="relu", name="removed")(x)[:, :, :3] * 2)
+    x = layers.Dense(6, activation="relu", name="removed")(x)[:, :, :3] * 2
+    x = layers.RNN(layers.LSTMCell(4), name="lstm")(x)
     model = keras_module.Model(inputs, layers.Dense(2, name="output")(x))
     by_neuron = {row.path: row for row in tfap.plan(model, 0.5, "magnitude", granularity="neuron")}
     by_weight = {row.path: row for row in tfap.plan(model, 0.5, "magnitude")}
     consumed = "its channels are not removable: it is consumed by the LayerNormalization 'norm', which tfap"
     assert by_neuron["kept"].pruned and by_neuron["kept"].reason.startswith(consumed)
-    assert by_neuron["lstm"].reason == "its neurons are not removable: tfap does not resize this LSTM"
+    assert by_neuron["lstm"].reason == "its neurons are not removable: tfap does not resize this RNN"
     # The LSTM consumes three of its channels, and nothing the others.
     assert by_neuron["removed"].pruned and not by_neuron["removed"].reason
     assert not by_weight["kept"].reason and not by_weight["lstm"].reason

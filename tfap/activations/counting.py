@@ -45,7 +45,9 @@ class _CountingRun(StepwiseRun):
         """Returns `(path, first, last)` of the places where a layer's neurons are, and their axis."""
         call = self.graph.calls_of[path][0]
         layer = unwrap(call.layer)
-        if not any(spec.countable(self._side) for spec in layer_types.kernel_specs(layer)):
+        if not any(
+            spec.countable(self._side, whole_neurons=True) for spec in layer_types.kernel_specs(layer)
+        ):
             return (), None
         axis = channel_axis(layer)
         if self._side == "input":

@@ -38,9 +38,12 @@ class ChannelScores:
             produced = liveness.channels.of(call.outputs[0])
             for spec in layer_types.kernel_specs(call.layer):
                 variable = spec.find(call.layer)
-                is_its = spec.name == row.weight and spec.feeds_output and produced is not None
-                if is_its and len(produced.groups) == neuron_count(spec, variable.shape):
-                    self._weights.append((row.path, spec, variable, produced.groups))
+                if spec.name != row.weight or not spec.makes_channels or produced is None:
+                    continue
+                neurons = neuron_count(spec, variable.shape)
+                groups = spec.of_output(produced.groups, neurons)
+                if len(groups) == neurons:
+                    self._weights.append((row.path, spec, variable, groups))
         chooses = type(criterion).new_masks not in (Criterion.new_masks, AP.new_masks)
         if chooses:
             raise ValueError(
@@ -85,7 +88,7 @@ class ChannelScores:
                 spec,
                 weights,
                 np.ones(weights.shape, np.uint8),
-                activations=counts.get(path),
+                activations=_its_counts(spec, counts.get(path), len(groups)),
                 gradients=gradient,
                 previous=weights,
                 removal_errors=None if self._errors is None else self._errors[groups],
@@ -100,3 +103,8 @@ class ChannelScores:
                 + ", and so data with labels: pass (x, y) or batches of (x, y) to tfap.prune_once."
             )
         return MeanGradients(self._model, data).of([variable for _, _, variable, _ in self._weights])
+
+
+def _its_counts(spec, counts, neurons):
+    """Returns the counts of a kernel's neurons among those of a layer's output."""
+    return counts if counts is None else spec.of_output(counts, neurons)

@@ -30,9 +30,9 @@ def compact(
     layers that consume it. Removing one can make others removable. `compact` repeats until nothing changes.
 
     It analyzes activations, normalization, pooling, padding, reshaping, concatenation, splits, slices,
-    grouped and depthwise convolutions, residual connections, nested models, and shared layers. Coupled
-    channels are removed together. Channels stay where removal would not be exact, such as before attention or
-    a custom layer.
+    grouped and depthwise convolutions, recurrent layers, residual connections, nested models, and shared
+    layers. Coupled channels are removed together. Channels stay where removal would not be exact, such as
+    before attention or a custom layer.
     `tfap.compaction_report` gives the reasons. Every layer keeps at least one unit.
 
     Args:
@@ -115,7 +115,8 @@ def _silent_channels(graph, counts):
                 )
             call = graph.calls_of[site.path][0]
             produced = channel_map.of(call.outputs[0])
-            if produced is not None and is_zero_when_silent(call.layer):
+            is_recurrent = layer_types.of(call.layer).recurrent  # its state may vary all the same
+            if produced is not None and is_zero_when_silent(call.layer) and not is_recurrent:
                 is_silent = silent.setdefault(site.path, np.zeros(len(produced.groups), bool))
                 is_silent[site.start : site.stop] |= np.asarray(layer_counts.counts) == 0
     return silent

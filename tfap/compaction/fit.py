@@ -383,6 +383,7 @@ def _copy_masks(old, new, path, compaction):
         new.dense_sizes[spec.name] = old.dense_sizes.get(spec.name, sizes)
         index = next(index for index, weight in enumerate(old.layer.weights) if weight is kernel)
         new_mask.assign(_kept_values(mask.numpy(), path, index, compaction))
+    new.zero_biases()
 
 
 def _kept_values(values, path, index, compaction):

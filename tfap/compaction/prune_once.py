@@ -102,7 +102,8 @@ def prune_once(
     It needs a few hundred inputs and no labels. The layers that consume a removed channel are refitted by
     ridge regression: their other weights take over what the channel contributed, so that their sums stay as
     they were on the data. Layers are done in graph order, each on the activations of the layers before it as
-    they are then.
+    they are then. Recurrent layers lose whole units. The weights with which other units of the layer read
+    them become zero: neither the errors of "reconstruction" nor the refit count what that changes.
 
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
@@ -361,6 +362,7 @@ class _Pruner:
     def remove(self, kept, compensate, progress):
         """Takes removed channels out of their consumers. Returns a list of `RefittedLayer`."""
         self.kept = kept.copy()  # `_choose_again` changes it
+        self.removable.clear_recurrence(kept)
         rows = []
 
         def done(consumer):
@@ -402,10 +404,13 @@ class _Pruner:
     def _only_consumer(self, groups):
         """Returns the path of the only layer that consumes a set, or None.
 
-        None also if a grouped convolution needs as many channels of every group.
+        None also if a grouped convolution needs as many channels of every group, or if a recurrent layer
+        reads some of them itself.
         """
         for path, matrix in self._liveness.linear_maps.items():
             sides = self._liveness.groups(path) if isinstance(matrix, Grouped) else ()
+            if self._liveness.is_recurrent(path):
+                sides = self._liveness.groups(path)[1:]
             if any(side is not None and np.isin(side, groups).any() for side in sides):
                 return None
         paths = consuming(groups, self._consumers)

@@ -1,5 +1,7 @@
 """A copy of a model, and which of its channels can be removed together."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tfap import keras_compat
@@ -19,6 +21,7 @@ class RemovableChannels:
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         plan: The `PruningPlan` of the model: which layers may lose channels.
+        recurrent: Whether recurrent layers may lose units.
 
     Attributes:
         model: A copy of the model, whose weights may be changed. Tied layers are shared with the given one.
@@ -32,7 +35,7 @@ class RemovableChannels:
         ValueError: If no channel can be removed.
     """
 
-    def __init__(self, model: Model, plan: PruningPlan) -> None:
+    def __init__(self, model: Model, plan: PruningPlan, recurrent: bool = True) -> None:
         graph = Graph(model)
         tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
         self.model = keras_compat.rebuild(
@@ -43,6 +46,7 @@ class RemovableChannels:
         self._shared = {path for path, layer in self.liveness.graph.layers() if id(layer) in given}
         self.consumers = consumers_of(self.liveness.graph, self.liveness.channels, fixed=given)
         self.prunable = {row.path for row in plan.pruned}
+        self._recurrent = recurrent
         self.sets = self._removable_sets()
         if not self.sets:
             raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
@@ -57,7 +61,7 @@ class RemovableChannels:
         produced = []
         for path in self.liveness.linear_maps:
             consumed, groups = self.liveness.groups(path)
-            if path not in self.prunable:
+            if path not in self.prunable or (self.liveness.is_recurrent(path) and not self._recurrent):
                 removable[groups] = False
             if path in self._shared and consumed is not None:
                 removable[consumed] = False  # its weights are those of the given model
@@ -91,6 +95,34 @@ class RemovableChannels:
             if not kept[groups].any():
                 kept[max(groups, key=lambda group: rank.get(int(group), -1))] = True
         return self.evened(kept)
+
+    def recurrent_reads(self, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Lists the recurrent layers that read units of their own that are removed.
+
+        Args:
+            kept: Boolean array: which channel groups are kept.
+
+        Yields:
+            Tuples of the path of a layer and a boolean array, True for its units that are removed.
+        """
+        for path in self.liveness.linear_maps:
+            removed = ~kept[self.liveness.groups(path)[1]]
+            if self.liveness.is_recurrent(path) and removed.any():
+                yield path, removed
+
+    def clear_recurrence(self, kept: np.ndarray) -> None:
+        """Sets the weights to zero with which recurrent layers read their own units that are removed.
+
+        Args:
+            kept: Boolean array: which channel groups are kept.
+        """
+        for path, removed in self.recurrent_reads(kept):
+            linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)
+            if consumer is None:
+                linear_map.clear_recurrence(removed)
+                linear_map.layer.set_weights(linear_map.weights())
+            else:
+                consumer.clear_recurrence(removed)
 
     def evened(self, kept: np.ndarray) -> np.ndarray:
         """Keeps as many channels of every group of a grouped convolution.

@@ -19,8 +19,9 @@ from tfap.pruning.plan import make_plan
 def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> Model:
     """Removes the neurons and channels that you name, and those that are coupled to them.
 
-    Layers that consume a removed channel lose its weights, as if the channel were zero. All other weights
-    stay as they are. `tfap.prune_once` instead chooses the channels, and refits the weights that stay.
+    Layers that consume a removed channel lose its weights, as if the channel were zero. A recurrent layer
+    also loses the weights with which it reads a removed unit of its own. All other weights stay as they are.
+    `tfap.prune_once` instead chooses the channels, and refits the weights that stay.
 
     Args:
         model: A Sequential or Functional model of either Keras without wrappers. Unchanged.
@@ -61,6 +62,7 @@ def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> M
     for consumer in channels.consumers.values():
         if not kept[consumer.groups].all():
             consumer.clear(~kept[consumer.groups])
+    channels.clear_recurrence(kept)
     return _without(channels.model, kept)
 
 

@@ -1,31 +1,38 @@
 """Channels taken out of a model for a while: the weights that consume them are zero."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tfap.compensation.consumers import Consumer
+from tfap.compaction.removable import RemovableChannels
 from tfap.compensation.refit import LeastSquares
+from tfap.graph import linear_maps
 
 
 @contextlib.contextmanager
 def channels_removed(
-    consumers: Iterable[Consumer],
+    removable: RemovableChannels,
     kept: np.ndarray,
     problems: Mapping[str, Sequence[LeastSquares]] | None = None,
 ) -> Iterator[None]:
-    """Takes channel groups out of the layers that consume them, and puts them back at the end.
+    """Takes channel groups out of the layers that read them, and puts them back at the end.
 
     The shapes of the model stay, so that a compiled function of it can be called in between.
 
     Args:
-        consumers: The consumers of the model.
+        removable: The `RemovableChannels` of the model.
         kept: Boolean array, shape `(groups,)`: which channel groups are kept.
         problems: Dict of path to the problems of the consumer, to refit its weights. None does not.
     """
-    changed = [consumer for consumer in consumers if not kept[consumer.groups].all()]
-    layers = {id(layer): layer for consumer in changed for layer in consumer.layers_written()}
+    changed = [each for each in removable.consumers.values() if not kept[each.groups].all()]
+    recurrent = [
+        (removable.liveness.linear_maps[path].layer, removed)
+        for path, removed in removable.recurrent_reads(kept)
+    ]
+    written = [layer for consumer in changed for layer in consumer.layers_written()]
+    written += [layer for layer, _ in recurrent]
+    layers = {id(layer): layer for layer in written}
     before = [(layer, layer.get_weights()) for layer in layers.values()]
     try:
         for consumer in changed:
@@ -35,6 +42,10 @@ def channels_removed(
                 fitted = [problem.refit(~kept[problem.groups]) for problem in its]
                 own.write(fitted, list(its), fold=True)
             own.clear(~kept[own.groups])
+        for layer, removed in recurrent:
+            linear_map = linear_maps.from_layer(layer)
+            linear_map.clear_recurrence(removed)
+            layer.set_weights(linear_map.weights())
         yield
     finally:
         for layer, weights in before:

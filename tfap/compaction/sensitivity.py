@@ -309,7 +309,7 @@ class _Rows:
         for refit in self._options.compensate:
             for rate in self._options.rates:
                 kept = self.removable.without_first(order, removed_at(rate, len(order)))
-                with channels_removed(self.removable.consumers.values(), kept, problems if refit else None):
+                with channels_removed(self.removable, kept, problems if refit else None):
                     changed, score = change.measure()
                 removed = int((~kept[groups]).sum())
                 removals.append(Removal(rate, removed, refit, changed, score))

@@ -47,6 +47,9 @@ class ModelCost:
             if target == "neurons" and path not in prunable:
                 continue
             inputs, outputs = self._sides(path, layer, liveness)
+            if target != "neurons" and path in liveness.linear_maps and liveness.is_recurrent(path):
+                self._layers += _recurrent_costs(liveness.linear_maps[path], inputs, outputs, cost)
+                continue
             if target == "neurons":
                 inputs, cost = None, 0 if outputs is None else len(outputs)
             if cost:
@@ -65,6 +68,16 @@ class ModelCost:
     def of(self, kept: np.ndarray) -> float:
         """Computes the cost with the kept groups: boolean array, shape `(groups,)`."""
         return float(sum(layer.of(kept) for layer in self._layers))
+
+
+def _recurrent_costs(linear_map, inputs, outputs, cost):
+    """Lists the `_LayerCost` of each kernel of a recurrent layer, in proportion to its weights."""
+    parts = linear_map.costs()
+    each = cost / sum(weights for _, _, weights in parts)
+    for reads_inputs, part, weights in parts:
+        columns = outputs[part]
+        rows = inputs if reads_inputs else columns
+        yield _LayerCost(rows, columns, weights * each / _pairs(rows, columns))
 
 
 def _pairs(inputs, outputs):

@@ -12,9 +12,9 @@ import numpy as np
 from tfap import keras_compat
 from tfap.compensation.moments import SecondMoments, Window
 from tfap.compensation.refit import RIDGE, LeastSquares, scaled
-from tfap.graph import layer_types, linear
+from tfap.graph import layer_types, linear, linear_maps
 from tfap.graph.calls import Call, Graph
-from tfap.graph.channels import ChannelMap
+from tfap.graph.channels import ChannelMap, consumed_by
 from tfap.graph.layer_types import ChannelRule
 
 MOST_UNITS = (
@@ -46,7 +46,7 @@ class Consumer:
     def __init__(self, path: str, calls: list[Call], groups: np.ndarray, fixed: Collection[int] = ()) -> None:
         self.path, self.calls, self.groups, self._fixed = path, calls, groups, fixed
         self.layer = calls[0].layer
-        self._map: Any = linear.from_layer(self.layer)
+        self._map: Any = linear_maps.from_layer(self.layer)
         self._kernel: np.ndarray = self._map.kernels[-1]
         self.unit_groups, self.blocks = self._units()
         self._shift = _shift_of(self, fixed)
@@ -190,6 +190,23 @@ class Consumer:
         self._map.clear(removed, np.zeros(self._map.nonzero.shape[1], bool))
         self.layer.set_weights(self._map.weights())
 
+    def clear_recurrence(self, removed: np.ndarray) -> None:
+        """Sets the weights to zero with which a recurrent layer reads some of its units, a boolean array."""
+        self._map.clear_recurrence(removed)
+        self.layer.set_weights(self._map.weights())
+
+
+class _Recurrent(Consumer):
+    """A recurrent layer, by what all gates read of each time step. What they read of its units stays."""
+
+    def matrix(self, block):
+        return self._map.inputs_matrix[self.blocks[block]].astype(np.float64)
+
+    def _set_matrix(self, block, matrix):
+        whole = self._map.inputs_matrix.copy()
+        whole[self.blocks[block]] = matrix
+        self._map.set_inputs_matrix(whole)
+
 
 class _Convolution(Consumer):
     """A convolution, by what each output position reads: units are taps x channels (im2col)."""
@@ -314,13 +331,15 @@ def consumers_of(
         layer = calls[0].layer
         if layer_types.of(layer).channels is not ChannelRule.LINEAR or not calls[0].inputs:
             continue
-        consumed, produced = (channel_map.of(value) for value in (calls[0].inputs[0], calls[0].outputs[0]))
-        if consumed is not None and produced is not None and consumed.axis == produced.axis:
+        consumed = consumed_by(calls[0], channel_map)
+        if consumed is not None:
             found[path] = _kind(layer, len(consumed.groups), im2col)(path, calls, consumed.groups, fixed)
     return found
 
 
 def _kind(layer, channels, im2col):
+    if layer_types.of(layer).recurrent:
+        return _Recurrent
     specs = layer_types.kernel_specs(layer)
     if len(specs) > 1:
         return _Separable
@@ -348,6 +367,8 @@ def _shift_of(consumer, fixed):
         isinstance(consumer, _Pooled) and not linear_map.folds_constants
     ):
         return None
+    if layer_types.of(layer).recurrent:
+        return linear_map.add_to_bias if linear_map.folds_constants else None
     if linear_map.bias is not None:
         return linear_map.add_to_bias
     normalization = _normalization_after(consumer, fixed)

@@ -110,13 +110,15 @@ def _place(path, spec, call, found):
     shape = spec.find(layer).shape
     known = layer_types.of(layer).channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE)
     read = found.of(call.inputs[0]) if known and spec.reads_input and len(spec.input_axes) == 1 else None
-    fed = found.of(call.outputs[0]) if known and spec.feeds_output else None
+    fed = found.of(call.outputs[0]) if known and spec.makes_channels else None
     # A Dense layer after a channels_first tensor reads another axis than that of the channels.
     if read is not None and read.axis != channel_axis(layer) % len(call.inputs[0].shape):
         read = None
-    if fed is not None and len(fed.groups) != neuron_count(spec, shape):
-        fed = None
-    return _Place(path, call.layer, spec, read and read.groups, fed and fed.groups)
+    neurons = neuron_count(spec, shape)
+    produced = None if fed is None else spec.of_output(fed.groups, neurons)
+    if produced is not None and len(produced) != neurons:
+        produced = None
+    return _Place(path, call.layer, spec, read and read.groups, produced)
 
 
 def _per_input(kernel, groups, values):

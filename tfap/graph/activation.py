@@ -23,6 +23,8 @@ def fires(layer):
         return True
     if row.per_time_step:
         return fires(layer.layer)
+    if row.recurrent and hasattr(layer, "forward_layer"):
+        return fires(layer.forward_layer)
     activation = getattr(layer, "activation", None)
     if activation is None:
         return False

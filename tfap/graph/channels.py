@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import functions, layer_types
+from tfap.graph import functions, layer_types, recurrent
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import channel_axis, unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -79,6 +79,8 @@ class ChannelMap:
         row = layer_types.of(layer)
         if call.training and row.random_in_training:
             return self._always_training
+        if row.recurrent:
+            return self._recurrent
         if row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE) and not _follows_its_row(layer):
             return self._with_extra_weights if _has_extra_weights(layer) else self._unknown
         is_function = functions.name_of(call) is not None
@@ -126,6 +128,20 @@ class ChannelMap:
         if consumes_channels(layer):
             self._groups_along(call.inputs[0], axis, f"'{call.path}' consumes it along another axis")
         return Channels(axis, self._produced(layer, call, shape[axis]))
+
+    def _recurrent(self, layer, call):
+        which = recurrent.why_not_analyzed(layer, call)
+        if which is not None:
+            kind = type(layer).__name__
+            return (
+                f"it is consumed by the {kind} '{call.path}', and tfap does not analyze {kind} layers {which}"
+            )
+        self._groups_along(call.inputs[0], -1, f"'{call.path}' consumes it along another axis")
+        produced = self._new(call.outputs[0].shape[-1])
+        if recurrent.is_concatenated(layer):  # both directions keep as many units
+            self._couple(*np.split(produced, 2))
+        parts = recurrent.by_output(layer, produced, len(call.outputs))
+        return [Channels(len(value.shape) - 1, part) for value, part in zip(call.outputs, parts)]
 
     def _depthwise(self, layer, call):
         axis = _channel_axis(layer, len(call.outputs[0].shape))
@@ -401,6 +417,16 @@ def channels_first_flatten(layer):
     """Returns whether a layer is a Flatten with channels_first, which moves the channels last first."""
     is_flatten = not hasattr(layer, "target_shape")
     return is_flatten and getattr(layer, "data_format", None) == "channels_first"
+
+
+def consumed_by(call, channel_map):
+    """Returns the `Channels` that a layer with a linear map consumes. None if they are on another axis."""
+    consumed, produced = (channel_map.of(value) for value in (call.inputs[0], call.outputs[0]))
+    if consumed is None or produced is None:
+        return None
+    is_last = layer_types.of(unwrap(call.layer)).recurrent
+    axis = len(call.inputs[0].shape) - 1 if is_last else produced.axis
+    return consumed if consumed.axis == axis else None
 
 
 def consumes_channels(layer):

@@ -89,6 +89,8 @@ class ConstantMap:
         if output is None:
             return None
         layer, row = unwrap(call.layer), layer_types.of(unwrap(call.layer))
+        if row.recurrent:
+            return self._through_recurrent(call, value, self._linear_maps[call.path])
         if row.channels is ChannelRule.DEPTHWISE:
             return self._through_depthwise(call, self._linear_maps[call.path])
         if call.path in self._linear_maps:
@@ -144,8 +146,7 @@ class ConstantMap:
 
     def _consumed_by(self, call):
         """Returns the `Constants` of a linear layer's input. None if its channels are on another axis."""
-        consumed, produced = (self._channels.of(value) for value in (call.inputs[0], call.outputs[0]))
-        if consumed is None or consumed.axis != produced.axis:
+        if channels.consumed_by(call, self._channels) is None:
             return None
         return self._of.get(call.inputs[0])
 
@@ -163,6 +164,14 @@ class ConstantMap:
                 values = values + inputs.values[used] @ linear_map.sums()[used]
         self._note_unfed(call.path, known)
         return _after_activation(linear_map.layer, known, values)
+
+    def _through_recurrent(self, call, value, linear_map):
+        """Finds the units that are always zero. The others vary with time even if their inputs do not."""
+        inputs = None if call.path in self._shared else self._consumed_by(call)
+        no_inputs = np.zeros(len(linear_map.nonzero), bool)
+        self._note_unfed(call.path, linear_map.find_zero(no_inputs if inputs is None else inputs.zero))
+        known = linear_map.zero_by_output(len(call.outputs))[call.outputs.index(value)]
+        return Constants.of(known, np.zeros(len(known)))
 
     def _through_depthwise(self, call, linear_map):
         inputs = self._consumed_by(call) or Constants.none(len(linear_map.nonzero))

@@ -3,7 +3,7 @@
 import math
 
 from tfap import keras_compat
-from tfap.graph import channels, layer_types, linear
+from tfap.graph import channels, layer_types, linear, recurrent
 from tfap.graph.calls import Graph, unwrap
 from tfap.graph.layer_types import ChannelRule
 
@@ -38,10 +38,11 @@ class Coupling:
             Integer array, shape `(neurons,)`. None if the neurons are not channels that tfap can follow.
         """
         call = self._call(path)
-        if call is None or not spec.feeds_output:
+        if call is None or not spec.makes_channels:
             return None
         produced = self._channels.of(call.outputs[0])
-        return produced.groups if produced is not None and len(produced.groups) == neurons else None
+        groups = None if produced is None else spec.of_output(produced.groups, neurons)
+        return groups if groups is not None and len(groups) == neurons else None
 
     def of_inputs(self, path, spec, shape):
         """Finds the neuron groups that a kernel's input weights are pruned with.
@@ -49,7 +50,8 @@ class Coupling:
         A pruned neuron may be a nonzero constant. A convolution with a window cannot always fold it into its
         bias, because of padding, and neither can a transposed convolution. The weights of this input must
         then be pruned together with the neuron. The same holds for a shared layer whose calls consume
-        other constants, such as those of one BatchNormalization per call.
+        other constants, such as those of one BatchNormalization per call. The weights with which a recurrent
+        layer reads its own units are always pruned with them.
 
         Args:
             path: Path of the layer.
@@ -59,17 +61,20 @@ class Coupling:
         Returns:
             Integer array, shape `(inputs,)`. None if the weights are kept when an input is pruned.
         """
+        if spec.first_neuron is not None and not spec.reads_input:
+            return self.of_neurons(path, spec, shape[-2])
         call = self._call(path)
         if call is None or not spec.reads_input or len(spec.input_axes) != 1 or not call.inputs:
             return None
         layer = unwrap(call.layer)
         windowed = math.prod(shape[:-2]) > 1 or linear.is_transposed(layer)
-        folds = not windowed and not self._has_other_constants(path)
-        is_linear = layer_types.of(layer).channels is ChannelRule.LINEAR
-        consumed, produced = self._channels.of(call.inputs[0]), self._channels.of(call.outputs[0])
-        if not is_linear or folds or consumed is None or produced is None:
+        row = layer_types.of(layer)
+        has_bias = not row.recurrent or all(each.use_bias for each in recurrent.layers_of(layer))
+        folds = not windowed and has_bias and not self._has_other_constants(path)
+        if row.channels is not ChannelRule.LINEAR or folds:
             return None
-        return consumed.groups if consumed.axis == produced.axis else None
+        consumed = channels.consumed_by(call, self._channels)
+        return None if consumed is None else consumed.groups
 
     def _has_other_constants(self, path):
         """Returns whether the calls of a layer may consume different constants in one channel."""

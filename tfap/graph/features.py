@@ -18,7 +18,7 @@ import dataclasses
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels, functions, layer_types, linear
+from tfap.graph import channels, functions, layer_types, linear, linear_maps
 from tfap.graph.calls import unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
 
@@ -116,13 +116,15 @@ class _Tracer:
 
     def trace(self, index, count):
         rule = self._row.channels
+        if self._row.recurrent:
+            return None
         if rule is ChannelRule.LINEAR:
-            return _activated(self._layer, _of_linear(linear.from_layer(self._layer)))
+            return _activated(self._layer, _of_linear(linear_maps.from_layer(self._layer)))
         inputs = [self._found.get(value) for value in self._call.inputs]
         if any(features is None for features in inputs):
             return None
         if rule is ChannelRule.DEPTHWISE:
-            return _activated(self._layer, _of_depthwise(linear.from_layer(self._layer), inputs[0]))
+            return _activated(self._layer, _of_depthwise(linear_maps.from_layer(self._layer), inputs[0]))
         if rule is ChannelRule.SAME:
             return self._same(inputs[0])
         if rule is ChannelRule.MERGED:

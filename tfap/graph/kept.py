@@ -5,8 +5,9 @@ import dataclasses
 
 import numpy as np
 
-from tfap.graph import layer_types, linear
+from tfap.graph import layer_types, linear, recurrent
 from tfap.graph.calls import unwrap
+from tfap.graph.channels import consumed_by
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.graph.layer_types import ChannelRule, ConstantRule
 
@@ -46,7 +47,7 @@ def kept_channels(liveness, kept_groups=None):
         if liveness.linear_map(path) is None:
             count = liveness.neurons_without_weights(path, layer)
             if count:
-                counts[path, _why_not_analyzed(layer)] += count
+                counts[path, _why_not_analyzed(layer, liveness.graph.calls_of[path][0])] += count
     return [Kept(path, count, reason) for (path, reason), count in counts.items()]
 
 
@@ -68,7 +69,24 @@ class _Reasons:
         groups = self._channels.of(calls[0].outputs[0]).groups
         used = np.logical_or.reduce([self._used[call.outputs[0]] for call in calls])
         unfed = self._constants.unfed(path)
+        if self._liveness.is_recurrent(path):
+            used, unfed = (
+                self._over_time(path, calls, groups, used),
+                np.isin(groups, groups[~unfed], invert=True),
+            )
         return [int(group) for group in groups[self._kept[groups] & (~used | unfed)]]
+
+    def _over_time(self, path, calls, groups, used):
+        """Returns which units of a recurrent layer reach an output, by its states or by other units too."""
+        states = [value for call in calls for value in call.outputs[1:]]
+        reached = [self._channels.of(value).groups[self._used[value]] for value in states]
+        reads = self._liveness.linear_maps[path].recurrence
+        used = np.isin(groups, np.concatenate([groups[used], *reached]))
+        while True:
+            before = used
+            used = np.isin(groups, groups[before | reads[:, before].any(axis=1)])
+            if np.array_equal(used, before):
+                return used
 
     def _find_used(self, value):
         channels, constants = self._channels.of(value), self._constants.of(value)
@@ -82,16 +100,16 @@ class _Reasons:
     def _used_by(self, call, channels):
         produced = self._channels.of(call.outputs[0])
         linear_map = self._liveness.linear_map(call.path)
-        if produced is None or (linear_map and produced.axis != channels.axis):
+        if produced is None or (linear_map and consumed_by(call, self._channels) is None):
             return np.ones(len(channels.groups), bool)
+        if call.path in self._liveness.linear_maps:
+            return linear_map.nonzero[:, self._liveness.alive[produced.groups]].any(axis=1)
         if len(call.outputs) > 1:  # a split: each output has channels of its own
             of_outputs = [self._channels.of(value).groups[self._used[value]] for value in call.outputs]
             return np.isin(channels.groups, np.concatenate(of_outputs))
         used = self._used[call.outputs[0]]
         if call.path in self._liveness.depthwise:
             return (linear_map.nonzero & used.reshape(linear_map.nonzero.shape)).any(axis=1)
-        if linear_map:
-            return linear_map.nonzero[:, self._liveness.alive[produced.groups]].any(axis=1)
         # A channel that the call does not carry on, such as a gate that multiplies all channels, is pinned.
         carried = np.isin(channels.groups, produced.groups)
         pinned = np.isin(channels.groups, list(self._channels.pinned))
@@ -181,13 +199,16 @@ def _pads(layer):
     return not linear.is_uniform(layer, layer.kernel_size)
 
 
-def _why_not_analyzed(layer):
+def _why_not_analyzed(layer, call):
     row = layer_types.of(layer)
     reason = layer_types.why_not_prunable(layer)
     if reason:
         return reason
     if row.channels is None:
         return f"tfap does not analyze {type(layer).__name__} layers"
+    if row.recurrent:
+        which = recurrent.why_not_analyzed(layer, call)
+        return f"tfap does not analyze {type(layer).__name__} layers {which}"
     if hasattr(layer, "equation"):
         return f"tfap does not analyze the equation {layer.equation}"
     return "the layer has more weights than a kernel and a bias"

@@ -27,6 +27,8 @@ class KernelSpec:
             where they fire, and criteria that count the output side do not prune the weight.
         reads_input: Whether the inputs are the channels of the layer's input. If not, criteria that count the
             input side do not prune the weight.
+        first_neuron: Integer. For recurrent layers: the channel of the layer's output that the first neuron
+            is. Criteria then count the output side for whole neurons only. None for all other layers.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -46,6 +48,7 @@ class KernelSpec:
     gates: int = 1
     feeds_output: bool = True
     reads_input: bool = True
+    first_neuron: int | None = None
 
     def __post_init__(self) -> None:
         checks.text("name", self.name)
@@ -62,13 +65,31 @@ class KernelSpec:
             layer = _part(layer, name)
         return layer
 
-    def countable(self, side: str | None) -> bool:
+    def countable(self, side: str | None, whole_neurons: bool = False) -> bool:
         """Returns whether a criterion can rank the weight.
 
         Args:
             side: String. The side that the criterion counts, "output" or "input". None if it does not count.
+            whole_neurons: Whether whole neurons are pruned.
         """
-        return {"output": self.feeds_output, "input": self.reads_input, None: True}[side]
+        of_output = self.feeds_output or (whole_neurons and self.first_neuron is not None)
+        return {"output": of_output, "input": self.reads_input, None: True}[side]
+
+    @property
+    def makes_channels(self) -> bool:
+        """Whether its neurons are channels of the layer's output, counted or not."""
+        return self.feeds_output or self.first_neuron is not None
+
+    def of_output(self, values: Any, neurons: int) -> Any:
+        """Returns the values of its neurons among those of all channels of the layer's output.
+
+        Args:
+            values: Array or `ActivationCounts` with one entry per channel.
+            neurons: Integer. The number of neurons of the kernel.
+        """
+        if self.first_neuron is None:
+            return values
+        return values[self.first_neuron : self.first_neuron + neurons]
 
 
 def _part(owner, name):

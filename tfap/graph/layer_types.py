@@ -62,6 +62,7 @@ class LayerType:
         random_in_training: Whether the layer computes something else with `training=True`.
         per_time_step: Whether the layer applies an inner layer to every time step.
         elementwise_weights: Whether the weights multiply elementwise even if they have several axes.
+        recurrent: Whether the layer reads its own output of the time step before. It consumes the last axis.
     """
 
     kernels: tuple[KernelSpec, ...] | Callable = ()
@@ -75,6 +76,7 @@ class LayerType:
     random_in_training: bool = False
     per_time_step: bool = False
     elementwise_weights: bool = False
+    recurrent: bool = False
 
     def kernel_specs(self, layer: Any) -> tuple[KernelSpec, ...]:
         return self.kernels(layer) if callable(self.kernels) else self.kernels
@@ -127,6 +129,23 @@ def _inside(*attributes):
     return specs
 
 
+def _units(layer):
+    """Lists the kernels of a recurrent layer, whose neurons are its output."""
+    return tuple(dataclasses.replace(spec, first_neuron=0) for spec in _inside("cell")(layer))
+
+
+def _both_directions(layer):
+    """Lists the kernels of a Bidirectional. The backward units may come after the forward ones."""
+    specs = _inside("forward_layer", "backward_layer")(layer)
+    if layer.merge_mode != "concat" or any(spec.first_neuron is None for spec in specs):
+        return specs
+    units = layer.forward_layer.units
+    return tuple(
+        dataclasses.replace(spec, first_neuron=units) if spec.name.startswith("backward_layer") else spec
+        for spec in specs
+    )
+
+
 def _stacked_cells(layer):
     """Lists the kernels of the cells that are stacked in a recurrent layer. Unknown cells have none."""
     return tuple(
@@ -173,7 +192,7 @@ _TRANSPOSED_CONVOLUTION = _linear(_TRANSPOSED, products.at_input_positions)
 _SEPARABLE_CONVOLUTION = _linear(_SEPARABLE, products.at_output_positions)
 _DEPTHWISE_CONVOLUTION = LayerType(_depthwise, products.at_output_positions, ChannelRule.DEPTHWISE)
 _LOCALLY_CONNECTED = LayerType((KernelSpec(feeds_output=False, reads_input=False),))
-_RECURRENT = LayerType(_inside("cell"), products.at_time_steps)
+_RECURRENT = LayerType(_units, products.at_time_steps, ChannelRule.LINEAR, units="units", recurrent=True)
 _ACTIVATION = _same(ConstantRule.APPLIED, is_activation=True)
 _DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
 _POOLING = _same(ConstantRule.KEPT)
@@ -213,8 +232,8 @@ LAYERS = {
     "SimpleRNN": _RECURRENT,
     "GRU": _RECURRENT,
     "LSTM": _RECURRENT,
-    "RNN": _RECURRENT,
-    "Bidirectional": LayerType(_inside("forward_layer", "backward_layer"), products.at_time_steps),
+    "RNN": LayerType(_inside("cell"), products.at_time_steps),
+    "Bidirectional": dataclasses.replace(_RECURRENT, kernels=_both_directions),
     "TimeDistributed": LayerType(_inside("layer"), per_time_step=True),
     "MultiHeadAttention": LayerType(_attention, products.attention),
     # Activations

@@ -8,25 +8,6 @@ weights when channels are removed.
 import numpy as np
 
 from tfap.graph import layer_types, multiply_adds
-from tfap.graph.layer_types import ChannelRule
-
-
-def from_layer(layer, masks=None):
-    """Makes the `LinearMap` of a layer.
-
-    Args:
-        layer: A built layer of `ChannelRule.LINEAR` or `ChannelRule.DEPTHWISE`.
-        masks: Dict of weight name to mask, for a layer in training: only masked weights then count as zero,
-            because the others may change. None uses the values of the weights.
-    """
-    row, specs = layer_types.of(layer), layer_types.kernel_specs(layer)
-    if row.channels is ChannelRule.DEPTHWISE:
-        return Depthwise(layer, masks)
-    if len(specs) > 1:
-        return Separable(layer, masks)
-    if not specs[0].reads_input:
-        return Embedding(layer, masks)
-    return Grouped(layer, masks) if getattr(layer, "groups", 1) > 1 else LinearMap(layer, masks)
 
 
 class LinearMap:
@@ -34,7 +15,7 @@ class LinearMap:
 
     Args:
         layer: A built layer.
-        masks: See `from_layer`.
+        masks: See `linear_maps.from_layer`.
 
     Attributes:
         layer: The layer.
@@ -49,7 +30,7 @@ class LinearMap:
     def __init__(self, layer, masks=None):
         self.layer = layer
         (self.spec,) = layer_types.kernel_specs(layer)
-        self.kernel, alive = _kernel(self.spec.find(layer), self.spec.name, masks)
+        self.kernel, alive = kernel_values(self.spec.find(layer), self.spec.name, masks)
         use_bias = getattr(layer, "use_bias", getattr(layer, "bias", None) is not None)
         self.bias = np.array(layer.bias) if use_bias else None
         can_have_bias = self.bias is not None or layer_types.of(layer).adds_bias
@@ -119,6 +100,10 @@ class LinearMap:
     def weights(self):
         """Returns the weights in the order of the layer's `set_weights`."""
         return [self.kernel] if self.bias is None else [self.kernel, self.bias]
+
+    def biases(self):
+        """Lists the variables of the biases with their values: pairs `(variable, array)`."""
+        return [] if self.bias is None else [(self.layer.bias, self.bias)]
 
     def config(self, inputs, outputs):
         """Returns the config entries that change if only these inputs and outputs are kept."""
@@ -203,8 +188,8 @@ class Separable(LinearMap):
     def __init__(self, layer, masks=None):
         self.layer = layer
         # (..., inputs, multiplier) and (..., inputs * multiplier, outputs)
-        self.depthwise, reads = _kernel(layer.depthwise_kernel, "depthwise_kernel", masks)
-        self.pointwise, mixes = _kernel(layer.pointwise_kernel, "pointwise_kernel", masks)
+        self.depthwise, reads = kernel_values(layer.depthwise_kernel, "depthwise_kernel", masks)
+        self.pointwise, mixes = kernel_values(layer.pointwise_kernel, "pointwise_kernel", masks)
         self.bias = np.array(layer.bias) if layer.use_bias else None
         self.folds_constants = is_uniform(layer, self.depthwise.shape[:-2])
         self.nonzero = self._product(reads, mixes, np.any) > 0
@@ -247,7 +232,7 @@ class Embedding(LinearMap):
 
     def __init__(self, layer, masks=None):
         self.layer, self.bias, self.folds_constants = layer, None, False
-        self.kernel, alive = _kernel(layer.embeddings, "embeddings", masks)
+        self.kernel, alive = kernel_values(layer.embeddings, "embeddings", masks)
         self.nonzero = alive.any(axis=0, keepdims=True)  # a single input that is never constant
 
     def sums(self):
@@ -280,7 +265,7 @@ class Depthwise(LinearMap):
         self.add_to_bias((self.sums() * np.where(inputs, values, 0)[:, None]).ravel() * outputs)
 
 
-def _kernel(variable, name, masks):
+def kernel_values(variable, name, masks):
     """Returns the values of a weight, with masked ones zero, and which of them count as nonzero."""
     values = np.array(variable)
     if masks is None:

@@ -5,7 +5,8 @@ A group of coupled channels is alive if one of its channels
 - is an output of the model,
 - is consumed by a layer that tfap does not analyze, or
 - is consumed, with a nonzero weight, for an output channel that is alive, and is not a constant that can be
-  folded into the bias.
+  folded into the bias, or
+- is a unit of a recurrent layer that a unit that is alive reads at the next time step.
 
 All other groups are removable. In a model in training, only masked weights count as zero, because the others
 may change.
@@ -13,9 +14,9 @@ may change.
 
 import numpy as np
 
-from tfap.graph import constants, layer_types, linear
+from tfap.graph import constants, layer_types, linear_maps
 from tfap.graph.calls import Graph
-from tfap.graph.channels import ChannelMap
+from tfap.graph.channels import ChannelMap, consumed_by
 from tfap.graph.kept import kept_channels, neurons_without_weights
 from tfap.graph.layer_types import ChannelRule
 
@@ -57,7 +58,7 @@ class Liveness:
 
     def _linear_maps(self, rule):
         return {
-            path: linear.from_layer(layer, None if self._masks is None else self._masks.get(path, {}))
+            path: linear_maps.from_layer(layer, None if self._masks is None else self._masks.get(path, {}))
             for path, layer in self.graph.layers()
             if layer_types.of(layer).channels is rule and self.channels.of(self._output(path)) is not None
         }
@@ -72,7 +73,7 @@ class Liveness:
         produced = self.channels.of(call.outputs[0])
         if consumed is not None and produced is not None and self.linear_map(path):
             # A linear map whose input channels are on another axis does not consume them as channels.
-            consumed = consumed if consumed.axis == produced.axis else None
+            consumed = consumed_by(call, self.channels)
         return (
             None if consumed is None else consumed.groups,
             None if produced is None else produced.groups,
@@ -81,6 +82,10 @@ class Liveness:
     def linear_map(self, path):
         """Returns the `linear.LinearMap` of a layer. None for other layers."""
         return self.linear_maps.get(path) or self.depthwise.get(path)
+
+    def is_recurrent(self, path):
+        """Returns whether a layer with a linear map reads its own output."""
+        return layer_types.of(self.linear_map(path).layer).recurrent
 
     def foldable_inputs(self, path):
         """Returns the `Constants` that can be folded into the bias of a layer. None if there are none.
@@ -142,6 +147,8 @@ class Liveness:
             consumed, produced = self.groups(path)
             if consumed is not None:
                 yield consumed, produced, self._needed(path)
+            if self.is_recurrent(path):
+                yield produced, produced, self.linear_maps[path].recurrence
 
     def _needed(self, path):
         """Returns which inputs each output depends on: boolean array, shape `(inputs, outputs)`."""

@@ -140,6 +140,7 @@ class PackedMasks:
             for _, kernel, mask in wrapper.kernel_and_mask():
                 mask.assign(next(arrays))
                 kernel.assign(kernel.numpy() * mask.numpy())
+            wrapper.zero_biases()
 
     def _arrays(self) -> Iterator[np.ndarray]:
         for (_, _, shape), packed in zip(self.places, self.bits):

@@ -17,7 +17,7 @@ from tfap.graph import layer_types
 from tfap.graph.activation import fires
 from tfap.graph.calls import channel_axis
 from tfap.graph.counts import STATISTICS, ActivationCounts
-from tfap.graph.kernel import neuron_count
+from tfap.graph.kernel import KernelSpec, neuron_count
 from tfap.keras_compat import is_keras3
 from tfap.keras_compat.state import ExactArray
 from tfap.layers.history import CountMemory, PreviousWeights
@@ -251,6 +251,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         self.session = PruningSession()
         self._masks = {}
         self._zeroing = {}  # constraints by weight name
+        self._bias_masks = {}  # (bias, its mask) by the name of the cell
         self.fan_in_scale = {}
         self.dense_sizes = {}
         self._linked = None
@@ -281,7 +282,8 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     def _specs(self):
         """Lists the layer's weights that the criterion can rank."""
         side = self.criterion.counts
-        specs = [spec for spec in layer_types.kernel_specs(self.layer) if spec.countable(side)]
+        whole_neurons = self.settings.pattern.couples_neurons
+        specs = [spec for spec in layer_types.kernel_specs(self.layer) if spec.countable(side, whole_neurons)]
         if self.settings.as_tfmot and not layer_types.lists_weights(self.layer):
             specs = [spec for spec in specs if not layer_types.is_depthwise(spec)]
         unknown_yet = layer_types.lists_weights(self.layer) and not self.layer.built
@@ -332,6 +334,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
             mask = self._add_state(f"{spec.name.replace('.', '_')}_mask", kernel.shape, "uint8", "ones")
             self._masks[spec.name] = mask
             self._zeroing[spec.name] = self._constrain(kernel, mask)
+        self._add_bias_masks()
         if "previous" in self.criterion.needs:
             self._add_previous()
         if self.counts_here:
@@ -342,8 +345,40 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     def _neurons_counted(self, input_shape):
         if self.criterion.counts == "input":
             return input_shape[channel_axis(self.layer)]
-        (spec,) = self.specs
-        return neuron_count(spec, spec.find(self.layer).shape)
+        return max(
+            (spec.first_neuron or 0) + neuron_count(spec, spec.find(self.layer).shape) for spec in self.specs
+        )
+
+    # A unit of a recurrent layer without incoming weights is not constant but varies with time, unless the
+    # bias of its gates is zero too: then it is always zero.
+
+    def _add_bias_masks(self):
+        if not self.settings.pattern.couples_neurons:
+            return
+        for cell in dict.fromkeys(self._cell(spec) for spec in self.specs if spec.first_neuron is not None):
+            bias = KernelSpec(f"{cell}.bias").find(self.layer)
+            if bias is not None:
+                name = f"{cell}.bias"
+                mask = self._add_state(f"{name.replace('.', '_')}_mask", bias.shape, "uint8", "ones")
+                self._bias_masks[cell] = bias, mask
+                self._zeroing[name] = self._constrain(bias, mask)
+
+    @staticmethod
+    def _cell(spec):
+        return spec.name.rpartition(".")[0]
+
+    def zero_biases(self):
+        """Zeroes the biases of the units of a recurrent layer that have no incoming weights left."""
+        for cell, (bias, mask) in self._bias_masks.items():
+            masks = [
+                (spec, self._masks[spec.name].numpy()) for spec in self.specs if self._cell(spec) == cell
+            ]
+            kept = np.any(
+                [values.any(axis=0).reshape(spec.gates, -1).any(axis=0) for spec, values in masks], 0
+            )
+            kept = np.tile(kept, masks[0][0].gates)
+            mask.assign(np.broadcast_to(kept, mask.shape).astype(np.uint8))
+            bias.assign(bias.numpy() * mask.numpy())
 
     def _forward(self, training, inputs, *args, **kwargs):
         in_graph = training and not self.session.running
@@ -358,7 +393,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         if training:
             self._step_once()
             if self.counts_here:
-                counted = inputs if self.criterion.counts == "input" else outputs
+                counted = inputs if self.criterion.counts == "input" else _first(outputs)
                 axis = channel_axis(self.layer)
                 criterion = self.criterion
                 every = self.settings.sample_every
@@ -386,6 +421,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
                     f"{-(-size // 8)}: use the same pruning arguments."
                 )
             mask.assign(np.unpackbits(packed, count=size).reshape(mask.shape))
+        self.zero_biases()
 
     # -- read and written by the rest of tfap ------------------------------------------------------
 
@@ -405,6 +441,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     def masked_weights(self):
         """Returns the inner layer's weights for `set_weights`, pruned ones exactly zero."""
         masks = {id(kernel): mask for _, kernel, mask in self.kernel_and_mask()}
+        masks.update((id(bias), mask) for bias, mask in self._bias_masks.values())
         return [
             value * masks[id(variable)].numpy() if id(variable) in masks else value
             for variable, value in zip(self.layer.weights, self.layer.get_weights())
@@ -446,6 +483,11 @@ class _LinkedCounters:
 
     def threshold(self):
         return max(counter().threshold for counter, _ in self._counters)
+
+
+def _first(outputs):
+    """Returns the output of a layer without the states of a recurrent one."""
+    return outputs[0] if isinstance(outputs, list | tuple) else outputs
 
 
 def _as_saved(values):

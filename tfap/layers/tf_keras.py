@@ -169,6 +169,8 @@ class PruneByActivation(PruneByActivationBase, _Wrapper, PruneLowMagnitude):
         criterion = self.criterion
         counts = criterion.counts is None or (self.counts_here and not criterion.forgets)
         alone = self.settings.scope == "local" and not self.settings.remove_disconnected
+        # The kernels of a recurrent layer lose the same units.
+        alone = alone and not (self.settings.pattern.couples_neurons and len(self.specs) > 1)
         return counts and alone and not criterion.needs and not isinstance(self.pruning_schedule, float)
 
     def _build_state(self, input_shape):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from tfap import keras_compat
-from tfap.graph import layer_types
+from tfap.graph import layer_types, recurrent
 from tfap.graph.calls import Firing, Graph, unwrap
 from tfap.graph.channels import ChannelMap
 from tfap.keras_compat.types import Layer, Model
@@ -167,7 +167,10 @@ def _why_not_removable(call, channel_map):
     """Why `tfap.compact` can remove none of a layer's neurons, or None."""
     produced = channel_map.of(call.outputs[0])
     if produced is None:
-        return f"its neurons are not removable: tfap does not resize this {type(unwrap(call.layer)).__name__}"
+        layer = unwrap(call.layer)
+        which = recurrent.why_not_analyzed(layer, call) if layer_types.of(layer).recurrent else None
+        kind = f"this {type(layer).__name__}" if which is None else f"{type(layer).__name__} layers {which}"
+        return f"its neurons are not removable: tfap does not resize {kind}"
     reasons = [channel_map.pinned.get(int(group)) for group in produced.groups]
     return f"its channels are not removable: {reasons[0]}" if all(reasons) else None
 
@@ -181,7 +184,8 @@ def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
         return [LayerPlan(path, None, None, None, False, "; ".join(filter(None, (reason, why_shared))))]
     side = settings.criterion.counts
     specs = layer_types.kernel_specs(layer)
-    counts_outputs = side == "output" and any(spec.feeds_output for spec in specs)
+    whole_neurons = settings.pattern.couples_neurons
+    counts_outputs = side == "output" and any(spec.countable(side, whole_neurons) for spec in specs)
     firing = graph.firing(path) if counts_outputs else None
     if is_skipped:
         reason = NAMED_IN_SKIP
@@ -218,7 +222,7 @@ def why_not_built(layer):
 
 def _weight_row(path, layer, spec, firing, settings, reason):
     side, shape = settings.criterion.counts, tuple(spec.find(layer).shape)
-    if not reason and not spec.countable(side):
+    if not reason and not spec.countable(side, settings.pattern.couples_neurons):
         reason, firing = layer_types.NOT_COUNTABLE[side], None
     reason = reason or settings.pattern.why_not(shape) or ""
     return LayerPlan(path, spec.name, shape, firing, not reason, reason)

@@ -399,7 +399,8 @@ def _why_not_prunable_alone(layer, settings):
         return "it is already wrapped for pruning"
     reason, side = layer_types.why_not_prunable(layer), settings.criterion.counts
     specs = layer_types.kernel_specs(layer)  # none if the layer lists them itself and is not built
-    if reason is None and specs and not any(spec.countable(side) for spec in specs):
+    whole_neurons = settings.pattern.couples_neurons
+    if reason is None and specs and not any(spec.countable(side, whole_neurons) for spec in specs):
         reason = layer_types.NOT_COUNTABLE[side]
     if reason is None and side == "output" and not fires(layer):
         reason = "it has no activation of its own, which the criterion needs to count"

@@ -99,11 +99,15 @@ def _pruned_neurons(model):
     """`{path: boolean array, True for neurons without weights}` of the layers that are pruned by neurons."""
     found = {}
     for entry in find_wrappers(model):
+        parts = {}  # the neurons of several kernels are the same, or come one after another
         for spec, _, mask in entry.wrapper.kernel_and_mask():
-            if spec.feeds_output and entry.wrapper.settings.pattern.couples_neurons:
+            if spec.makes_channels and entry.wrapper.settings.pattern.couples_neurons:
                 values = np.asarray(mask.numpy())
                 its = Kernel(entry.path, spec, np.zeros(values.shape, np.float32), values)
-                found[entry.path] = its.neuron_sums(values.astype(np.int64)) == 0
+                first = spec.first_neuron or 0
+                parts[first] = (its.neuron_sums(values.astype(np.int64)) == 0) & parts.get(first, True)
+        if parts:
+            found[entry.path] = np.concatenate([parts[first] for first in sorted(parts)])
     return found
 
 
@@ -159,6 +163,8 @@ class _PlainCopy:
         Sweep(self._model, batches, [each.path for each in consuming]).run(consuming, done)
         for path, layer in self._layers.items():
             self._write(path, before[path], _values(layer))
+        for wrapper in self._wrappers.values():
+            wrapper.zero_biases()
 
     def _recalibrate(self, batches):
         """Normalizes as in training, with the statistics of the data. Moving averages may be far from it."""

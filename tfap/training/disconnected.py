@@ -154,14 +154,15 @@ def _remove(found, path, wrapper):
     matrix = found.linear_map(path)
     if matrix is None:
         return 0  # tfap cannot analyze this type
-    bias, gone = matrix.bias, _gone(found, path)
+    before, gone = matrix.biases(), _gone(found, path)
     found.folded(path, gone)
     stay = [np.ones(kernel.shape, bool) for kernel in matrix.kernels]
     matrix.zero(stay, gone, ~found.alive[found.groups(path)[1]])
     stay = {spec.name: marks for spec, marks in zip(kernel_specs(wrapper.layer), stay)}
     lost = sum(_write(kernel, mask, stay[spec.name]) for spec, kernel, mask in wrapper.kernel_and_mask())
-    if matrix.bias is not bias:
-        wrapper.layer.bias.assign(matrix.bias)
+    for (_, old), (variable, bias) in zip(before, matrix.biases()):
+        if bias is not old:
+            variable.assign(bias)
     return lost
 
 

@@ -67,7 +67,8 @@ class PrunedWeight:
 
     @property
     def neuron_cost(self) -> int:
-        return int(self.wrapper.settings.target == "neurons")
+        is_recurrence = self.spec.first_neuron is not None and not self.spec.reads_input
+        return int(self.wrapper.settings.target == "neurons" and not is_recurrence)  # neurons cost once
 
     @property
     def dense_cost(self) -> float:
@@ -123,15 +124,17 @@ class PrunedWeight:
                 f"No activations of '{self.path}' have been counted yet: train for a step before the "
                 "first mask update."
             )
-        return activations
+        return self.spec.of_output(activations, self.neurons)
 
     def write(self, mask, weights):
         self.variable.assign(weights * mask)  # first: a file written in between has no pruned weight
         self.mask.assign(mask)
+        self.wrapper.zero_biases()
 
     def zero_pruned(self):
         """Zeroes kernels that the constraint misses: frozen ones, and those an average has overwritten."""
         self.variable.assign(self.variable.numpy() * self.mask.numpy())
+        self.wrapper.zero_biases()
 
 
 def pruned_weights(model):
@@ -310,7 +313,7 @@ def gathered(weights, gradients=None, errors=None):
 def _errors_of(weight, by_path):
     """Returns the removal errors of a weight's neurons, the largest for those that cannot be removed."""
     largest = max((its[np.isfinite(its)].max(initial=0) for its in by_path.values()), default=0)
-    its = by_path.get(weight.path, ())
+    its = weight.spec.of_output(by_path.get(weight.path, ()), weight.neurons)
     its = its if len(its) == weight.neurons else np.full(weight.neurons, np.inf)
     return np.where(np.isfinite(its), its, 2 * largest + 1)
 
