@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 import tfap
+from tfap.budgets.budget import Budget
+from tfap.budgets.latency_cost import LatencyCost
+from tfap.graph.liveness import Liveness
 
 pytestmark = pytest.mark.one_keras
 
@@ -430,3 +433,48 @@ def test_the_module_of_a_layer_decides_and_not_its_name():
     with_dead_units(random_weights(model).layers[0])
     assert units_of(tfap.compact(model).get_layer("recurrent")) == UNITS
     assert importlib.import_module("tfap.graph.layer_types").of(model.layers[0]).recurrent is False
+
+
+# -- budgets and sensitivity -----------------------------------------------------------------------
+
+
+@every_kind
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_budgets_know_the_weights_and_flops_of_units(keras_module, kind, bidirectional):
+    model = text(keras_module, kind, bidirectional)
+    for budget, count in (
+        ({"weights": 0.6}, lambda model: model.count_params()),
+        ({"flops": 0.6}, tfap.flops),
+    ):
+        small, report = tfap.prune_once(model, tokens(), budget, "magnitude", return_report=True)
+        assert (
+            small.get_layer("second").get_weights()[1].shape
+            < model.get_layer("second").get_weights()[1].shape
+        )
+        assert report.budget.reached == report.budget.predicted == count(small) <= report.budget.limit
+
+
+@pytest.mark.tensorflow_only(reason="other backends export each layer in a process of its own")
+def test_a_budget_of_time_measures_recurrent_layers(keras_module):
+    model = text(keras_module, "LSTM", bidirectional=True, unroll=True)
+    budget = Budget.of({"speedup": 1.1, "runtime": "saved_model"})
+    cost = LatencyCost(model, Liveness(model), budget, FakeTable())
+    assert cost.of(np.zeros(cost._liveness.channels.size, bool)) < cost.total
+
+
+class FakeTable:
+    """Times that are the number of weights of what is measured."""
+
+    def times(self, entries):
+        return [float(make().count_params()) for _, make in entries]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_sensitivity_is_that_of_removing_the_units(keras_module, bidirectional):
+    model, x = text(keras_module, bidirectional=bidirectional), tokens()
+    found = tfap.sensitivity(model, x, rates=(0.5,), criterion="magnitude", compensate=(False,))
+    plan = tfap.prune_once(model, x, {"second": 0.5}, "magnitude", compensate=False)
+    expected, received = (np.asarray(each(x, training=False)) for each in (model, plan))
+    change = np.square(expected - received).sum() / np.square(expected - expected.mean(axis=0)).sum()
+    (removal,) = found["second"].removals
+    np.testing.assert_allclose(removal.change, change, rtol=1e-4)

@@ -11,6 +11,7 @@ from tfap.budgets.budget import Budget
 from tfap.budgets.costs import ROUNDING
 from tfap.budgets.latency_table import LatencyTable, alone
 from tfap.budgets.meters import UNDEFINED_SIZE
+from tfap.graph import layer_types, recurrent
 from tfap.graph.linear import Depthwise, Embedding, Grouped
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat.types import Model
@@ -122,7 +123,10 @@ class LatencyCost:
             shape[axis - 1] = int(inputs.sum())
             actual.append(inputs.mean())
         if free[1] and not isinstance(linear_map, Depthwise):
-            outputs = _marks(len(produced), fraction, groups)
+            halves = layer_types.of(linear_map.layer).recurrent and recurrent.is_concatenated(
+                linear_map.layer
+            )
+            outputs = _marks(len(produced), fraction, 2 if halves else groups)
             actual.append(outputs.mean())
         is_depthwise = isinstance(linear_map, Depthwise)
         changes = {} if is_depthwise else linear_map.config(inputs, outputs)

@@ -77,6 +77,8 @@ def _has_channels(shape, axis, channels):
 
 
 def _of_linear_map(path, linear_map, consumed, produced):
+    if layer_types.of(linear_map.layer).recurrent:
+        return list(_of_recurrent(path, linear_map, consumed, produced))
     bias = [] if linear_map.bias is None else [Part(path, None, produced, 1, False)]
     kernel = linear_map.kernels[-1]
     if isinstance(linear_map, Depthwise | Embedding):
@@ -93,5 +95,18 @@ def _of_linear_map(path, linear_map, consumed, produced):
         blocks = list(zip(inputs, np.split(produced, count), strict=True))
         pairs = sum((1 if some is None else len(some)) * len(others) for some, others in blocks)
         return [*(Part(path, some, others, kernel.size / pairs, True) for some, others in blocks), *bias]
-    pairs = (1 if consumed is None else len(consumed)) * len(produced)
+    pairs = _pairs(consumed, produced)
     return [Part(path, consumed, produced, kernel.size / pairs, True), *bias]
+
+
+def _of_recurrent(path, linear_map, consumed, produced):
+    for reads_inputs, columns, weights in linear_map.costs():
+        outputs = produced[columns]
+        inputs = consumed if reads_inputs else outputs
+        yield Part(path, inputs, outputs, weights / _pairs(inputs, outputs), True)
+    if linear_map.bias is not None:
+        yield Part(path, None, produced, linear_map.bias.size / len(produced), False)
+
+
+def _pairs(inputs, outputs):
+    return (1 if inputs is None else len(inputs)) * len(outputs)

@@ -367,7 +367,7 @@ def _shift_of(consumer, fixed):
         isinstance(consumer, _Pooled) and not linear_map.folds_constants
     ):
         return None
-    if layer_types.of(layer).recurrent:
+    if layer_types.of(consumer.layer).recurrent:
         return linear_map.add_to_bias if linear_map.folds_constants else None
     if linear_map.bias is not None:
         return linear_map.add_to_bias
