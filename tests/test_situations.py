@@ -13,10 +13,21 @@ pytestmark = pytest.mark.one_keras
 UPDATE = 2  # of four steps: two epochs of two batches
 
 
-RUNS = [
-    pytest.param(situation, id=situation.make.__name__, marks=pytest.mark.slow if situation.heavy else ())
-    for situation in SITUATIONS
-]
+# Their layers or training steps call TensorFlow.
+IN_TENSORFLOW = {
+    *("distiller", "gan", "residual_layers", "super_resolution", "super_resolution_in_a_trainer"),
+    *("tabular", "vae"),
+}
+
+
+def marks(situation):
+    if situation.make.__name__ in IN_TENSORFLOW:
+        yield pytest.mark.tensorflow_only(reason="it is written in TensorFlow")
+    if situation.heavy:
+        yield pytest.mark.slow
+
+
+RUNS = [pytest.param(each, id=each.make.__name__, marks=list(marks(each))) for each in SITUATIONS]
 
 
 @pytest.mark.parametrize("situation", RUNS)

@@ -62,8 +62,8 @@ def prune_low_magnitude(
     >>> layers = [keras.layers.Dense(16), keras.layers.Dense(4)]
     >>> model = keras.Sequential([keras.Input((8,)), *layers])
     >>> pruned = tfap.prune_low_magnitude(model, tfap.ConstantSparsity(0.5, 0), block_size=(1, 4))
-    >>> [wrapper.mask.shape for wrapper in tfap.prunable_layers(pruned)]
-    [TensorShape([8, 16]), TensorShape([16, 4])]
+    >>> [tuple(wrapper.mask.shape) for wrapper in tfap.prunable_layers(pruned)]
+    [(8, 16), (16, 4)]
 
     References:
         - [Zhu and Gupta, *To prune, or not to prune*, 2017](https://arxiv.org/abs/1710.01878)
