@@ -178,7 +178,6 @@ def mobilenet_v2(keras, generator):
     },
     units={"dense": 5},
     skip=["base"],
-    heavy=False,
 )
 def transfer(keras, generator):
     layers = keras.layers
@@ -310,7 +309,6 @@ def time_distributed(keras, generator):
     pruned={"encoder/conv": 9 * 4, "encoder/dense": 8 * 5, "compare": 10 * 4},
     skipped={"output": OUTPUT},
     units={"encoder/conv": 4, "encoder/dense": 5, "compare": 4},
-    heavy=False,
 )
 def siamese(keras, generator):
     layers = keras.layers
@@ -369,7 +367,6 @@ def u_net(keras, generator):
     skipped={"output": OUTPUT},
     units={"stem": 4, "dilated": 3, "separable": 3, "fuse": 4},
     kept={"pooled": (2, "the Resizing 'resize_pooled'")},
-    heavy=False,
 )
 def deeplab(keras, generator):
     layers = keras.layers
@@ -660,7 +657,6 @@ def tabular(keras, generator):
     skipped={"output": OUTPUT},
     units={"conv": 4, "tower": 4, "joint": 6},
     tolerance=2e-2,
-    heavy=False,
 )
 def mixed_precision(keras, generator):
     layers, half = keras.layers, dict(dtype="mixed_bfloat16")
@@ -680,7 +676,6 @@ def mixed_precision(keras, generator):
     pruned={"trunk": 6 * 6, "branch": 12 * 4},
     skipped={"kind": OUTPUT, "value": OUTPUT},
     units={"trunk": 6, "branch": 4},
-    heavy=False,
 )
 def multi_output(keras, generator):
     layers = keras.layers
@@ -841,7 +836,6 @@ def sampling_class(keras):
     skipped={"mean": "", "log_variance": "", "output": OUTPUT},
     units={"encode": 8, "decode": 4},
     metric=mean_squared_error,
-    heavy=False,
 )
 def vae(keras, generator):
     layers = keras.layers

@@ -163,6 +163,7 @@ def test_tfmot_serves_tf_keras_only():
 # -- processes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_processes_give_the_rows_of_one_and_a_failure_keeps_them(tmp_path):
     """Closures of both Kerases, dropout and shuffled batches; one run fails in its process."""
     worlds = importlib.import_module("keras"), tf_keras

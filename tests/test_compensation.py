@@ -87,6 +87,7 @@ def test_the_optimizer_keeps_its_state(keras_module):
 
 
 @pytest.mark.one_keras
+@pytest.mark.slow
 def test_an_interrupted_fit_goes_on_to_the_same_weights(keras_module, tmp_path):
     whole = fit(pruned(keras_module, 0.01, 5), epochs=3, compensate=X)
     part = fit(pruned(keras_module, 0.01, 5), epochs=1, compensate=X)
@@ -99,6 +100,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(keras_module, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_and_compact(keras_module):
     """One update at the end of a short training: with the refit, accuracy stays."""
     data = datasets.load("digits")

@@ -358,6 +358,7 @@ def test_every(keras_module):
     assert np.isnan(history.history["dead_neuron_rate"]).tolist() == [True, False, True, False, True]
 
 
+@pytest.mark.slow
 def test_data_that_repeats(keras_module):
     x = np.random.default_rng(1).normal(size=(SAMPLES, 12)).astype("float32")
 

@@ -129,6 +129,7 @@ def test_dense_nets_to_the_fixed_point(keras_module, use_bias):
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2))])
+@pytest.mark.slow
 def test_random_nets(world, part):
     """Every kind of block, random masks."""
     keras, found = importlib.import_module(world), []

@@ -383,6 +383,7 @@ def fit_once(model, callbacks):
 
 
 @pytest.mark.parametrize("name", ["cycle-001.npz", pytest.param("cycle-001.json", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_cycles_on_a_full_disk(keras_module, tmp_path, name):
     model = nets.mlp(keras_module)
     cycles(model, tmp_path, cycles=1)

@@ -222,6 +222,7 @@ def test_ap_measures_movement_from_the_begin_of_the_cycle(keras_module):
         assert all(gone for _, gone in sorted(moved)[:went])
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_cycle(keras_module):
     seen = []
 
@@ -237,6 +238,7 @@ def test_counts_are_those_of_the_cycle(keras_module):
     assert [row.alive for row in pruned.rows] == [320, 256, 205]
 
 
+@pytest.mark.slow
 def test_whole_neurons_and_gradients(keras_module):
     model = net(keras_module)
     neurons = tfap.prune_iteratively(model, fit, "activation_count", rate=0.5, cycles=1)
@@ -250,6 +252,7 @@ def test_whole_neurons_and_gradients(keras_module):
 # -- the same again --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_seeds_decide(keras_module):
     model = net(keras_module)
     drawn = []
@@ -363,6 +366,7 @@ def test_killed_at_random_moments(tmp_path, keras_name):
 # -- errors ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_directory_of_other_settings_or_files(keras_module, tmp_path):
     model = net(keras_module)
     tfap.prune_iteratively(model, fit, cycles=1, directory=tmp_path / "cycles")

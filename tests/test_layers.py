@@ -39,7 +39,9 @@ def called_by_keyword(keras):
         yield [x, state], layers.GRU(6)(inputs=x, initial_state=state)
 
 
-@pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
+@pytest.mark.parametrize(
+    "eager", [pytest.param(False, marks=pytest.mark.slow, id="graph"), pytest.param(True, id="eager")]
+)
 def test_layers_that_are_called_by_keyword(keras_module, eager):
     generator = np.random.default_rng(0)
     for inputs, x in called_by_keyword(keras_module):

@@ -73,6 +73,7 @@ def test_the_callback_recomputes_them_at_the_end(keras_module, caplog):
 
 
 @pytest.mark.one_keras
+@pytest.mark.slow
 def test_no_warning_once_nearly_all_of_the_average_is_new(keras_module, caplog):
     for momentum, warns in ((0.4, True), (0.2, False)):  # 5 steps leave 1% and 0.03% of the old statistics
         caplog.clear()
@@ -104,6 +105,7 @@ def test_updates_that_prune_nothing_more_make_nothing_old(keras_module, caplog):
 
 
 @pytest.mark.one_keras
+@pytest.mark.slow
 def test_subclassed_models(keras_module):
     class Trainer(keras_module.Model):
         def __init__(self, inner):
@@ -121,6 +123,7 @@ def test_subclassed_models(keras_module):
 
 
 @pytest.mark.one_keras
+@pytest.mark.slow
 def test_fit_and_compact(keras_module, caplog):
     x, y = images(320)
     options = {"criterion": "magnitude", "epochs": 4, "stages": 2, "batch_size": 32, "verbose": 0}

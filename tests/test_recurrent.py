@@ -283,6 +283,7 @@ def test_half_of_the_units_go(keras_module, kind, bidirectional):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", pytest.param("GRU", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_same_units_in_both_kerases(both_kerases, kind):
     masks = []
     for keras_module in both_kerases:

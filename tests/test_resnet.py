@@ -47,6 +47,7 @@ def images():
 
 
 @pytest.mark.parametrize("samples", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_firing_of_every_convolution(keras_module, images, samples):
     x, y = (part[:samples] for part in images)
     model = resnet20(keras_module)

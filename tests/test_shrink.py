@@ -63,6 +63,7 @@ def test_other_scopes(keras_module, scope):
     assert same_weights(result.model, other) and result.stages[1].allocation is None
 
 
+@pytest.mark.slow
 def test_bytes_are_measured(keras_module):
     pytest.importorskip("ai_edge_litert")
     if keras_module.backend.backend() != "tensorflow":

@@ -214,17 +214,19 @@ def ranked_net(keras):
     return model
 
 
+BY_EPOCH = tfap.AccuracyIntervals(0.6, prunes=4, begin=0.0, end=0.1, metric="loss")
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"target": "flops"},
-        {"target": "neurons"},
-        {"scope": "global"},
-        {"min_weights_per_layer": 700},
-        {"pruning_schedule": tfap.AccuracyIntervals(0.6, prunes=4, begin=0.0, end=0.1, metric="loss")},
+        pytest.param({}, id="local"),
+        pytest.param({"scope": "global"}, id="global"),
+        pytest.param({"target": "flops"}, id="flops", marks=pytest.mark.slow),
+        pytest.param({"target": "neurons"}, id="neurons", marks=pytest.mark.slow),
+        pytest.param({"min_weights_per_layer": 700}, id="minimum", marks=pytest.mark.slow),
+        pytest.param({"pruning_schedule": BY_EPOCH}, id="by epoch", marks=pytest.mark.slow),
     ],
-    ids=["local", "flops", "neurons", "global", "minimum", "by epoch"],
 )
 def test_the_number_of_stages_does_not_matter(keras_module, settings):
     schedule = settings.get("pruning_schedule", 0.6)

@@ -47,6 +47,7 @@ def trained(model, x, y, callbacks=()):
 @pytest.mark.parametrize(
     "way", [*(pytest.param(way, marks=pytest.mark.slow) for way in ("QAT", "PQAT")), "PQAT, KeepZeros"]
 )
+@pytest.mark.slow
 def test_tfmots_training_for_int8(stripped, tmp_path, way):
     model, (x, y) = stripped
     given = zeros(model)
