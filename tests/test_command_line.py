@@ -10,6 +10,7 @@ import sys
 import nets
 import numpy as np
 import pytest
+from absl import logging
 from conftest import KERASES
 
 import tfap
@@ -251,8 +252,10 @@ def test_amounts():
 @pytest.mark.slow
 def test_compare(run, files):
     flags = ["--methods=magnitude", "--sparsities=0.5", "--seeds=1", "--epochs=1", "--workers=1"]
+    verbosity = logging.get_verbosity()
     code, out, err = run("compare", *flags, "--directory=compared")
     assert code == 0, err
+    assert logging.get_verbosity() == verbosity
     assert "magnitude" in out and "rows.csv, sparsity.png and size.png are in compared/digits-keras-1" in out
     assert pathlib.Path("compared/digits-keras-1/rows.csv").read_text().count("magnitude") == 1
 

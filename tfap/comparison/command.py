@@ -1,5 +1,6 @@
 """The comparison of the command line: its flags, and what it does with them."""
 
+import contextlib
 import pathlib
 from typing import Any
 
@@ -95,23 +96,34 @@ def run(values: flags.FlagValues) -> None:
     Raises:
         ValueError: If a flag is invalid.
     """
-    logging.set_verbosity(logging.ERROR)
     chosen, fractions = methods(values), sparsities(values)
     epochs = values.epochs or EPOCHS[values.dataset]
     experiment = Images(values.dataset, values.keras, epochs)
     folder = pathlib.Path(values.directory) / f"{values.dataset}-{values.keras}-{epochs}"
-    compared = compare(
-        experiment.build_model,
-        experiment.fit,
-        experiment.evaluate,
-        chosen,
-        fractions,
-        values.seeds,
-        directory=folder,
-        workers=values.workers,
-    )
+    with _errors_only():
+        compared = compare(
+            experiment.build_model,
+            experiment.fit,
+            experiment.evaluate,
+            chosen,
+            fractions,
+            values.seeds,
+            directory=folder,
+            workers=values.workers,
+        )
     print(compared)
     compared.to_csv(folder / "rows.csv")
     compared.plot_sparsity().savefig(folder / "sparsity.png")
     compared.plot_size().savefig(folder / "size.png")
     print(f"rows.csv, sparsity.png and size.png are in {folder}")
+
+
+@contextlib.contextmanager
+def _errors_only():
+    """Hides logs below errors, and shows them again: the process may go on with other work."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
