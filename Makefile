@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both create .venv first.
-# `make test-all` runs what `make test` leaves out, and many new random examples of the property tests.
+# `make test-all` runs what `make test` leaves out, many new random examples of the property tests, and the tests on
+# JAX.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -35,6 +36,7 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	@echo "To repeat the random examples: make test-all SEED=$(SEED) EXAMPLES=$(EXAMPLES)"
 	TFAP_EXAMPLES=$(EXAMPLES) $(BIN)/python $(PYTEST) -m "slow or hypothesis" --hypothesis-seed=$(SEED)
+	$(MAKE) test-jax
 
 test-jax: $(INSTALLED)
 	$(WITH_JAX) $(BIN)/python $(PYTEST) -m "not slow"
