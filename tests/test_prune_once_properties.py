@@ -124,7 +124,7 @@ def inputs_for(model):
 
 def varies(model):
     """Whether outputs are more than constants with some rounding, in which copies are no more than others."""
-    outputs = tf.nest.flatten(model(inputs_for(model), training=False))
+    outputs = [np.asarray(each) for each in tf.nest.flatten(model(inputs_for(model), training=False))]
     return all(np.std(output, axis=0).max() > 1e-3 * np.abs(output).max() for output in outputs)
 
 
