@@ -173,3 +173,17 @@ if __name__ == "__main__":
 def test_collecting_the_tests_leaves_the_backend_as_it_was():
     """A module that sets it when imported would change what the processes of other tests run on."""
     assert (os.environ.get("KERAS_BACKEND") or "tensorflow") == conftest.BACKEND
+
+
+@pytest.mark.parametrize("option", ["-m", "-um"])
+@pytest.mark.parametrize("package", ["tfap", "program"])
+def test_python_runs_packages_that_import_it(tmp_path, option, package):
+    """While Python looks for the module of `python -m`, only its own command line names it."""
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program/__init__.py").write_text("import tfap, sys; loaded = 'tfap.layers' in sys.modules")
+    (tmp_path / "program/__main__.py").write_text("from program import loaded; print('loaded', loaded)")
+    environment = {**os.environ, **ENVIRONMENT}
+    command = [sys.executable, option, package, "--version"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("tfap " if package == "tfap" else "loaded True")

@@ -1,6 +1,7 @@
 """tfap: prunes Keras networks by what their neurons do."""
 
 import importlib
+import itertools
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -198,9 +199,16 @@ def _is_command() -> bool:
     """Whether this process is the command `tfap`, or `python -m tfap`, and not a program that imports it."""
     if "keras" in sys.modules:
         return False
-    given = sys.orig_argv
-    as_module = sys.argv[0] == "-m" and given[given.index("-m") + 1 :][:1] == ["tfap"]
-    return as_module or pathlib.Path(sys.argv[0]).stem == "tfap"
+    program = next(iter(sys.argv), "")
+    if program != "-m":  # what it is while Python looks for the module of `python -m`
+        return pathlib.Path(program).stem == "tfap"
+    modules = [name for option, name in itertools.pairwise(sys.orig_argv) if _ends_in_m(option)]
+    return modules[:1] == ["tfap"]
+
+
+def _ends_in_m(option: str) -> bool:
+    """Whether the next argument of Python is a module: `-m`, or after other letters, such as `-um`."""
+    return option.startswith("-") and not option.startswith("--") and option.endswith("m")
 
 
 if not _is_command():

@@ -43,15 +43,7 @@ def _cards(result):
 
 def _stages(result):
     """Draws the score of each stage against what its model uses, above the table of the stages."""
-    points = [
-        Point(
-            f"stage {stage.number}" if stage.number else "given",
-            (stage.used,) * 3,
-            page.score_limits(stage.score, result.report),
-        )
-        for stage in result.stages
-        if stage.score is not None
-    ]
+    points = [_point(stage, result) for stage in result.stages if stage.score is not None]
     picture = Html("")
     if len(points) > 1:
         percent = result.metric == "accuracy"

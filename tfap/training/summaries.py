@@ -98,6 +98,7 @@ class PruningSummaries(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the figures. `fit` calls it."""
         if self._every == "epoch":
+            keras_compat.backend_of(self.model).sync(self.model)
             self._write(epoch)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -118,7 +119,6 @@ class PruningSummaries(Callback):
     # -- figures -----------------------------------------------------------------------------------
 
     def _write(self, step):
-        keras_compat.backend_of(self.model).sync(self.model)
         numbers = self._sparsities()
         rates = self._rates()
         for path, firing_rates in rates.items():
