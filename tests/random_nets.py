@@ -261,7 +261,8 @@ class Maker:
 
     def Pooling(self, value):
         layer = self._nd(self.pick(["MaxPooling{}D", "AveragePooling{}D"]), value)
-        return self.through(layer(2, padding=self.pick(["same", "valid"])), value)
+        padding = "same" if value.size < 2 else self.pick(["same", "valid"])
+        return self.through(layer(2, padding=padding), value)
 
     def ZeroPadding(self, value):
         self.pads.update(_numbers(value.channels))
