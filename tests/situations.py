@@ -412,7 +412,7 @@ RESIDUAL = dict(
 )
 
 
-@situation(**RESIDUAL, heavy=False)
+@situation(**RESIDUAL)
 def super_resolution(keras, generator):
     layers = keras.layers
     inputs = keras.Input((None, None, 3))
@@ -770,7 +770,7 @@ def gan(keras, generator):
     )
 
 
-@situation(**RESIDUAL, heavy=False)
+@situation(**RESIDUAL)
 def super_resolution_in_a_trainer(keras, generator):
     case = super_resolution(keras, generator)
 
@@ -854,7 +854,6 @@ def vae(keras, generator):
     pruned={"hidden": 12 * 8, "second": 16 * 6},
     skipped={"output": OUTPUT},
     units={"hidden": 8, "second": 6},
-    heavy=False,
 )
 def distiller(keras, generator):
     layers = keras.layers

@@ -59,6 +59,7 @@ def outputs(model, recalibrated):
     return (tfap.recalibrate(plain, X) if recalibrated else plain).predict(X, verbose=0)
 
 
+@pytest.mark.one_keras
 def test_what_kept_neurons_can_take_over_is_not_lost(keras_module):
     before = outputs(pruned(keras_module), recalibrated=True)
     plain, compensated = (fit(pruned(keras_module), compensate=data) for data in (None, X))

@@ -301,7 +301,6 @@ def random_net(keras):
 
 
 @pytest.mark.parametrize("pruning", [False, True])
-@pytest.mark.smoke
 def test_the_training_is_the_same_as_without_the_monitor(keras_module, pruning):
     x = np.random.default_rng(1).normal(size=(SAMPLES, 8, 8, 3)).astype("float32")
     alone, expected = fitted(keras_module, random_net, pruning)

@@ -75,6 +75,10 @@ MODELS = {
 }
 
 
+# Marks of the nets that `make test` exports.
+EXPORTED = {"cnn": [], "two_by_two": pytest.mark.smoke}
+
+
 def wide(keras):
     return nets.mlp(keras, (64, 256, 256, 4))
 
@@ -97,7 +101,7 @@ def plain():
 
 @pytest.mark.parametrize(
     "net",
-    [pytest.param(net, marks=pytest.mark.smoke if net == "two_by_two" else []) for net in MODELS],
+    [pytest.param(net, marks=EXPORTED.get(net, pytest.mark.slow)) for net in MODELS],
 )
 def test_every_file_gives_the_models_outputs_at_any_batch_size(keras_module, tmp_path, net):
     model = MODELS[net](keras_module)

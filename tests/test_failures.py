@@ -185,7 +185,6 @@ def test_an_update_that_was_refused_is_made_when_it_can_be(keras_module):
 # -- several at once -------------------------------------------------------------------------------
 
 
-@pytest.mark.smoke
 def test_models_pruned_in_turn_and_inside_each_other(keras_module):
     expected = [pruned_net(keras_module, seed=seed) for seed in (1, 2)]
     for model in expected:
@@ -331,7 +330,6 @@ def test_a_layer_with_lora_since_it_was_wrapped():
         nets.fit(model)
 
 
-@pytest.mark.smoke
 def test_a_model_changed_after_prune(keras_module):
     """Weights set, layers frozen and added, compiled again: the next fit prunes what is there."""
     model = pruned_net(keras_module, tfap.ConstantSparsity(0.5, 1, frequency=2), criterion="magnitude")

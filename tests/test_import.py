@@ -141,6 +141,7 @@ def assert_as_it_was(state, first):
     assert first == "tensorflow" or "mixed_bfloat16" in before[first]
 
 
+@pytest.mark.slow
 def test_what_was_set_before_keras_is_as_it_was():
     assert_as_it_was(started("keras")["keras"], "keras")
 

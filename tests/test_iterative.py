@@ -136,7 +136,6 @@ def test_one_weight_stays():
 # -- what a cycle begins with ----------------------------------------------------------------------
 
 
-@pytest.mark.smoke
 def test_rewinding_to_the_first_weights(keras_module):
     """BatchNormalization's statistics and the biases too; the model comes trained, so none is its default."""
     model, spy = net(keras_module), Fit()
@@ -268,7 +267,8 @@ def test_seeds_decide(keras_module):
     assert other.rows != first.rows
 
 
-@pytest.mark.parametrize("rewind", [1, pytest.param("reinit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rewind", [1, "reinit"])
+@pytest.mark.slow
 def test_a_directory_goes_on_to_the_same_bits(keras_module, tmp_path, rewind):
     """From every file that may be the last one there; the model of the second call has other weights."""
     model = net(keras_module)

@@ -323,6 +323,7 @@ def cell_class(keras, listed):
     return Cell
 
 
+@pytest.mark.one_keras
 @pytest.mark.parametrize("listed", [True, False], ids=["listed", "unknown"])
 def test_stacked_and_custom_recurrent_cells(keras_module, listed):
     layers, cell = keras_module.layers, cell_class(keras_module, listed)

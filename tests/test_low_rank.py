@@ -331,7 +331,6 @@ def test_shared_layers_have_two_shared_layers(keras_module):
     assert layer.units == 12 and type(unique["shared"]) is type(shared)
 
 
-@pytest.mark.smoke
 def test_a_functional_residual_net_goes_on_through_every_stage(keras_module, tmp_path):
     model = nets.cnn(keras_module)
     for name in ("conv_b", "dense"):

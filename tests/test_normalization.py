@@ -43,6 +43,7 @@ def fit(model, samples=160, **options):
     return model.fit(*images(samples), batch_size=64, epochs=2, verbose=0, callbacks=[callback])
 
 
+@pytest.mark.one_keras
 def test_half_of_the_channels_pruned_and_few_steps(keras_module, caplog):
     """Users: 'the pruned net has 97% in training and chance in the test'. It is the moving statistics."""
     model = pruned(keras_module)

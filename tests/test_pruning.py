@@ -453,7 +453,7 @@ def test_a_layer_that_never_trains(keras_module):
         assert row.pruned and nets.pruned_weights(wrapped) == (24 + 30) / 2
 
 
-@pytest.mark.parametrize("kind", [pytest.param("LSTM", marks=pytest.mark.smoke), "GRU"])
+@pytest.mark.parametrize("kind", ["LSTM", pytest.param("GRU", marks=pytest.mark.slow)])
 def test_recurrent_layers_with_initial_states(keras_module, tmp_path, kind):
     layers = keras_module.layers
     recurrent = getattr(layers, kind)

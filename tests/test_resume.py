@@ -68,7 +68,7 @@ def test_two_epochs_and_two_in_new_processes_equal_four(keras_module, tmp_path):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("order", ["before", pytest.param("after", marks=pytest.mark.slow)])
 def test_an_update_due_at_the_stop_happens_once(keras_module, tmp_path, order):
     """The file is written before or after the update at step 8, the end of the second epoch."""
     straight = with_dropout(keras_module)

@@ -174,7 +174,6 @@ def test_gradient_is_what_the_loss_changes_by(keras_module):
         assert scores[wrapper.name][at] == pytest.approx(abs(kernel[at] * slope), rel=0.05)
 
 
-@pytest.mark.smoke
 def test_gradients_leave_no_trace(keras_module):
     """Two fits, one of which takes gradients after every step that do not matter."""
     histories, models = [], []

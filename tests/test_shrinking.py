@@ -95,7 +95,6 @@ def test_losses_equal_those_without_compaction(keras_module, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", None])
-@pytest.mark.smoke
 def test_the_learning_rate_of_now_goes_on(keras_module, optimizer):
     """Also where compile() was given a name."""
     rates = []

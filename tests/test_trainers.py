@@ -73,6 +73,7 @@ def test_two_replicas_equal_one(how, mirrored):
 
 
 @pytest.mark.tensorflow_only(reason="MirroredStrategy")
+@pytest.mark.one_keras
 def test_a_strategy_of_one_replica(keras_module):
     found = replicas.state(replicas.train(keras_module, tf.distribute.MirroredStrategy(["CPU:0"])))
     assert_replicas_equal(found, on_one_device(keras_module), 1)
