@@ -170,7 +170,7 @@ class Plain:
         return "yes"
 
     def outputs(self, model):
-        return [np.asarray(output) for output in tf.nest.flatten(model(self.x, training=False))]
+        return [keras_compat.to_numpy(output) for output in tf.nest.flatten(model(self.x, training=False))]
 
 
 class Pruned(Plain):
@@ -201,11 +201,13 @@ class Pruned(Plain):
         check_trained(before, self.wrapped.get_weights())
         pruned = total = 0
         for wrapper in tfap.prunable_layers(self.wrapped):
-            assert int(wrapper.updates_made.numpy()) == 1
-            assert wrapper.criterion.counts is None or int(wrapper.activations_seen.numpy()) > 0
+            assert int(wrapper.updates_made) == 1
+            assert wrapper.criterion.counts is None or int(wrapper.activations_seen) > 0
             for _, kernel, mask in wrapper.kernel_and_mask():
-                zeros = mask.numpy() == 0
-                assert not np.asarray(kernel)[zeros].any(), f"pruned weights of {wrapper.name} are not zero"
+                zeros = keras_compat.to_numpy(mask) == 0
+                assert not keras_compat.to_numpy(kernel)[zeros].any(), (
+                    f"pruned weights of {wrapper.name} are not zero"
+                )
                 pruned, total = pruned + int(zeros.sum()), total + zeros.size
         assert pruned, "no weight was pruned"
         self.pruned = pruned

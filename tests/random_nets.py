@@ -9,6 +9,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from tfap import keras_compat
+
 # Elementwise activations; those of the first group are 0 at 0.
 _ZERO_AT_ZERO = ["relu", "tanh", "gelu", "elu", "linear"]
 _OTHERS = ["sigmoid", "softplus"]
@@ -636,7 +638,10 @@ def apart(model, other):
     """The largest difference of two models' outputs on random inputs, relative to each largest output."""
     # Each takes its own structure: Keras 3.7 loads a model of one input in a list as one of the input alone.
     mine, others = (
-        [np.asarray(output, np.float64) for output in tf.nest.flatten(each(inputs_for(each), training=False))]
+        [
+            keras_compat.to_numpy(output).astype(np.float64)
+            for output in tf.nest.flatten(each(inputs_for(each), training=False))
+        ]
         for each in (model, other)
     )
     return max(np.abs(a - b).max() / (np.abs(a).max() or 1.0) for a, b in zip(mine, others, strict=True))

@@ -329,6 +329,7 @@ def test_layers_that_are_always_in_training_mode(keras_module):
         np.testing.assert_array_equal(value, variable.numpy())
 
 
+@pytest.mark.not_on_torch(reason="PyTorch does not trace")
 def test_the_forward_pass_is_traced_once(keras_module):
     traced = []
 
@@ -425,8 +426,18 @@ def test_several_fits_and_models(keras_module):
     assert monitor.reports[0].net.units == 20
 
 
+ONE_STEP = pytest.mark.not_on_torch(reason="Keras takes one step per execution there")
+
+
 @pytest.mark.parametrize(
-    "settings", [{"steps_per_execution": 3}, {"jit_compile": True}, {"run_eagerly": True}]
+    "settings",
+    [
+        pytest.param({"steps_per_execution": 3}, marks=ONE_STEP),
+        pytest.param(
+            {"jit_compile": True}, marks=pytest.mark.not_on_torch(reason="torch.compile is not of tfap")
+        ),
+        {"run_eagerly": True},
+    ],
 )
 def test_how_fit_runs_does_not_matter(keras_module, settings):
     def build(keras):

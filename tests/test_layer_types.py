@@ -3,6 +3,7 @@
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from absl import logging
 
@@ -29,12 +30,17 @@ def first_neurons_fire(keras, middle):
     return model
 
 
+def in_reverse(keras, tensor):
+    """The channels from the last to the first. PyTorch has no slices with negative steps."""
+    return tf.reverse(tensor, [-1]) if keras.__name__ == "tf_keras" else keras.ops.flip(tensor, -1)
+
+
 def reversing(keras, base, name):
     """A layer class of a user's that gives the channels in reverse order."""
 
     def call(self, inputs, training=None):
         inputs = inputs[0] if isinstance(inputs, list | tuple) else inputs
-        return inputs[..., ::-1]
+        return in_reverse(keras, inputs)
 
     return type(name, (base,), {"call": call, "__module__": "users_layers"})
 
@@ -76,7 +82,7 @@ def test_merges_that_mix_channels(keras_module):
 
     class Add(layers.Layer):
         def call(self, inputs):
-            return inputs[0] + inputs[1][..., ::-1]
+            return inputs[0] + in_reverse(keras_module, inputs[1])
 
     inputs = keras_module.Input((3,))
     parts = [layers.Dense(4, name=name)(inputs) for name in "ab"]
@@ -91,7 +97,7 @@ def test_merges_that_mix_channels(keras_module):
 def test_a_dense_layer_with_another_call_is_pruned_by_magnitude_alone(keras_module):
     class Reversed(keras_module.layers.Dense):
         def call(self, inputs):
-            return super().call(inputs)[..., ::-1]
+            return in_reverse(keras_module, super().call(inputs))
 
     layers = keras_module.layers
     model = keras_module.Sequential(

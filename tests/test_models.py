@@ -25,7 +25,11 @@ TESTED = [dataclasses.replace(entry, eager=True) for entry in model_zoo.CUSTOM i
 NO_EXPORT = {step: needs for step, needs in STEPS.items() if step != "export"}
 
 
-@pytest.mark.parametrize("entry", TESTED, ids=lambda entry: entry.name)
+NOT_ON_TORCH = pytest.mark.not_on_torch(reason="Keras does not train it there: grad_input must be contiguous")
+ON_BACKENDS = [pytest.param(each, marks=NOT_ON_TORCH if each.name == "U-Net" else []) for each in TESTED]
+
+
+@pytest.mark.parametrize("entry", ON_BACKENDS, ids=lambda entry: entry.name)
 def test_model(keras_module, entry, tmp_path):
     found = outcomes(NO_EXPORT, Pruned(entry, keras_module, tmp_path, "magnitude"))
     assert (found["plan"], found["two steps"]) == EXPECTED[entry.name]

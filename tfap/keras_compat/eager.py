@@ -49,15 +49,19 @@ class InputReader:
         try:
             tensors = self._identity(arrays, training=False)
         except Exception as error:  # which one depends on Keras, the backend, and what is wrong
+            self._check_shapes(arrays)
             reason = re.sub(r"\x1b\[\d+m", "", str(error)).removeprefix("Exception encountered when calling ")
             raise ValueError(self._does_not_fit(" ".join(reason.split())[:200])) from error
         tensors = list(tensors) if isinstance(tensors, list | tuple) else [tensors]
+        self._check_shapes(tensors)
+        return tensors
+
+    def _check_shapes(self, tensors):
         for tensor, expected in zip(tensors, self._inputs):
             shape = tuple(getattr(tensor, "shape", expected.shape))
             sizes = zip(shape[1:], tuple(expected.shape)[1:])
             if len(shape) != len(expected.shape) or any(size not in (None, given) for given, size in sizes):
                 raise ValueError(self._does_not_fit(f"received the shape {shape}"))
-        return tensors
 
     def _does_not_fit(self, reason):
         inputs = ", ".join(f"{name} {tuple(each.shape)}" for name, each in zip(self._names, self._inputs))
