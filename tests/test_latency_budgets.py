@@ -98,18 +98,27 @@ def test_the_search_corrects_what_single_layers_do_not_tell(keras_module, machin
     """Time between layers, and blocks of 16 channels, of which the table knows nothing."""
     machine.between, machine.step, machine.overhead = 0.05, 16, 1.0
     model = nets.mlp(keras_module, (12, 256, 192, 4))
-    small, report = pruned(model, {"speedup": 2.0}, scope="global")
+    small, report = pruned(model, {"speedup": 2.0}, scope="global", round_to=1)
     assert machine.milliseconds(model) / machine.milliseconds(small) == pytest.approx(2.0, rel=0.05)
     assert 1 <= report.budget.rounds <= search.ROUNDS + len(search.PROBES)
     assert machine.models == report.budget.rounds + 2  # the least, and the finished one
 
 
-def test_time_with_multiples(keras_module, machine):
+@pytest.mark.parametrize("round_to", [8, None])
+def test_time_with_multiples(keras_module, machine, round_to):
     machine.step = 8
     model = nets.mlp(keras_module, (12, 256, 192, 4))
-    small, report = pruned(model, {"speedup": 2.0}, round_to=8)
+    small, report = pruned(model, {"speedup": 2.0}, round_to=round_to)
     assert all(layer.units % 8 == 0 for layer in small.layers[-3:-1])
     assert report.budget.meets and report.rounded.round_to == 8
+
+
+def test_other_numbers_where_no_multiples_come_near(keras_module, machine):
+    model = nets.mlp(keras_module, (12, 17, 4))
+    small, report = pruned(model, {"speedup": 1.2})
+    assert report.rounded is None and report.budget.is_near
+    assert [layer.units for layer in small.layers[-2:]] == [13, 4]  # 8 and 16 would be 1.58x and 1.04x
+    assert pruned(model, {"speedup": 1.2}, round_to=8)[0].layers[-2].units == 8
 
 
 def test_fit_and_compact(keras_module, machine):
@@ -126,7 +135,9 @@ def test_an_overhead_that_is_most_of_the_time(keras_module, machine, monkeypatch
     monkeypatch.setattr("tfap.compaction.prune_once.ChannelScores", None)  # it raises before it scores
     with pytest.raises(ValueError, match=r"cannot be met: with the fewest channels, the model is 1\.2\dx as"):
         pruned(model, {"speedup": 2.0})
-    assert machine.layers == 0 and machine.models == 1  # no layer is measured for nothing
+    assert (
+        machine.layers == 0 and machine.models == 2
+    )  # with multiples, and without; no layer is measured for nothing
 
 
 def test_the_nearest_that_channels_allow_is_told(keras_module, machine):

@@ -2,11 +2,33 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from tfap.budgets.budget import Budget
 from tfap.graph.linear import Grouped
 from tfap.graph.liveness import Liveness
+from tfap.utils import checks
+
+# Runtimes compute blocks of 8 or 16 channels at once. Without whole blocks, some take a slower path, in which
+# a smaller model may be slower than the given one.
+BLOCK = 8
+
+
+def multiples(round_to: int | None, goal: Any) -> tuple[int, ...]:
+    """Returns the numbers of which layers may keep multiples of channels, the first to try first.
+
+    Args:
+        round_to: Integer >= 1, which is the only one. None is chosen by the goal.
+        goal: The `Budget`, or what else decides the number of channels.
+
+    >>> multiples(None, Budget("speedup", 2.0)), multiples(None, Budget("flops", 0.5)), multiples(4, 0.5)
+    ((8, 1), (1,), (4,))
+    """
+    if round_to is None:
+        return (BLOCK, 1) if isinstance(goal, Budget) and goal.is_timed else (1,)
+    return (checks.integer("round_to", round_to),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -75,6 +75,11 @@ class BudgetResult:
         return self.reached <= self.limit * (1 + TOLERANCE * self.budget.is_timed)
 
     @property
+    def is_near(self) -> bool:
+        """Whether the budget is met and nearly used up, or needs nothing removed."""
+        return self.meets and (self.reached >= self.limit * (1 - TOLERANCE) or self.limit >= self.own)
+
+    @property
     def is_slower(self) -> bool:
         """Whether the smaller model was measured to be slower than the given one."""
         return self.budget.is_timed and self.reached > self.own
@@ -95,8 +100,7 @@ class BudgetResult:
             return f"{text}. The smaller model is slower than the given one."
         if not self.meets:
             return f"{text}, which does not meet it."
-        is_near = self.reached >= self.limit * (1 - TOLERANCE) or self.limit >= self.own
-        return f"{text}{'' if is_near else ', the nearest that was found'}."
+        return f"{text}{'' if self.is_near else ', the nearest that was found'}."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,7 +137,7 @@ class Search:
 
     def __init__(self, budget: Budget, meter: Meter | None, build: Callable[[np.ndarray], Model]) -> None:
         self._budget, self._meter, self._build = budget, meter, build
-        self._least: float | None = None
+        self._leasts: dict[int, float] = {}  # by the number of kept groups, which tells the shapes
 
     def check(self, proposals: KeptChannels) -> None:
         """Checks that the fewest channels meet the budget, before any long work.
@@ -145,8 +149,7 @@ class Search:
         if self._meter is None:
             self._budget.check_reachable(proposals.cost.of(least), proposals.cost.total)
             return
-        self._least = self._meter.of(self._build(least))
-        self._budget.check_reachable(self._least, self._meter.own())
+        self._budget.check_reachable(self._measured_least(least), self._meter.own())
 
     def run(self, proposals: KeptChannels) -> Found:
         """Finds the channels to keep.
@@ -160,8 +163,7 @@ class Search:
         Raises:
             ValueError: If the fewest channels do not meet the budget.
         """
-        if self._least is None:
-            self.check(proposals)
+        self.check(proposals)
         cost = proposals.cost
         if self._meter is None:
             kept = proposals.within(cost.limit)
@@ -179,14 +181,46 @@ class Search:
         count = weight_count if self._budget.unit == "weights" else flops
         return dataclasses.replace(result, reached=float(count(model)))
 
+    def run_each(self, proposals: Sequence[KeptChannels]) -> tuple[Found, int]:
+        """Searches in several `KeptChannels`, one after another, until one comes near to the limit.
+
+        Returns:
+            Tuple of the `Found` that is nearest to the limit, and the position of its `KeptChannels`.
+
+        Raises:
+            ValueError: If the fewest channels of none of them meet the budget.
+        """
+        found: list[tuple[_Point, Found, int]] = []
+        for at, each in enumerate(proposals):
+            try:
+                its = self.run(each)
+            except ValueError:
+                if found or at + 1 < len(proposals):
+                    continue
+                raise
+            found.append((_Point(0.0, its.kept, its.result.reached), its, at))
+            if its.result.is_near:
+                break
+        best = found[0][0] if len(found) == 1 else self._best([point for point, _, _ in found])
+        chosen, at = next((its, at) for point, its, at in found if point is best)
+        rounds = sum(its.result.rounds for _, its, _ in found)
+        return Found(chosen.kept, dataclasses.replace(chosen.result, rounds=rounds)), at
+
+    def _measured_least(self, kept):
+        assert self._meter is not None
+        groups = int(kept.sum())
+        if groups not in self._leasts:
+            self._leasts[groups] = self._meter.of(self._build(kept))
+        return self._leasts[groups]
+
     def _corrected(self, proposals):
-        assert self._meter is not None and self._least is not None
+        assert self._meter is not None
         own, cost = self._meter.own(), proposals.cost
         if own <= self._budget.limit(own):
             every = proposals.within(cost.total)
             return Found(every, BudgetResult(self._budget, own, self._budget.limit(own), own, own))
         least = proposals.least()
-        points = [_Point(cost.of(least), least, self._least), _Point(cost.total, None, own)]
+        points = [_Point(cost.of(least), least, self._measured_least(least)), _Point(cost.total, None, own)]
         with Progress("Measuring smaller models", ROUNDS) as progress:
             for limit in self._limits(points, cost.total):
                 kept = proposals.within(limit)

@@ -36,8 +36,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("runtime", None, list(_FORMATS), text, flag_values=values)
     flags.DEFINE_integer("batch_size", None, "Samples per timed call. 1 by default.", 1, flag_values=values)
     flags.DEFINE_integer("threads", None, "Threads of the runtime.", 1, flag_values=values)
-    text = "Layers keep a multiple of so many channels."
-    flags.DEFINE_integer("round_to", 1, text, 1, flag_values=values)
+    text = "Layers keep a multiple of so many channels. By default 8 for times if it comes near, else 1."
+    flags.DEFINE_integer("round_to", None, text, 1, flag_values=values)
     text = "Largest loss of accuracy: 0.01 is one point. The smallest model within it is made."
     flags.DEFINE_float("max_drop", None, text, 0.0, flag_values=values)
     text = "Trains for so many epochs in each stage. Without it, nothing is trained."

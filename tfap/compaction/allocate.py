@@ -14,14 +14,13 @@ from tfap.compaction.sensitivity_table import Sensitivity
 from tfap.keras_compat.types import Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.plan import LayerSelection, make_plan
-from tfap.utils import checks
 
 
 def allocate(
     model: Model,
     sensitivity: Sensitivity,
     budget: Budget | Mapping[str, Any],
-    round_to: int = 1,
+    round_to: int | None = None,
     skip: LayerSelection = (),
     compensate: bool | None = None,
 ) -> Allocation:
@@ -37,7 +36,7 @@ def allocate(
         sensitivity: The result of `tfap.sensitivity`.
         budget: Dict with one of "weights", "bytes", "flops", "latency_ms", and "speedup". See
             `tfap.prune_once`.
-        round_to: Integer >= 1. Layers keep a multiple of so many channels.
+        round_to: Integer >= 1. Layers keep a multiple of so many channels. None as in `tfap.prune_once`.
         skip: Layers whose channels are kept, as in `tfap.prune`.
         compensate: Boolean. Whether to use the changes with the refit. None for with, if they were measured.
 
@@ -65,7 +64,7 @@ def allocate(
         raise TypeError(
             f"sensitivity must be the result of tfap.sensitivity: received {type(sensitivity).__name__}."
         )
-    budget, round_to = Budget.of(budget), checks.integer("round_to", round_to)
+    budget = Budget.of(budget)
     settings = PruningSettings(0.0, "reconstruction", "local", "neuron", target="weights")
     removable = RemovableChannels(model, make_plan(model, settings, (), skip))
     sets = allocated_sets(removable, sensitivity, compensate)

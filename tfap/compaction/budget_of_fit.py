@@ -1,5 +1,6 @@
 """The final sparsity with which a training meets a budget, found before it starts."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from tfap import keras_compat
 from tfap.budgets.budget import Budget
 from tfap.budgets.latency_cost import latency_cost
 from tfap.budgets.meters import meter_of
+from tfap.budgets.rounding import multiples
 from tfap.budgets.search import BudgetResult, Search
 from tfap.budgets.trained import TrainedChannels
 from tfap.compaction.shapes import with_channels
@@ -27,6 +29,7 @@ class BudgetOfFit:
 
     Attributes:
         sparsity: Float in [0, 1). The final sparsity.
+        round_to: Integer >= 1. Layers keep a multiple of so many channels.
 
     Raises:
         ValueError: If the budget cannot be met, or the scope is "global".
@@ -35,7 +38,7 @@ class BudgetOfFit:
     def __init__(self, model: Model, budget: Budget, options: dict[str, Any]) -> None:
         keras_compat.check_plain(model, "tfap.fit_and_compact")
         selection = {name: options[name] for name in ("include", "skip")}
-        rest = {name: value for name, value in options.items() if name not in selection}
+        rest = {name: value for name, value in options.items() if name not in (*selection, "round_to")}
         settings = PruningSettings(0.0, **rest)
         plan = make_plan(model, settings, **selection)
         if not plan.pruned:
@@ -44,12 +47,16 @@ class BudgetOfFit:
         liveness = Liveness(model)
         cost = latency_cost(model, liveness, budget) if budget.is_timed else budget.cost(model, liveness)
         pruned = [(row.path, row.weight) for row in plan.pruned if row.weight is not None]
-        channels = TrainedChannels(model, liveness, cost, settings, pruned)
         meter = meter_of(model, budget) if budget.is_exported else None
         self._search = Search(budget, meter, self._build)
-        found = self._search.run(channels)
-        self._result = found.result
-        self.sparsity = channels.sparsity_of(found.kept)
+        allowed = multiples(options["round_to"], budget)
+        channels = [
+            TrainedChannels(model, liveness, cost, dataclasses.replace(settings, round_to=each), pruned)
+            for each in allowed
+        ]
+        found, at = self._search.run_each(channels)
+        self._result, self.round_to = found.result, allowed[at]
+        self.sparsity = channels[at].sparsity_of(found.kept)
 
     def _build(self, kept: np.ndarray) -> Model:
         return with_channels(self._model, kept, varied=self._in_bytes)

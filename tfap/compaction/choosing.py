@@ -9,7 +9,7 @@ from tfap.budgets.budget import Budget
 from tfap.budgets.latency_cost import latency_cost
 from tfap.budgets.meters import meter_of
 from tfap.budgets.proposals import Proposals
-from tfap.budgets.rounding import Rounded, Rounding
+from tfap.budgets.rounding import Rounded, Rounding, multiples
 from tfap.budgets.search import BudgetResult, Search
 from tfap.compaction.allocation import Allocation, removed_counts
 from tfap.compaction.removable import RemovableChannels
@@ -29,13 +29,15 @@ class Choice:
             `Allocation`, which says how many channels each layer loses.
         target: Unit of the fraction: "weights", "flops", or "neurons".
         scope: "local" removes the same fraction of channels from every layer; "global" ranks all together.
-        round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all.
+        round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all. None
+            is 8 for budgets of time, or 1 if no multiples of 8 come near, and 1 for everything else.
 
     Attributes:
+        round_to: Integer, which `kept` may change if it was None.
         losses: List of arrays, as in `AllocatedProposals`, which may be set before `kept`: the sum of the
             losses is kept small then, whatever the scope. None by default.
         result: `BudgetResult`, from `kept` on. None for a fraction.
-        rounded: `Rounded`, from `kept` on. None if `round_to` is 1.
+        rounded: `Rounded`, from `kept` on. None if `round_to` is 1 then.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class Choice:
         goal: float | Budget | Allocation,
         target: str = "weights",
         scope: str = "local",
-        round_to: int = 1,
+        round_to: int | None = None,
     ) -> None:
         self._model, self._removable, self._goal = model, removable, goal
-        self._target, self._scope, self._round_to = target, scope, round_to
+        self._target, self._scope = target, scope
+        self._multiples = multiples(round_to, goal)
+        self.round_to = self._multiples[0]
         self._liveness = removable.liveness
         self._search: Search | None = None
         self.result: BudgetResult | None = None
@@ -60,7 +64,7 @@ class Choice:
         if isinstance(goal, Budget):
             meter = meter_of(model, goal) if goal.is_exported else None
             self._search = Search(goal, meter, self._build)
-            self._search.check(self._proposals([np.zeros(len(its)) for its in removable.sets]))
+            self._check([np.zeros(len(its)) for its in removable.sets])
 
     def kept(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         """Chooses by scores: one array per set of `removable.sets`. Returns the kept groups, a boolean array.
@@ -71,10 +75,9 @@ class Choice:
         if self._search is None:
             kept = self._of_fraction(scores)
         else:
-            proposals = self._proposals(scores)
-            found = self._search.run(proposals)
-            kept, self.result = found.kept, found.result
-        if self._round_to > 1:
+            found, at = self._search.run_each([self._proposals(scores, each) for each in self._multiples])
+            kept, self.result, self.round_to = found.kept, found.result, self._multiples[at]
+        if self.round_to > 1:
             if self._search is None:
                 kept = self._proposals(scores).rounded(kept)
             self.rounded = self._compared(kept, scores)
@@ -89,8 +92,19 @@ class Choice:
 
     # -- the parts of the search -----------------------------------------------------------------------
 
+    def _check(self, scores):
+        """Leaves out multiples that no number of channels meets the budget with."""
+        while True:
+            try:
+                return self._search.check(self._proposals(scores))
+            except ValueError:
+                if len(self._multiples) == 1:
+                    raise
+                self._multiples = self._multiples[1:]
+                self.round_to = self._multiples[0]
+
     def _proposals(self, scores, round_to=None):
-        round_to = round_to or self._round_to
+        round_to = round_to or self.round_to
         order = RemovalOrders(self._cost, self._liveness, self._removable.sets)
         rounding = Rounding(self._liveness, round_to, self._removable.evened)
         if self.losses is not None:
@@ -127,14 +141,14 @@ class Choice:
     def _compared(self, with_rounding, scores):
         """Describes what rounding kept, next to kept groups without it."""
         without = self._without_rounding(with_rounding, scores)
-        rounding = Rounding(self._liveness, self._round_to, self._removable.evened)
+        rounding = Rounding(self._liveness, self.round_to, self._removable.evened)
         both = (without, with_rounding)
         channels = tuple(rounding.channels(kept) for kept in both)
         weights, operations = (
             None if cost is None else tuple(round(cost.of(kept)) for kept in both)
             for cost in (self._counted("weights"), self._counted("flops"))
         )
-        return Rounded(self._round_to, channels, weights, operations)
+        return Rounded(self.round_to, channels, weights, operations)
 
     def _without_rounding(self, kept, scores):
         if self._search is None:

@@ -71,7 +71,7 @@ def fit_and_compact(
     gradient_steps: int | None = None,
     recalibrate: Data = None,
     compensate: Data = None,
-    round_to: int = 1,
+    round_to: int | None = None,
     **fit_arguments: Any,
 ) -> ShrunkFit:
     """Trains a model, prunes its neurons, and compacts it after each stage of the training.
@@ -103,7 +103,7 @@ def fit_and_compact(
         gradient_steps: As in `tfap.UpdatePruningStep`.
         recalibrate: As in `tfap.UpdatePruningStep`, at the end of the last stage.
         compensate: As in `tfap.UpdatePruningStep`.
-        round_to: As in `tfap.prune`. Channels that a multiple needs are kept when the model is compacted.
+        round_to: As in `tfap.prune_once`. What a multiple needs is kept when the model is compacted.
         **fit_arguments: Other arguments of `fit()`, such as `epochs` and `callbacks`. Callbacks see one fit
             per stage, with its own `initial_epoch` and `epochs`.
 
@@ -132,6 +132,7 @@ def fit_and_compact(
     epochs = last_epoch - first_epoch
     stages = min(_DEFAULT_STAGES, epochs) if stages is None else stages
     _check(model, data, stages, epochs)
+    budget = Budget.of(pruning_schedule) if is_budget(pruning_schedule) else None
     options = {
         "criterion": criterion,
         "scope": scope,
@@ -141,7 +142,7 @@ def fit_and_compact(
         "min_weights_per_layer": min_weights_per_layer,
         "sample_every": sample_every,
         "target": target,
-        "round_to": round_to,
+        "round_to": 1 if round_to is None else round_to,
     }
     update = {
         "gradient_data": gradient_data,
@@ -149,9 +150,9 @@ def fit_and_compact(
         "compensate": compensate,
     }
     goal = None
-    if is_budget(pruning_schedule):
-        goal = BudgetOfFit(model, Budget.of(pruning_schedule), options)
-        pruning_schedule = goal.sparsity
+    if budget is not None:
+        goal = BudgetOfFit(model, budget, {**options, "round_to": round_to})
+        pruning_schedule, options["round_to"] = goal.sparsity, goal.round_to
     comparison_data = _comparison_data(model, data, fit_arguments)
     statistics = NormalizationStatistics(recalibrate)
     statistics.check(model)
@@ -176,7 +177,7 @@ def fit_and_compact(
             break
         wrapped = _compacted(wrapped, pruning_schedule, options)
     statistics.end(wrapped, pruning.step)
-    small = _compacted_at_end(strip_pruning(wrapped), round_to, comparison_data)
+    small = _compacted_at_end(strip_pruning(wrapped), options["round_to"], comparison_data)
     return ShrunkFit(small, history, None if goal is None else goal.finished(small))
 
 

@@ -98,7 +98,7 @@ def merge_similar(
     plan: PruningPlan,
     target: str = "weights",
     scope: str = "global",
-    round_to: int = 1,
+    round_to: int | None = None,
 ) -> Merging:
     """Removes the channels that other ones can take over best.
 
@@ -108,7 +108,7 @@ def merge_similar(
         plan: The `PruningPlan` of the model: which layers may lose channels.
         target: Unit of the sparsity: "weights", "flops", or "neurons".
         scope: "global" ranks all channels together; "local" removes the same fraction from every layer.
-        round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all.
+        round_to: As in `Choice`.
 
     Returns:
         A `Merging`.
@@ -120,7 +120,7 @@ def merge_similar(
     choice = Choice(model, merger.removable, sparsity, target, scope, round_to)
     kept = choice.kept(merger.scores(scope))
     merges = merger.merge(kept)
-    small = compact(merger.model) if round_to == 1 else compact_to(merger.model, kept)
+    small = compact(merger.model) if choice.round_to == 1 else compact_to(merger.model, kept)
     choice.finish(small)
     return Merging(small, merges, merger.layers, choice.result, choice.rounded)
 

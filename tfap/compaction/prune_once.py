@@ -56,7 +56,7 @@ def prune_once(
     batch_size: int = ...,
     skip: LayerSelection = ...,
     ridge: float = ...,
-    round_to: int = ...,
+    round_to: int | None = ...,
     return_report: Literal[False] = ...,
 ) -> Model: ...
 
@@ -75,7 +75,7 @@ def prune_once(
     batch_size: int = ...,
     skip: LayerSelection = ...,
     ridge: float = ...,
-    round_to: int = ...,
+    round_to: int | None = ...,
     *,
     return_report: Literal[True],
 ) -> tuple[Model, PruneOnceReport]: ...
@@ -94,7 +94,7 @@ def prune_once(
     batch_size: int = 32,
     skip: LayerSelection = (),
     ridge: float = RIDGE,
-    round_to: int = 1,
+    round_to: int | None = None,
     return_report: bool = False,
 ) -> Model | tuple[Model, PruneOnceReport]:
     """Removes neurons and channels from a trained model at once, without training.
@@ -132,7 +132,8 @@ def prune_once(
         ridge: Float >= 0. Strength of the ridge, relative to the mean square of the activations. Larger
             values change weights less.
         round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all of them,
-            because some runtimes are slower with other numbers. Rounding is up.
+            because some runtimes are slower with other numbers. Rounding is up. None is 1, but for budgets
+            of "latency_ms" and "speedup" it is 8 where multiples of 8 come near to the budget.
         return_report: Boolean. Whether to also return a `PruneOnceReport`.
 
     Returns:
@@ -169,7 +170,8 @@ def prune_once(
     equality.check_comparable(model)
     goal = _goal(sparsity, target, model)
     _check_arguments(target, scope, compensate, recalibrate, ridge)
-    checks.integer("round_to", round_to)
+    if round_to is not None:
+        checks.integer("round_to", round_to)
     # What "allocated" allocates are channels per layer, of which the order is that of "local".
     ranked = "global" if scope == "global" else "local"
     settings = PruningSettings(0.0, criterion, ranked, "neuron", target=target)
@@ -196,7 +198,7 @@ def prune_once(
     kept = choice.kept(scores)
     with Progress("Refitting", pruner.steps) as progress:
         layers = pruner.remove(kept, compensate, progress)
-    small = _compacted(pruner, batches, round_to)
+    small = _compacted(pruner, batches, choice.round_to)
     is_recalibrated = recalibrate and bool(batch_norm.normalizations(small))
     if is_recalibrated:
         small = recalibrated(small, batches)

@@ -40,7 +40,7 @@ def shrink(
     directory: str | os.PathLike[str] | None = None,
     teacher: bool = False,
     stages: int | None = None,
-    round_to: int = 1,
+    round_to: int | None = None,
     metric: Callable[[Any, Any], float] | None = None,
     criterion: Criterion | str = "reconstruction",
     scope: str = "allocated",
@@ -134,7 +134,7 @@ def shrink(
         "batch_size": checks.integer("batch_size", batch_size),
         "skip": [row.path for row in plan if row.reason == NAMED_IN_SKIP],  # also in models of later stages
         "ridge": options.ridge,
-        "round_to": checks.integer("round_to", round_to),
+        "round_to": None if round_to is None else checks.integer("round_to", round_to),
     }
     described = {
         **{name: str(value) for name, value in pruning.items()},
