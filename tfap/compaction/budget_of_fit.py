@@ -29,7 +29,7 @@ class BudgetOfFit:
         sparsity: Float in [0, 1). The final sparsity.
 
     Raises:
-        ValueError: If the budget cannot be met, or the scope is "global".
+        ValueError: If the budget cannot be met, or the scope is "global" or "isomorphic".
     """
 
     def __init__(self, model: Model, budget: Budget, options: dict[str, Any]) -> None:
