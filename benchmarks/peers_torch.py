@@ -7,6 +7,7 @@ layers of a Keras model, its weights, the data, and the arm. The script checks t
 same, prunes, trains, writes an ONNX file, and writes its figures to the file that the job names.
 """
 
+import importlib.metadata
 import json
 import math
 import sys
@@ -184,7 +185,10 @@ def run(job):
         "prune_seconds": pruning,
         "fit_seconds": sparse + time.process_time() - start,
         "difference": difference,
-        "versions": {"torch": torch.__version__, "torch-pruning": tp.__version__},
+        "versions": {
+            "torch": torch.__version__,
+            "torch-pruning": importlib.metadata.version("torch-pruning"),
+        },
     }
 
 
