@@ -160,6 +160,17 @@ def test_tfmot_serves_tf_keras_only():
         experiment.compare(["tfmot"])
 
 
+@pytest.mark.parametrize(
+    "criterion, name", [("group_taylor", "gradient"), ("reconstruction", "reconstruction")]
+)
+def test_data_for_criteria_that_need_it(experiment, criterion, name):
+    x, y = np.ones((8, 6)), np.zeros(8, int)
+    data = {"gradient_data": (x, y)} if name == "gradient" else {"reconstruction_data": x}
+    with pytest.raises(ValueError, match=f"The method '{criterion}': .* pass {name}_data to tfap.compare"):
+        experiment.compare([criterion])
+    assert [row.method for row in experiment.compare([criterion], **data).rows] == ["dense", criterion]
+
+
 # -- processes -------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from tfap.activations.measure import measure_activations
 
 pytestmark = pytest.mark.one_keras
 
-CRITERIA = ("reconstruction", "magnitude", "lamp", "lookahead", "activation_count")
+CRITERIA = ("reconstruction", "magnitude", "lamp", "lookahead", "activation_count", "fpgm", "wanda")
 
 
 def inputs_for(model, samples=200, seed=0):

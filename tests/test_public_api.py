@@ -8,6 +8,7 @@ PUBLIC = [
     *("ActivationCount", "ConstantSparsity", "Criterion", "IterativeSparsity", "KernelSpec", "Magnitude"),
     *("PolynomialDecay", "PruningSchedule", "UpdatePruningStep", "__version__", "compact", "export"),
     *("AP", "ActivationCounts", "Gradient", "Kernel", "LAMP", "Lookahead", "Reconstruction"),
+    *("FPGM", "GroupTaylor", "HessianDiagonal", "Wanda"),
     *("PruneForLatencyOnXNNPack", "PruningPolicy", "PruningSummaries", "prune_low_magnitude"),
     *("flops", "layer_flops", "load_runtime", "measure_latency", "pruning_is_over", "unremovable_neurons"),
     *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "low_rank"),

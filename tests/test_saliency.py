@@ -262,10 +262,137 @@ def test_gradients_that_cannot_be_taken(keras_module):
     assert nets.pruned_weights(wrapped) == 1
 
 
+# -- group Taylor, the Hessian diagonal, Wanda ----------------------------------------------------
+
+
+def normalized(keras):
+    """Two channels with scale and shift, at weights with which every number below is a small integer."""
+    layers = keras.layers
+    norm = layers.BatchNormalization(epsilon=1.0, name="norm")
+    model = keras.Sequential(
+        [layers.Input((1,)), layers.Dense(2, name="hidden"), norm, layers.Dense(1, use_bias=False)]
+    )
+    model.layers[0].set_weights([np.array([[1.0, 2.0]]), np.array([0.0, 1.0])])
+    norm.set_weights([np.array(values, float) for values in ([1, 2], [0, 1], [0, 0], [0, 0])])
+    model.layers[2].set_weights([np.array([[1.0], [1.0]])])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
+
+
+ONE = np.array([[1.0]], "float32"), np.array([[7.0]], "float32")
+# The output is 8, so the loss is (8 - 7)^2, and its gradient with respect to both channels is 2.
+# w * gradient of channel 0: scale 1 * 2, shift 0 * 2, kernel 1 * 2, bias 0 * 2.
+# Of channel 1, which is 2 * (2 x + 1) + 1: scale 2 * 6, shift 1 * 2, kernel 2 * 4, bias 1 * 4.
+CHANGES = [4.0, 26.0]
+
+
+def test_group_taylor_sums_the_kernel_bias_scale_and_shift(keras_module):
+    wrapped = tfap.prune(normalized(keras_module), 0.5, "group_taylor")
+    scores = scores_of(wrapped, MeanGradients(wrapped, ONE))["hidden"]
+    np.testing.assert_array_equal(scores, [CHANGES])
+    tfap.update_masks(wrapped, 0.5, gradient_data=ONE)
+    np.testing.assert_array_equal(tfap.prunable_layers(wrapped)[0].mask, [[0, 1]])
+
+
+def test_prune_once_by_group_taylor(keras_module):
+    model, options = normalized(keras_module), {"compensate": False, "recalibrate": False}
+    small = tfap.prune_once(model, ONE, 0.5, "group_taylor", **options)
+    np.testing.assert_array_equal(small.layers[0].get_weights()[0], [[2.0]])
+    with pytest.raises(ValueError, match="GroupTaylor.* needs gradients, and so data with labels"):
+        tfap.prune_once(model, ONE[0], 0.5, "group_taylor")
+
+
+def test_group_taylor_counts_what_is_coupled(keras_module):
+    """Both branches of a residual sum have the change of the sum of their parameters."""
+    layers = keras_module.layers
+    inputs = keras_module.Input((1,))
+    branches = [layers.Dense(2, use_bias=False, name=name)(inputs) for name in "ab"]
+    outputs = layers.Dense(1, use_bias=False, name="output")(layers.Add()(branches))
+    model = keras_module.Model(inputs, outputs)
+    model.compile("sgd", "mse")
+    for name, weights in {"a": [[1.0, 2.0]], "b": [[3.0, -1.0]], "output": [[1.0], [1.0]]}.items():
+        model.get_layer(name).set_weights([np.array(weights)])
+    wrapped = tfap.prune(model, 0.5, "group_taylor")
+    data = ONE[0], np.array([[4.0]], "float32")  # the output is 5
+    scores = scores_of(wrapped, MeanGradients(wrapped, data))
+    assert {name: its.tolist() for name, its in scores.items()} == {"a": [[8, 2]], "b": [[8, 2]]}
+
+
+def test_group_taylor_without_a_graph_sums_the_kernel(keras_module):
+    hidden = tfap.prune(keras_module.layers.Dense(2, use_bias=False), 0.5, "group_taylor")
+    net = nets.subclassed(keras_module, hidden)
+    x, y = np.ones((4, 3), "float32"), np.zeros(4, int)
+    net(x)
+    net.compile("sgd", "sparse_categorical_crossentropy")
+    gradients = MeanGradients(net, (x, y))
+    (gradient,) = gradients.of([hidden.layer.kernel])
+    (scores,) = scores_of(net, gradients).values()
+    expected = np.abs((hidden.layer.get_weights()[0] * gradient).sum(axis=0))
+    np.testing.assert_allclose(scores, np.tile(expected, (3, 1)), rtol=1e-6)
+
+
+def test_hessian_diagonal_squares_the_gradients_of_batches(keras_module):
+    """Outputs are 1 and -1, so the gradients of the batches are (2, 0) and (-2, -2)."""
+    layers = keras_module.layers
+    model = keras_module.Sequential([layers.Input((2,)), layers.Dense(1, use_bias=False, name="dense")])
+    model.layers[0].set_weights([np.array([[1.0], [-2.0]])])
+    model.compile("sgd", "mse")
+    wrapped = tfap.prune(model, 0.5, "hessian_diagonal", include=["dense"])
+    x, y = np.array([[1.0, 0.0], [1.0, 1.0]], "float32"), np.zeros((2, 1), "float32")
+    by_sample = MeanGradients(wrapped, [(x[:1], y[:1]), (x[1:], y[1:])])
+    np.testing.assert_array_equal(scores_of(wrapped, by_sample)["dense"], [[1 * 4], [4 * 2]])
+    together = MeanGradients(wrapped, (x, y))  # the mean gradient is (0, -1)
+    np.testing.assert_array_equal(scores_of(wrapped, together)["dense"], [[0], [4 * 1]])
+    with pytest.raises(ValueError, match="HessianDiagonal.* needs gradients: pass tfap.UpdatePruningStep"):
+        tfap.update_masks(wrapped, 0.5)
+
+
+@pytest.mark.parametrize("name", ["group_taylor", "fpgm", "reconstruction"])
+def test_criteria_of_whole_neurons_refuse_single_weights(keras_module, name):
+    with pytest.raises(ValueError, match="does not support granularity='weight'"):
+        tfap.prune(nets.mlp(keras_module), 0.5, name, granularity="weight")
+
+
+def test_wanda_prunes_the_same_fraction_of_every_neuron(keras_module):
+    """The inputs have the root mean squares 1 and 2."""
+    layers = keras_module.layers
+    model = keras_module.Sequential([layers.Input((2,)), layers.Dense(3, name="a"), layers.Dense(1)])
+    weights = np.array([[1.0, -20.0, 3.0], [4.0, 50.0, -1.0]])
+    model.layers[0].set_weights([weights, np.zeros(3)])
+    model.compile(keras_module.optimizers.SGD(0.0), "mse")
+    wrapped = tfap.prune(model, tfap.ConstantSparsity(0.5, 3), "wanda")
+    x = np.array([[1.0, 2.0], [-1.0, 2.0]], "float32")
+    wrapped.fit(x, np.zeros((2, 1)), batch_size=1, verbose=0, callbacks=[tfap.UpdatePruningStep()])
+    np.testing.assert_array_equal(scores_of(wrapped)["a"], np.abs(weights) * [[1], [2]])
+    tfap.update_masks(wrapped, 0.5)
+    np.testing.assert_array_equal(tfap.prunable_layers(wrapped)[0].mask, [[0, 0, 1], [1, 1, 0]])
+    tfap.update_masks(wrapped, 0.67)  # one more weight: the smallest of those that are next in their neuron
+    np.testing.assert_array_equal(tfap.prunable_layers(wrapped)[0].mask, [[0, 0, 0], [1, 1, 0]])
+
+
+def test_wanda_of_a_convolution_reads_its_input_channels(keras_module):
+    wrapped = tfap.prune(nets.cnn(keras_module), tfap.ConstantSparsity(0.5, 9), "wanda", skip=["depthwise"])
+    x, y = nets.data(wrapped)
+    wrapped.fit(x, y, batch_size=len(x), verbose=0, callbacks=[tfap.UpdatePruningStep()])
+    root_mean_square = np.sqrt((x.astype("float64") ** 2).mean(axis=(0, 1, 2)))
+    first = tfap.prunable_layers(wrapped)[0]
+    expected = np.abs(first.layer.get_weights()[0]) * root_mean_square[:, None]
+    np.testing.assert_allclose(scores_of(wrapped)["conv_a"], expected, rtol=1e-5)
+
+
+def test_prune_once_by_wanda_ranks_channels(keras_module):
+    model = nets.mlp(keras_module, (2, 4, 3))
+    weights = np.array([[1.0, 0.0, 4.0, 2.0], [0.0, 1.0, 0.0, 1.0]])
+    model.layers[0].set_weights([weights, np.ones(4)])
+    x = np.array([[1.0, 3.0], [-1.0, -3.0]], "float32")  # mean scores 0.5, 1.5, 2, 2.5
+    small = tfap.prune_once(model, x, 0.5, "wanda", target="neurons", compensate=False)
+    np.testing.assert_array_equal(small.layers[0].get_weights()[0], weights[:, 2:])
+
+
 # -- all -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("criterion", ["lamp", "lookahead"])
+@pytest.mark.parametrize("criterion", ["lamp", "lookahead", "wanda"])
 @pytest.mark.parametrize("scope", ["global", "local"])
 def test_in_fit(keras_module, criterion, scope):
     wrapped = tfap.prune(nets.cnn(keras_module), 0.6, criterion, scope)

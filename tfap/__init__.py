@@ -24,13 +24,17 @@ if TYPE_CHECKING:
     from tfap.comparison import compare
     from tfap.criteria import (
         AP,
+        FPGM,
         LAMP,
         ActivationCount,
         Criterion,
         Gradient,
+        GroupTaylor,
+        HessianDiagonal,
         Lookahead,
         Magnitude,
         Reconstruction,
+        Wanda,
     )
     from tfap.exporting.export import export
     from tfap.exporting.formats import load_runtime
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AP",
+    "FPGM",
     "LAMP",
     "AccuracyIntervals",
     "ActivationCount",
@@ -71,6 +76,8 @@ __all__ = [
     "Criterion",
     "DeadNeuronMonitor",
     "Gradient",
+    "GroupTaylor",
+    "HessianDiagonal",
     "IterativeSparsity",
     "Kernel",
     "KernelSpec",
@@ -84,6 +91,7 @@ __all__ = [
     "Reconstruction",
     "StopWhenPruned",
     "UpdatePruningStep",
+    "Wanda",
     "__version__",
     "allocate",
     "compact",
@@ -136,13 +144,17 @@ _MODULE_OF = {
         "comparison": ("compare",),
         "criteria": (
             "AP",
+            "FPGM",
             "LAMP",
             "ActivationCount",
             "Criterion",
             "Gradient",
+            "GroupTaylor",
+            "HessianDiagonal",
             "Lookahead",
             "Magnitude",
             "Reconstruction",
+            "Wanda",
         ),
         "exporting.export": ("export",),
         "exporting.formats": ("load_runtime",),

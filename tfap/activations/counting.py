@@ -22,7 +22,8 @@ def count_activations(
         batches: Iterable of model inputs.
         side: "output" for the neurons that the kernel of a layer feeds, where they fire; "input" for what it
             reads.
-        statistic: "count" to count activations above the threshold, "sum" to sum them.
+        statistic: "count" to count activations above the threshold, "sum" to sum them, "square" to sum the
+            squares of all.
         threshold: Float.
 
     Returns:
@@ -67,12 +68,17 @@ class _CountingRun(StepwiseRun):
         }
         for axis in axes:
             others = tuple(at for at in range(values.ndim) if at != axis)
-            above = values > values.dtype.type(self._threshold)
-            kept = above if self._statistic == "count" else np.where(above, values, 0)
+            kept = self._kept(values)
             dtype = np.int64 if self._statistic == "count" else np.float64
             key = call.path, axis - values.ndim
             self._sums[key] = self._sums.get(key, 0) + kept.sum(axis=others, dtype=dtype)
             self._seen[key] = self._seen.get(key, 0) + values.size // values.shape[axis]
+
+    def _kept(self, values):
+        if self._statistic == "square":
+            return np.square(values, dtype=np.float64)
+        above = values > values.dtype.type(self._threshold)
+        return above if self._statistic == "count" else np.where(above, values, 0)
 
     def results(self):
         found = {}

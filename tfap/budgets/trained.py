@@ -50,10 +50,10 @@ class TrainedChannels:
         settings: PruningSettings,
         pruned: Sequence[tuple[str, str]],
     ) -> None:
-        if settings.scope == "global":
+        if settings.scope in ("global", "isomorphic"):
             raise ValueError(
-                "With scope='global', training decides how many neurons each layer keeps, so no sparsity is "
-                "known to meet a budget: pass scope='local', or use tfap.prune_once."
+                f"With scope='{settings.scope}', training decides how many neurons each layer keeps, so no "
+                "sparsity is known to meet a budget: pass scope='local', or use tfap.prune_once."
             )
         self._cost, self._liveness, self._settings = cost, liveness, settings
         self._kernels = _kernels(model, liveness, settings, pruned)

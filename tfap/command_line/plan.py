@@ -8,7 +8,10 @@ from absl import flags
 from tfap.command_line import models, output
 from tfap.command_line.command import Command, only
 
-_CRITERIA = ["activation_count", "magnitude", "lamp", "lookahead", "gradient", "ap", "reconstruction"]
+_CRITERIA = [
+    *("activation_count", "magnitude", "lamp", "lookahead", "gradient", "group_taylor", "hessian_diagonal"),
+    *("fpgm", "wanda", "ap", "reconstruction"),
+]
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -32,7 +32,7 @@ class BudgetOfFit:
         round_to: Integer >= 1. Layers keep a multiple of so many channels.
 
     Raises:
-        ValueError: If the budget cannot be met, or the scope is "global".
+        ValueError: If the budget cannot be met, or the scope is "global" or "isomorphic".
     """
 
     def __init__(self, model: Model, budget: Budget, options: dict[str, Any]) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from tfap.activations.counting import count_activations
-from tfap.criteria import AP, Criterion
-from tfap.criteria.gradient import MISSING, MeanGradients
+from tfap.criteria import AP, Criterion, Wanda
+from tfap.criteria.gradient import MISSING, NEEDS, MeanGradients
 from tfap.criteria.lookahead import AdjacentLayers
+from tfap.criteria.taylor import CoupledParameters
 from tfap.graph import layer_types
+from tfap.graph.channels import produced_by
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.graph.liveness import Liveness
 from tfap.masks.weights import score
@@ -35,16 +37,16 @@ class ChannelScores:
         self._weights = []  # (path, KernelSpec, variable, groups of the neurons)
         for row in plan.pruned:
             call = liveness.graph.calls_of[row.path][0]
-            produced = liveness.channels.of(call.outputs[0])
             for spec in layer_types.kernel_specs(call.layer):
                 variable = spec.find(call.layer)
-                if spec.name != row.weight or not spec.makes_channels or produced is None:
+                if spec.name != row.weight:
                     continue
-                neurons = neuron_count(spec, variable.shape)
-                groups = spec.of_output(produced.groups, neurons)
-                if len(groups) == neurons:
+                groups = produced_by(call, spec, neuron_count(spec, variable.shape), liveness.channels)
+                if groups is not None:
                     self._weights.append((row.path, spec, variable, groups))
-        chooses = type(criterion).new_masks not in (Criterion.new_masks, AP.new_masks)
+        # These two rank whole neurons by their scores.
+        ranks_neurons = (Criterion.new_masks, AP.new_masks, Wanda.new_masks)
+        chooses = type(criterion).new_masks not in ranks_neurons
         if chooses:
             raise ValueError(
                 f"{criterion} chooses masks itself, with new_masks(), but tfap.prune_once ranks channels by "
@@ -80,8 +82,8 @@ class ChannelScores:
                 threshold=self._criterion.threshold,
             )
         norms = AdjacentLayers(self._model).norms() if needs & _FROM_LAYERS else {}
-        gradients = self._gradients(data) if "gradients" in needs else [None] * len(self._weights)
-        for (path, spec, variable, groups), gradient in zip(self._weights, gradients):
+        measured = self._gradients(data) if needs & NEEDS else [{}] * len(self._weights)
+        for (path, spec, variable, groups), its in zip(self._weights, measured):
             weights = np.array(variable)
             kernel = Kernel(
                 path,
@@ -89,10 +91,10 @@ class ChannelScores:
                 weights,
                 np.ones(weights.shape, np.uint8),
                 activations=_its_counts(spec, counts.get(path), len(groups)),
-                gradients=gradient,
                 previous=weights,
                 removal_errors=None if self._errors is None else self._errors[groups],
                 **norms.get((path, spec.name), {}),
+                **its,
             )
             yield kernel, groups
 
@@ -102,7 +104,21 @@ class ChannelScores:
                 MISSING.format(criterion=self._criterion).split(":")[0]
                 + ", and so data with labels: pass (x, y) or batches of (x, y) to tfap.prune_once."
             )
-        return MeanGradients(self._model, data).of([variable for _, _, variable, _ in self._weights])
+        gradients, needs = MeanGradients(self._model, data), self._criterion.needs
+        variables = [variable for _, _, variable, _ in self._weights]
+        if "loss_changes" in needs:
+            changes = self._loss_changes(gradients)
+            return [{"loss_changes": changes[path, spec.name]} for path, spec, _, _ in self._weights]
+        measured = {}
+        if "gradients" in needs:
+            measured["gradients"] = gradients.of(variables)
+        if "squared_gradients" in needs:
+            measured["squared_gradients"] = gradients.squares_of(variables)
+        return [dict(zip(measured, its)) for its in zip(*measured.values())]
+
+    def _loss_changes(self, gradients):
+        coupled = CoupledParameters(self._liveness.graph, self._liveness.channels)
+        return coupled.changes(gradients.of(coupled.variables))
 
 
 def _its_counts(spec, counts, neurons):

@@ -1,5 +1,6 @@
 """Which channels to keep, for a sparsity or a budget."""
 
+import collections
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.shapes import with_channels
 from tfap.compensation.allocation import Allocation as RemovalOrders
 from tfap.compensation.allocation import ModelCost
+from tfap.graph.structure import Structures
 from tfap.keras_compat.types import Model
 
 
@@ -28,7 +30,8 @@ class Choice:
         goal: Float in [0, 1): the fraction of the target that is removed at most. Or a `Budget`. Or an
             `Allocation`, which says how many channels each layer loses.
         target: Unit of the fraction: "weights", "flops", or "neurons".
-        scope: "local" removes the same fraction of channels from every layer; "global" ranks all together.
+        scope: "local" removes the same fraction of channels from every layer; "global" ranks all together;
+            "isomorphic" ranks the sets of equal structure together, and removes the same fraction of each.
         round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all. None
             is 8 for budgets of time, or 1 if no multiples of 8 come near, and 1 for everything else.
 
@@ -105,7 +108,8 @@ class Choice:
 
     def _proposals(self, scores, round_to=None):
         round_to = round_to or self.round_to
-        order = RemovalOrders(self._cost, self._liveness, self._removable.sets)
+        sets, scores = self._ranked_together(scores)
+        order = RemovalOrders(self._cost, self._liveness, sets)
         rounding = Rounding(self._liveness, round_to, self._removable.evened)
         if self.losses is not None:
             losses = [np.asarray(curve) for curve in self.losses]
@@ -120,8 +124,9 @@ class Choice:
         )
 
     def _of_fraction(self, scores):
-        allocation = RemovalOrders(self._cost, self._liveness, self._removable.sets)
-        orders = [its[np.argsort(mine, kind="stable")] for its, mine in zip(self._removable.sets, scores)]
+        sets, ranked = self._ranked_together(scores)
+        allocation = RemovalOrders(self._cost, self._liveness, sets)
+        orders = [its[np.argsort(mine, kind="stable")] for its, mine in zip(sets, ranked)]
         if isinstance(self._goal, Allocation):
             return self._removable.evened(allocation.without_counts(orders, self._counts))
         if self.losses is not None:
@@ -131,6 +136,17 @@ class Choice:
         if self._scope == "global":
             return self._removable.evened(allocation.of_lowest(scores, self._goal))
         return self._removable.evened(allocation.of_same_fraction(orders, self._goal))
+
+    def _ranked_together(self, scores):
+        """Returns the sets of groups that are ranked together, and their scores."""
+        if self._scope != "isomorphic" or isinstance(self._goal, Allocation):
+            return self._removable.sets, scores
+        structures = Structures(self._liveness.graph, self._liveness.channels)
+        members = collections.defaultdict(list)
+        for its, mine in zip(self._removable.sets, scores):
+            members[structures.of(its)].append((its, mine))
+        parts = [tuple(map(np.concatenate, zip(*its))) for its in members.values()]
+        return [its for its, _ in parts], [mine for _, mine in parts]
 
     def _build(self, kept):
         in_bytes = isinstance(self._goal, Budget) and self._goal.unit == "bytes"

@@ -108,8 +108,9 @@ def prune_once(
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         data: Inputs: an array, a list or dict of arrays for several inputs, a tuple `(x, y)`, or batches of
-            `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Only `tfap.Gradient`
-            reads labels. None merges similar neurons instead, by their weights alone.
+            `x`, `(x, y)` or `(x, y, sample_weight)`, as in `tfap.measure_activations`. Only `tfap.Gradient`,
+            `tfap.GroupTaylor` and `tfap.HessianDiagonal` read labels. None merges similar neurons instead, by
+            their weights alone.
         sparsity: Float in [0, 1). The fraction of the target that is removed at most. Or a budget of the
             whole model, a dict such as `{"flops": 0.5}`, `{"weights": 50_000}`, `{"bytes": 300_000}`,
             `{"latency_ms": 2.0}` or `{"speedup": 2.0, "runtime": "onnx"}`. Bytes and times are measured, on
@@ -119,7 +120,8 @@ def prune_once(
         target: Unit of the sparsity: "weights" (of the kernels of the model), "flops" (of the model), or
             "neurons" (of the layers that can be pruned).
         scope: "local" removes the same fraction of channels from every layer; "global" ranks the channels of
-            all layers together; "allocated" measures how much the outputs bear of each layer, as
+            all layers together; "isomorphic" ranks layers of the same structure together, as in `tfap.prune`;
+            "allocated" measures how much the outputs bear of each layer, as
             `tfap.sensitivity`, and chooses fractions with a small change, as `tfap.allocate`. The result of
             `tfap.sensitivity` does the same without measuring again.
         compensate: Boolean. Whether to refit the weights that are kept. "mean" only adds the mean of what
@@ -173,7 +175,7 @@ def prune_once(
     if round_to is not None:
         checks.integer("round_to", round_to)
     # What "allocated" allocates are channels per layer, of which the order is that of "local".
-    ranked = "global" if scope == "global" else "local"
+    ranked = scope if scope in ("global", "isomorphic") else "local"
     settings = PruningSettings(0.0, criterion, ranked, "neuron", target=target)
     if data is None:
         _check_without_data(criterion, compensate, scope, goal)
@@ -287,7 +289,7 @@ def _report_of_merging(model, merging, plan, seconds):
 def _check_arguments(target, scope, compensate, recalibrate, ridge):
     checks.choice("target", target, _TARGETS)
     if not isinstance(scope, Sensitivity):
-        checks.choice("scope", scope, ("global", "local", "allocated"))
+        checks.choice("scope", scope, ("global", "local", "isomorphic", "allocated"))
     checks.choice("compensate", compensate, _COMPENSATIONS)
     checks.choice("recalibrate", recalibrate, (True, False))
     if checks.number("ridge", ridge) < 0:

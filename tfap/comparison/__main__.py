@@ -3,11 +3,12 @@
     python -m tfap.comparison [--dataset fashion_mnist] [--keras tf_keras] [--methods magnitude,count]
 
 The model is a small multilayer perceptron. Methods with structured pruning (neurons): activation_count,
-magnitude_neurons. Methods with unstructured pruning (weights): count_x_weight (activation count times
-weight), count (activation count only), input_count_x_weight (activation count of the input neuron times
-weight), magnitude, magnitude_local (per layer), gradient (on 512 training images), lamp, lookahead, ap (on
-top of magnitude), tfmot (tf_keras only). A second call with the same data, Keras and epochs trains only
-missing runs. Needs the extra comparison.
+magnitude_neurons, group_taylor (on 512 training images), fpgm (per layer). Methods with unstructured pruning
+(weights): count_x_weight (activation count times weight), count (activation count only), input_count_x_weight
+(activation count of the input neuron times weight), magnitude, magnitude_local (per layer), gradient and
+hessian_diagonal (on 512 training images), wanda, lamp, lookahead, ap (on top of magnitude), tfmot (tf_keras
+only). A second call with the same data, Keras and epochs trains only missing runs. Needs the extra
+comparison.
 """
 
 from absl import app, flags

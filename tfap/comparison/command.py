@@ -1,6 +1,7 @@
 """The comparison of the command line: its flags, and what it does with them."""
 
 import contextlib
+import functools
 import pathlib
 from typing import Any
 
@@ -22,6 +23,12 @@ METHODS: dict[str, Any] = {
     "magnitude_local": {"criterion": "magnitude", "scope": "local"},
     "magnitude_neurons": {"criterion": "magnitude", "granularity": "neuron"},
     "gradient": Method(images.prune_by_gradient, list, strip_pruning),
+    **{
+        name: Method(functools.partial(images.prune_by_gradient, criterion=name), list, strip_pruning)
+        for name in images.BY_GRADIENTS[1:]
+    },
+    "fpgm": {"criterion": "fpgm", "scope": "local"},
+    "wanda": "wanda",
     "lamp": "lamp",
     "lookahead": "lookahead",
     "ap": "ap",

@@ -15,6 +15,7 @@ from tfap.training.callbacks import UpdatePruningStep
 
 _BATCH = 32
 _GRADIENT_IMAGES = 512
+BY_GRADIENTS = ("gradient", "group_taylor", "hessian_diagonal")  # methods whose callback needs data
 _STEPS_PER_EXECUTION = 45  # one epoch of digits: the overhead of Keras exceeds the time of the model
 
 
@@ -51,7 +52,7 @@ class Images:
     def fit(self, model: Model, callbacks: list[Any], run: Run) -> None:
         """Trains the model."""
         data = _load(self.dataset, run.seed)
-        if run.method == "gradient":
+        if run.method in BY_GRADIENTS:
             gradient_data = data.x_train[:_GRADIENT_IMAGES], data.y_train[:_GRADIENT_IMAGES]
             callbacks = [*callbacks, UpdatePruningStep(gradient_data=gradient_data)]
         samples = len(data.x_train)
@@ -72,9 +73,9 @@ class Images:
         return {"accuracy": metrics["accuracy"], "loss": metrics["loss"]}
 
 
-def prune_by_gradient(model: Model, sparsity: float) -> Model:
+def prune_by_gradient(model: Model, sparsity: float, criterion: str = "gradient") -> Model:
     """Wraps a model for a `tfap.comparison.Method`. `Images.fit` adds the callback with the gradient data."""
-    return prune(model, sparsity, "gradient")
+    return prune(model, sparsity, criterion)
 
 
 @functools.lru_cache(maxsize=1)

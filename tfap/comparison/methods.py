@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from tfap import criteria, keras_compat
 from tfap.comparison.runs import DENSE
 from tfap.criteria import Criterion
+from tfap.criteria.gradient import NEEDS
 from tfap.keras_compat.types import Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.prune import prune, strip_pruning
@@ -63,6 +64,7 @@ class _TfapMethod:
 
     arguments: dict[str, Any]
     pruning_schedule: Callable[[float], Any] | None
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the callback
 
     def _schedule(self, sparsity):
         return self.pruning_schedule(sparsity) if self.pruning_schedule else sparsity
@@ -71,7 +73,7 @@ class _TfapMethod:
         return prune(model, self._schedule(sparsity), **self.arguments)
 
     def callbacks(self):
-        return [UpdatePruningStep()]
+        return [UpdatePruningStep(**self.data)]
 
     def strip(self, model):
         return strip_pruning(model)
@@ -83,11 +85,13 @@ class _TfapMethod:
         """Raises TypeError or ValueError for arguments that `tfap.prune` rejects."""
         arguments = {key: value for key, value in self.arguments.items() if key not in ("include", "skip")}
         settings = PruningSettings(self._schedule(sparsity), **arguments)
-        if "gradients" in settings.criterion.needs:
-            raise ValueError(
-                f"{settings.criterion} needs gradient data in its callback: pass a tfap.comparison.Method "
-                "whose callbacks() are [tfap.UpdatePruningStep(gradient_data=...)]."
-            )
+        wanted = {"gradient_data": NEEDS, "reconstruction_data": {"removal_errors"}}
+        for name, needs in wanted.items():
+            if settings.criterion.needs & needs and self.data.get(name) is None:
+                raise ValueError(
+                    f"{settings.criterion} needs data in its callback: pass {name} to tfap.compare, or a "
+                    f"tfap.comparison.Method whose callbacks() are [tfap.UpdatePruningStep({name}=...)]."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +118,11 @@ def named(
     methods: Methods,
     sparsities: Iterable[float],
     pruning_schedule: Callable[[float], Any] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Makes a dict of name to method, "dense" first, from the arguments of `tfap.compare`.
+
+    `data` has the arguments of `tfap.UpdatePruningStep` for criteria that need data, by name.
 
     Raises:
         TypeError: If a method or an argument has the wrong type.
@@ -126,7 +133,7 @@ def named(
     for name, spec in _names_and_specs(methods):
         _check_name(name, by_name)
         try:
-            by_name[name] = _method_from(spec, pruning_schedule)
+            by_name[name] = _method_from(spec, pruning_schedule, data or {})
             for sparsity in sparsities:
                 if isinstance(by_name[name], _TfapMethod):
                     by_name[name].check(sparsity)
@@ -170,7 +177,7 @@ def _check_name(name, taken):
         raise ValueError(f"There are two methods '{name}': pass a dict of name to criterion.")
 
 
-def _method_from(spec, pruning_schedule):
+def _method_from(spec, pruning_schedule, data):
     if isinstance(spec, Method):
         return spec
     if spec == "tfmot":
@@ -187,6 +194,7 @@ def _method_from(spec, pruning_schedule):
     return _TfapMethod(
         arguments | {"criterion": criteria.get(arguments.get("criterion", "activation_count"))},
         pruning_schedule,
+        data,
     )
 
 

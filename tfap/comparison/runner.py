@@ -15,7 +15,7 @@ from tfap.comparison.experiments import Experiment
 from tfap.comparison.methods import Methods
 from tfap.comparison.results import Comparison
 from tfap.comparison.runs import DENSE, Row, Run, Store
-from tfap.keras_compat.types import Model
+from tfap.keras_compat.types import Data, Model
 from tfap.utils import checks
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def compare(
     pruning_schedule: Callable[[float], PruningSchedule] | None = None,
     directory: str | os.PathLike | None = None,
     workers: int | None = None,
+    gradient_data: Data = None,
+    gradient_steps: int | None = None,
+    reconstruction_data: Data = None,
 ) -> Comparison:
     """Trains a model with several pruning methods and compares the results, paired by seed.
 
@@ -62,6 +65,10 @@ def compare(
             also after an interruption. tfap cannot detect changes to functions. None stores nothing.
         workers: Integer >= 1. Number of processes, each with one thread and no GPU. With 1, this process runs
             everything, with all its threads and its GPU. None means one process per available core.
+        gradient_data: Data for criteria that need gradients, as in `tfap.UpdatePruningStep`. Finished runs
+            do not record it.
+        gradient_steps: As in `tfap.UpdatePruningStep`.
+        reconstruction_data: Inputs for `tfap.Reconstruction`, as in `tfap.UpdatePruningStep`.
 
     Returns:
         A `Comparison` with `rows`, `to_csv(path)`, and figures. It prints as a table.
@@ -89,7 +96,9 @@ def compare(
     [('dense', 0.0, 0.0), ('magnitude', 0.5, 0.4)]
     """
     sparsity_list, seed_list = _sparsity_list(sparsities), _seed_list(seeds)
-    methods_by_name = pruning_methods.named(methods, sparsity_list, pruning_schedule)
+    given = {"gradient_data": gradient_data, "gradient_steps": gradient_steps}
+    data = {**given, "reconstruction_data": reconstruction_data}
+    methods_by_name = pruning_methods.named(methods, sparsity_list, pruning_schedule, data)
     experiment = Experiment(build_model, fit, evaluate, methods_by_name)
     workers = worker_processes.cores() if workers is None else checks.integer("workers", workers)
     task = _Task(experiment, Store(directory))

@@ -21,14 +21,16 @@ class Criterion:
         counts: Whose activations tfap counts for it: "output" for the neurons that the weights feed, "input"
             for those they read, None for none.
         threshold: A float. An activation above it counts as firing.
-        statistic: "count" to count how often neurons fire, "sum" to sum their activations.
+        statistic: "count" to count how often neurons fire, "sum" to sum their activations, "square" to sum
+            the squares of all activations.
         decay: The fraction of the counts that every mask update keeps, in [0, 1].
         metric: The name of the logged metric by which the counts of an epoch are multiplied, or None.
         granularity: The default granularity, "weight" or "neuron".
         granularities: A tuple of the granularities that it supports. None means all.
         supports_blocks: Whether `block_size` may pool its scores.
         needs: The names of the fields of `tfap.Kernel` that it reads and that are otherwise not filled in:
-            "gradients", "input_norms", "neuron_norms", "previous", "removal_errors", "updates".
+            "gradients", "input_norms", "loss_changes", "neuron_norms", "previous", "removal_errors",
+            "squared_gradients", "updates".
 
     Example:
 

@@ -12,6 +12,7 @@ from tfap.utils import checks
 
 _INFINITE = -1  # tf.data.INFINITE_CARDINALITY
 _BATCH = 128  # samples, where arrays are given
+NEEDS = frozenset({"gradients", "squared_gradients", "loss_changes"})  # fields of a `Kernel` from gradients
 MISSING = (
     "{criterion} needs gradients: pass tfap.UpdatePruningStep(gradient_data=(x, y)) to fit, or "
     "gradient_data=(x, y) to the function that prunes."
@@ -77,6 +78,17 @@ class MeanGradients:
                 compiled with a loss.
             ValueError: If the data has no batch, or the model no loss.
         """
+        return self._means(variables, lambda gradient: gradient)
+
+    def squares_of(self, variables):
+        """Computes the means of the squared gradients of the batches; arguments and errors as in `of`.
+
+        Returns:
+            One float32 array per variable. It depends on how the data is split into batches.
+        """
+        return self._means(variables, lambda gradient: np.square(gradient, dtype=np.float64))
+
+    def _means(self, variables, power):
         if self._function is None or list(map(id, variables)) != list(map(id, self._variables)):
             self._variables = variables
             self._function = keras_compat.backend_of(self._model).gradient_function(self._model, variables)
@@ -88,7 +100,7 @@ class MeanGradients:
                 size, gradients = len(_parts(batch)[0]), self._function(*batch)
                 total = total or [np.zeros(gradient.shape) for gradient in gradients]
                 for summed, gradient in zip(total, gradients):
-                    summed += size * gradient
+                    summed += size * power(gradient)
                 samples += size
         if not samples:
             raise ValueError("gradient_data is empty: there is nothing to take gradients of.")

@@ -429,6 +429,20 @@ def consumed_by(call, channel_map):
     return consumed if consumed.axis == axis else None
 
 
+def produced_by(call, spec, neurons, channel_map):
+    """Returns the groups of the neurons that a kernel produces. None if they are not channels of the output.
+
+    Args:
+        call: The `Call` of its layer.
+        spec: Its `KernelSpec`.
+        neurons: Integer. The number of its neurons.
+        channel_map: The `ChannelMap` of the graph.
+    """
+    produced = channel_map.of(call.outputs[0]) if spec.makes_channels else None
+    groups = None if produced is None else spec.of_output(produced.groups, neurons)
+    return groups if groups is not None and len(groups) == neurons else None
+
+
 def consumes_channels(layer):
     """Returns whether a layer consumes channels. False for an Embedding, which consumes indices."""
     return all(spec.reads_input for spec in layer_types.kernel_specs(layer)[:1])

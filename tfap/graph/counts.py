@@ -105,4 +105,4 @@ class ActivationCounts:
 
 
 # The statistics of a neuron's activations, with the dtypes of their values. The backends compute them.
-STATISTICS = {"count": "int64", "sum": "float64"}
+STATISTICS = {"count": "int64", "sum": "float64", "square": "float64"}

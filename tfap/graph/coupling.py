@@ -1,11 +1,13 @@
 """Coupled neurons: those that must be pruned together so that they can be removed."""
 
+import functools
 import math
 
 from tfap import keras_compat
 from tfap.graph import channels, layer_types, linear, recurrent
 from tfap.graph.calls import Graph, unwrap
 from tfap.graph.layer_types import ChannelRule
+from tfap.graph.structure import Structures
 
 
 class Coupling:
@@ -38,11 +40,25 @@ class Coupling:
             Integer array, shape `(neurons,)`. None if the neurons are not channels that tfap can follow.
         """
         call = self._call(path)
-        if call is None or not spec.makes_channels:
-            return None
-        produced = self._channels.of(call.outputs[0])
-        groups = None if produced is None else spec.of_output(produced.groups, neurons)
-        return groups if groups is not None and len(groups) == neurons else None
+        return None if call is None else channels.produced_by(call, spec, neurons, self._channels)
+
+    def structure(self, path, spec, neurons):
+        """Describes the layers around the neurons of a kernel, as in `structure.Structures`.
+
+        Args:
+            path: As in `of_neurons`.
+            spec: As in `of_neurons`.
+            neurons: As in `of_neurons`.
+
+        Returns:
+            A tuple. None if the neurons are not channels that tfap can follow.
+        """
+        groups = self.of_neurons(path, spec, neurons)
+        return None if groups is None else self._structures.of(groups)
+
+    @functools.cached_property
+    def _structures(self):
+        return Structures(self._graph, self._channels)
 
     def of_inputs(self, path, spec, shape):
         """Finds the neuron groups that a kernel's input weights are pruned with.

@@ -108,8 +108,9 @@ def neuron_count(spec: KernelSpec, shape: tuple[int, ...]) -> int:
 class Kernel:
     """Holds a prunable weight as plain data: the argument of `Criterion.scores`.
 
-    `gradients`, `previous`, `input_norms`, `neuron_norms` and `removal_errors` are set only for criteria that
-    list them in `needs`. All but the last broadcast against `weights`.
+    `gradients`, `squared_gradients`, `previous`, `input_norms`, `neuron_norms`, `removal_errors` and
+    `loss_changes` are set only for criteria that list them in `needs`. All but the last two broadcast against
+    `weights`.
 
     Attributes:
         path: String. Path of the layer, such as `inner/dense`.
@@ -136,6 +137,10 @@ class Kernel:
         fan_in_scale: Float. How many weights of the model before compaction one weight stands for.
         removal_errors: Array, shape `(neurons,)`. How much the sums of the consumers change if the neuron is
             removed, for `tfap.Reconstruction`. None if nothing has measured it.
+        squared_gradients: Array. The mean over batches of the squared gradient of the loss with respect to
+            the weights.
+        loss_changes: Array, shape `(neurons,)`. The first-order change of the loss if the neuron is removed
+            with all that is coupled with it, for `tfap.GroupTaylor`. None if nothing has measured it.
 
     Example:
 
@@ -163,6 +168,8 @@ class Kernel:
     dense_cost: float | None = None
     fan_in_scale: float = 1
     removal_errors: np.ndarray | None = None
+    squared_gradients: np.ndarray | None = None
+    loss_changes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.weights.dtype.itemsize < 4:  # NumPy cannot rank bfloat16
@@ -215,6 +222,33 @@ class Kernel:
         neuron_axes = {axis % ndim for axis in self.spec.neuron_axes}
         sums = values.sum(axis=tuple(set(range(ndim)) - neuron_axes))
         return sums.reshape(self.spec.gates, -1).sum(axis=0)
+
+    def by_neuron(self, values: np.ndarray) -> np.ndarray:
+        """Arranges values by neuron.
+
+        Args:
+            values: Array of the kernel's shape.
+
+        Returns:
+            Array, shape `(neurons, weights per neuron)`. The gates of a neuron follow each other.
+        """
+        neurons = neuron_count(self.spec, values.shape)
+        by_axes = np.transpose(values, self._neuron_axes_first)
+        by_gate = by_axes.reshape(self.spec.gates, neurons, -1)
+        return np.swapaxes(by_gate, 0, 1).reshape(neurons, -1)
+
+    def from_neurons(self, rows: np.ndarray) -> np.ndarray:
+        """Arranges values as in the kernel: the inverse of `by_neuron`."""
+        axes, shape = self._neuron_axes_first, self.weights.shape
+        by_gate = rows.reshape(len(rows), self.spec.gates, -1)
+        by_axes = np.swapaxes(by_gate, 0, 1).reshape([shape[axis] for axis in axes])
+        return np.transpose(by_axes, np.argsort(axes))
+
+    @property
+    def _neuron_axes_first(self):
+        ndim = self.weights.ndim
+        neuron_axes = sorted(axis % ndim for axis in self.spec.neuron_axes)
+        return [*neuron_axes, *(axis for axis in range(ndim) if axis not in neuron_axes)]
 
     def input_sums(self, values: np.ndarray, inputs: int) -> np.ndarray:
         """Sums values over the weights of each input.

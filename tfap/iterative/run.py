@@ -80,7 +80,7 @@ def prune_iteratively(
             whose first entry is the main metric. None evaluates nothing.
         data: Inputs on which to count dead neurons after each cycle, as in `tfap.measure_activations`, but
             not a one-shot iterator. None counts no dead neurons.
-        scope: "global" or "local", as in `tfap.prune`.
+        scope: "global", "local" or "isomorphic", as in `tfap.prune`.
         granularity: As in `tfap.prune`.
         include: As in `tfap.prune`.
         skip: As in `tfap.prune`.
@@ -268,4 +268,4 @@ def _check(model, fit, evaluate, data, rate, cycles, rewind, scope, seed):
         raise ValueError(f'rewind must be "init", "reinit", None or an epoch: received {rewind!r}.')
     if rewind is not None and not isinstance(rewind, str):
         checks.integer('rewind must be "init", "reinit", None or an epoch; an epoch', rewind)
-    checks.choice("scope", scope, ("global", "local"))
+    checks.choice("scope", scope, ("global", "local", "isomorphic"))

@@ -73,7 +73,8 @@ class CountActivations(metaclass=abc.ABCMeta):
         threshold: A float. An activation above it counts as firing.
         sample_every: Integer. Counts activations every n-th training step.
         data_format: "channels_first" if axis 1 is that of the channels. Otherwise it is the last axis.
-        statistic: "count", or "sum" to sum the activations above the threshold instead.
+        statistic: "count", or "sum" to sum the activations above the threshold instead, or "square" to sum
+            the squares of all activations, whatever the threshold.
         **kwargs: Arguments of a Keras layer. The default name is that of the wrapped layer.
 
     Attributes:

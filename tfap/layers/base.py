@@ -48,7 +48,7 @@ KERNEL_MISSING = (
 )
 
 
-_FUNCTIONS = {"count": "firing", "sum": "summed"}  # of a backend, by statistic
+_FUNCTIONS = {"count": "firing", "sum": "summed", "square": "squared"}  # of a backend, by statistic
 
 
 class ZeroPruned:

@@ -58,7 +58,7 @@ class PruningSettings:
         checks.choice("block_pooling_type", self.block_pooling_type, POOLING_TYPES)
         if self.granularity is None:
             self._set("granularity", "weight" if self._structure else self.criterion.granularity)
-        checks.choice("scope", self.scope, ("global", "local", "layerwise"))
+        checks.choice("scope", self.scope, ("global", "local", "isomorphic", "layerwise"))
         checks.choice("granularity", self.granularity, tuple(PATTERNS))
         checks.integer("min_weights_per_layer", self.min_weights_per_layer, least=0)
         checks.integer("sample_every", self.sample_every)

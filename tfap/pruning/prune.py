@@ -60,9 +60,10 @@ def prune(
             meets it. It needs `granularity="neuron"` and `scope="local"`. With `granularity="weight"`, only
             weights that are not zero count, for a budget of weights.
         criterion: A `tfap.Criterion` or its name: "activation_count", "magnitude", "lamp", "lookahead",
-            "gradient", "ap".
-        scope: "global" ranks all layers together; "local", each kernel; "layerwise" prunes one layer per
-            update, and the sparsity is a fraction of that layer.
+            "gradient", "group_taylor", "hessian_diagonal", "fpgm", "wanda", "reconstruction", "ap".
+        scope: "global" ranks all layers together; "local", each kernel; "isomorphic", the layers of the same
+            structure, each of which loses the same fraction; "layerwise" prunes one layer per update, and the
+            sparsity is a fraction of that layer.
         granularity: "weight", "neuron", or None (default of the criterion; "weight" with `block_size` or
             `sparsity_m_by_n`, which exclude "neuron"). With "neuron", coupled channels
             are pruned together, and every layer keeps at least one neuron.

@@ -25,7 +25,7 @@ from tfap.shrinking.store import StageStore
 from tfap.shrinking.targets import Targets, use_of
 from tfap.utils import checks
 
-_SCOPES = ("allocated", "local", "global")
+_SCOPES = ("allocated", "local", "global", "isomorphic")
 _STAGES = 4
 
 
@@ -82,7 +82,8 @@ def shrink(
         round_to: Integer >= 1. Layers keep a multiple of so many channels, as in `tfap.prune_once`.
         metric: Function of `(y, outputs)` that returns a number; larger is better. None for the accuracy.
         criterion: As in `tfap.prune_once`.
-        scope: "allocated", or "local" or "global" as in `tfap.prune_once`, which measure no sensitivity.
+        scope: "allocated", or "local", "global" or "isomorphic" as in `tfap.prune_once`, which measure no
+            sensitivity.
         rates: As in `tfap.sensitivity`.
         samples: As in `tfap.prune_once`.
         batch_size: As in `tfap.prune_once`.

@@ -10,7 +10,7 @@ from tfap.keras_compat import Callback
 from tfap.layers.base import CALLBACK_MISSING, LOOP_NEVER_PRUNES
 from tfap.layers.find import counting_layers, prunable_layers
 from tfap.layers.session import PruningSession
-from tfap.training import disconnected, mask_update
+from tfap.training import disconnected, gather, mask_update
 from tfap.training.compensation import Compensation
 from tfap.training.normalization import NormalizationStatistics
 from tfap.training.update_groups import group_of
@@ -104,10 +104,10 @@ class UpdatePruningStep(Callback):
         disconnected.check(self.model, self._wrappers)
         self._statistics.check(self.model)
         self._compensation.begin(self.model, self._wrappers)
-        self._gradients = mask_update.gradients_for(
+        self._gradients = gather.gradients_for(
             self.model, self._wrappers, self._gradient_data, self._gradient_steps
         )
-        self._errors = mask_update.errors_for(self.model, self._wrappers, self._reconstruction_data)
+        self._errors = gather.errors_for(self.model, self._wrappers, self._reconstruction_data)
         if any(isinstance(wrapper.pruning_schedule, float) for wrapper in self._wrappers):
             self._check_fit_length()
         self._first_epoch = None

@@ -7,21 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from tfap import keras_compat
-from tfap.compensation import removal
-from tfap.compensation.removal import RemovalErrors
-from tfap.criteria.gradient import MISSING, MeanGradients
 from tfap.criteria.lookahead import AdjacentLayers
 from tfap.graph import flops
 from tfap.graph.coupling import Coupling
 from tfap.graph.kernel import Kernel, neuron_count
+from tfap.graph.structure import kernel_structure
 from tfap.keras_compat.types import Model
 from tfap.layers.find import FoundWrapper, find_wrappers
 from tfap.masks.weights import Scored, score
 from tfap.training import disconnected
+from tfap.training.gather import OF_ADJACENT_LAYERS, errors_for, gathered, gradients_for
 from tfap.utils import checks
-
-OF_ADJACENT_LAYERS = {"input_norms", "neuron_norms"}  # fields of a `Kernel` that other layers fill in
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +32,8 @@ class PrunedWeight:
         neuron_groups: As in its `tfap.Kernel`, and so are `input_groups`, `cost` and `neuron_cost`.
         adjacent_layers: All kernels of its part of the model; None if its criterion does not need them, or
             if no graph has the layer.
+        structure: Tuple. What describes the layers around its neurons, as in `graph.structure.Structures`, or
+            its own layer if its neurons are not coupled. None if its scope does not need it.
     """
 
     found: FoundWrapper
@@ -46,6 +44,7 @@ class PrunedWeight:
     input_groups: np.ndarray | None = None
     cost: float = 1
     adjacent_layers: AdjacentLayers | None = None
+    structure: tuple | None = None
 
     @property
     def path(self) -> str:
@@ -144,6 +143,7 @@ def pruned_weights(model):
         for found in find_wrappers(model)
         for parts in found.wrapper.kernel_and_mask()
     ]
+    weights = [_with_own_structure(weight) for weight in weights]
     coupled, numbers = {}, 0  # neuron groups are numbered consecutively over the parts
     for part in dict.fromkeys(weight.found.part for weight in weights):
         for weight in _coupled(part, [weight for weight in weights if weight.found.part is part], numbers):
@@ -158,6 +158,12 @@ def pruned_weights(model):
         else weight
         for weight in weights
     ]
+
+
+def _with_own_structure(weight):
+    if weight.wrapper.settings.scope != "isomorphic":
+        return weight
+    return dataclasses.replace(weight, structure=kernel_structure(weight.wrapper.layer, weight.spec))
 
 
 def _coupled(part, weights, first_number):
@@ -179,6 +185,8 @@ def _coupled(part, weights, first_number):
             weight,
             neuron_groups=numbered(coupling.of_neurons(path, weight.spec, weight.neurons)),
             input_groups=numbered(coupling.of_inputs(path, weight.spec, weight.mask.shape)),
+            structure=weight.structure
+            and (coupling.structure(path, weight.spec, weight.neurons) or weight.structure),
         )
         for weight in weights
         for path in (weight.found.path_in_part,)
@@ -271,51 +279,13 @@ def decide_update(weights, sparsity, gradients=None, errors=None):
     settings = weights[0].wrapper.settings
     scored = [score(settings.criterion, kernel) for kernel in gathered(weights, gradients, errors)]
     made = [item.kernel.mask for item in scored]
-    for together in _their_turn(settings, _ranked_together(settings, scored), weights):
+    for together in _their_turn(settings, _ranked_together(weights, scored), weights):
         items = [scored[at] for at in together]
         masks = settings.criterion.new_masks(items, sparsity, settings.pattern)
         for at, mask in zip(together, masks, strict=True):
             made[at] = mask
     kernels = [item.kernel for item in scored]
     return MaskUpdate(weights, kernels, list(settings.pattern.complete(kernels, made)), scored)
-
-
-def gathered(weights, gradients=None, errors=None):
-    """Reads the `Kernel`s of a group with all that its criterion needs; arguments as in `decide_update`."""
-    kernels, criterion = [weight.gather() for weight in weights], weights[0].wrapper.criterion
-    if criterion.needs & OF_ADJACENT_LAYERS:
-        norms = {found: found.norms() for found in {weight.adjacent_layers for weight in weights} - {None}}
-        kernels = [
-            dataclasses.replace(
-                kernel,
-                **norms.get(weight.adjacent_layers, {}).get(
-                    (weight.found.path_in_part, weight.spec.name), {}
-                ),
-            )
-            for weight, kernel in zip(weights, kernels)
-        ]
-    if "gradients" in criterion.needs:
-        if gradients is None:
-            raise ValueError(MISSING.format(criterion=criterion))
-        found = gradients.of([weight.variable for weight in weights])
-        kernels = [dataclasses.replace(kernel, gradients=its) for kernel, its in zip(kernels, found)]
-    if "removal_errors" in criterion.needs:
-        if errors is None:
-            raise ValueError(removal.MISSING.format(criterion=criterion))
-        by_path = errors.by_path()
-        kernels = [
-            dataclasses.replace(kernel, removal_errors=_errors_of(weight, by_path))
-            for weight, kernel in zip(weights, kernels)
-        ]
-    return kernels
-
-
-def _errors_of(weight, by_path):
-    """Returns the removal errors of a weight's neurons, the largest for those that cannot be removed."""
-    largest = max((its[np.isfinite(its)].max(initial=0) for its in by_path.values()), default=0)
-    its = weight.spec.of_output(by_path.get(weight.path, ()), weight.neurons)
-    its = its if len(its) == weight.neurons else np.full(weight.neurons, np.inf)
-    return np.where(np.isfinite(its), its, 2 * largest + 1)
 
 
 def _their_turn(settings, together, weights):
@@ -325,10 +295,24 @@ def _their_turn(settings, together, weights):
     return [together[int(weights[0].wrapper.updates_made.numpy()) % len(together)]]
 
 
-def _ranked_together(settings, scored):
-    """Lists positions that are ranked together: all in a global scope, else those with coupled neurons."""
-    if settings.scope == "global":
+def _ranked_together(weights, scored):
+    """Lists positions that are ranked together: all in a global scope, else those with coupled neurons.
+
+    In an isomorphic scope, those are joined whose structures are equal.
+    """
+    scope = weights[0].wrapper.settings.scope
+    if scope == "global":
         return [range(len(scored))]
+    together = _coupled_positions(scored)
+    if scope != "isomorphic":
+        return together
+    by_structure = collections.defaultdict(list)
+    for positions in together:
+        by_structure[tuple(sorted(map(repr, (weights[at].structure for at in positions))))] += positions
+    return [sorted(positions) for positions in by_structure.values()]
+
+
+def _coupled_positions(scored):
     members = []
     for at, item in enumerate(scored):
         coupled = item.kernel.neuron_groups
@@ -390,37 +374,6 @@ def update_masks(
         for update in updates:
             update.write()
         disconnected.remove(model, wrappers)
-
-
-def gradients_for(model, wrappers, data, steps):
-    """Makes `MeanGradients` if the criterion of a wrapper needs them, else returns None.
-
-    Raises:
-        TypeError: If they are needed and the data cannot be iterated at every update.
-        ValueError: If they are needed and there is no data or no loss.
-    """
-    needing = [wrapper.criterion for wrapper in wrappers if "gradients" in wrapper.criterion.needs]
-    if not needing:
-        return None
-    if data is None:
-        raise ValueError(MISSING.format(criterion=needing[0]))
-    return MeanGradients(model, data, steps)
-
-
-def errors_for(model, wrappers, data):
-    """Makes `RemovalErrors` if the criterion of a wrapper needs them, else returns None.
-
-    Raises:
-        TypeError: If they are needed and the data cannot be read at every update.
-        ValueError: If they are needed and there is no data, or the model has no graph.
-    """
-    needing = [wrapper.criterion for wrapper in wrappers if "removal_errors" in wrapper.criterion.needs]
-    if not needing:
-        return None
-    if data is None:
-        raise ValueError(removal.MISSING.format(criterion=needing[0]))
-    keras_compat.check_measurable(model, str(needing[0]))
-    return RemovalErrors(model, data)
 
 
 def sparsity_of(weights):

@@ -2,7 +2,7 @@
 
 | Function | Does |
 |---|---|
-| `firing`, `summed`, `firing_by_position` | Count a batch of activations |
+| `firing`, `summed`, `squared`, `firing_by_position` | Count a batch of activations |
 | `every_nth` | Counts in every n-th step only |
 | `sum_over_replicas` | Adds up what replicas have counted |
 | `counter`, `host_state` | Make the state that a step adds to, and the state that only the host writes |

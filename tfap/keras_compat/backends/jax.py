@@ -13,7 +13,7 @@ import numpy as np
 
 from tfap.keras_compat import private
 from tfap.keras_compat.backends.common import made_by_each_worker, prepared, replica, sum_over_replicas
-from tfap.keras_compat.backends.ops import firing, firing_by_position, summed
+from tfap.keras_compat.backends.ops import firing, firing_by_position, squared, summed
 from tfap.keras_compat.state import StoredArray
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "made_by_each_worker",
     "prepared",
     "replica",
+    "squared",
     "sum_over_replicas",
     "summed",
 ]

@@ -22,6 +22,10 @@ def summed(activations, axis, threshold, dtype="float32"):
     return sums, _seen(activations, axis)
 
 
+def squared(activations, axis, threshold, dtype="float32"):
+    return _sum_over_all_but(axis, ops.square(ops.cast(activations, dtype))), _seen(activations, axis)
+
+
 def firing_by_position(activations, axis, threshold):
     fired = ops.cast(_above(activations, threshold), "int32")
     if axis == 1:

@@ -53,6 +53,11 @@ def summed(activations, axis, threshold):
     return sums, _seen(activations, axis)
 
 
+def squared(activations, axis, threshold):
+    """Sums the squares of all activations of each neuron in a batch. The threshold is not used."""
+    return _over_all_but(axis, tf.square(tf.cast(activations, tf.float64))), _seen(activations, axis)
+
+
 def firing_by_position(activations, axis, threshold):
     """Counts like `firing`, but with shape `(positions, neurons)`. Also returns the number of samples."""
     fired = tf.cast(activations > tf.cast(threshold, activations.dtype), tf.int64)

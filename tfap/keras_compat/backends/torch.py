@@ -20,6 +20,7 @@ from tfap.keras_compat.backends.common import (
     sync,
 )
 from tfap.keras_compat.backends.ops import firing, firing_by_position
+from tfap.keras_compat.backends.ops import squared as _squared
 from tfap.keras_compat.backends.ops import summed as _summed
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
 # -- counting --------------------------------------------------------------------------------------
 
 summed = functools.partial(_summed, dtype="float64")
+squared = functools.partial(_squared, dtype="float64")
 
 
 def every_nth(step, n, count, neurons, dtype):
