@@ -38,6 +38,9 @@ class Coupling:
             Integer array, shape `(neurons,)`. None if the neurons are not channels that tfap can follow.
         """
         call = self._call(path)
+        if call is not None and spec.heads:  # several query heads may share a head of keys and values
+            heads = self._channels.heads(path)
+            return None if heads is None else heads.repeat(neurons // len(heads))
         if call is None or not spec.makes_channels:
             return None
         produced = self._channels.of(call.outputs[0])

@@ -29,6 +29,7 @@ class KernelSpec:
             input side do not prune the weight.
         first_neuron: Integer. For recurrent layers: the channel of the layer's output that the first neuron
             is. Criteria then count the output side for whole neurons only. None for all other layers.
+        heads: Whether the neurons are the heads of an attention layer.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -49,6 +50,7 @@ class KernelSpec:
     feeds_output: bool = True
     reads_input: bool = True
     first_neuron: int | None = None
+    heads: bool = False
 
     def __post_init__(self) -> None:
         checks.text("name", self.name)
