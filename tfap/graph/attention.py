@@ -79,6 +79,11 @@ def _variables(layer):
     ]
 
 
+def makes_output(name):
+    """Returns whether a weight of this name is the kernel of the output projection."""
+    return name.startswith("_output_dense")
+
+
 def head_count(layer):
     """Returns the number of heads that can be removed: those of keys and values."""
     return layer_types.kernel_specs(layer)[1].find(layer).shape[1]
@@ -95,6 +100,7 @@ class Attention(LinearMap):
     Attributes:
         heads: Integer. The number of heads that can be removed: those of keys and values.
         kept_heads: Boolean array, shape `(heads,)`. The heads that `kept` and `config` keep.
+        constant_heads: Boolean array, shape `(heads,)`. The heads whose values are nonzero constants.
     """
 
     def __init__(self, layer, masks=None):
@@ -141,6 +147,8 @@ class Attention(LinearMap):
         queries |= fixed[0].reshape(queries.shape)
         self._key_used = keys & queries.any(axis=1)
         self._value_used = (values | fixed[1]) & output.any(axis=(1, 3))
+        varying = (self._value_used & values).any(axis=1)
+        self.constant_heads = self._value_used.any(axis=1) & ~varying
 
     def _constant_part(self, at, known, constants):
         """Returns where the bias of a projection and the constants that it reads are not zero, or may be."""

@@ -164,7 +164,7 @@ def _attention(layer):
             f"{name}.kernel",
             neuron_axes=(-1,) if name == "_output_dense" else (-2, -1),
             input_axes=(0, 1) if name == "_output_dense" else (0,),
-            feeds_output=False,
+            feeds_output=name == "_output_dense",
             reads_input=False,
         )
         for name in names
@@ -183,6 +183,7 @@ def head_specs(layer):
             spec,
             neuron_axes=(0,) if spec.name.startswith("_output_dense") else (1,),
             input_axes=(1,) if spec.name.startswith("_output_dense") else (0,),
+            feeds_output=False,
             heads=True,
         )
         for spec in kernel_specs(layer)

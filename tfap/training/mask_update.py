@@ -67,8 +67,10 @@ class PrunedWeight:
 
     @property
     def neuron_cost(self) -> int:
-        is_recurrence = self.spec.first_neuron is not None and not self.spec.reads_input
-        return int(self.wrapper.settings.target == "neurons" and not is_recurrence)  # neurons cost once
+        repeated = self.spec.first_neuron is not None and not self.spec.reads_input
+        if self.spec.heads:
+            repeated = not self.spec.name.startswith("_key_dense")
+        return int(self.wrapper.settings.target == "neurons" and not repeated)  # neurons cost once
 
     @property
     def dense_cost(self) -> float:
