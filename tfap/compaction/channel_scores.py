@@ -9,11 +9,12 @@ from tfap.activations.counting import count_activations
 from tfap.criteria import AP, Criterion
 from tfap.criteria.gradient import MISSING, MeanGradients
 from tfap.criteria.lookahead import AdjacentLayers
-from tfap.graph import layer_types
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.graph.liveness import Liveness
+from tfap.masks.patterns import Pattern, WholeNeurons
 from tfap.masks.weights import score
 
+_NEURONS = WholeNeurons()
 _FROM_LAYERS = {"input_norms", "neuron_norms"}
 
 
@@ -26,22 +27,33 @@ class ChannelScores:
         plan: The `PruningPlan` of the model.
         liveness: The `Liveness` of the model.
         errors: Array with what `tfap.Reconstruction` scores, per channel group. None for other criteria.
+        pattern: The `Pattern` of what is pruned: whole neurons, or whole heads.
     """
 
     def __init__(
-        self, model: Any, criterion: Criterion, plan: Any, liveness: Liveness, errors: np.ndarray | None
+        self,
+        model: Any,
+        criterion: Criterion,
+        plan: Any,
+        liveness: Liveness,
+        errors: np.ndarray | None,
+        pattern: Pattern = _NEURONS,
     ) -> None:
         self._model, self._criterion, self._liveness, self._errors = model, criterion, liveness, errors
         self._weights = []  # (path, KernelSpec, variable, groups of the neurons)
         for row in plan.pruned:
             call = liveness.graph.calls_of[row.path][0]
             produced = liveness.channels.of(call.outputs[0])
-            for spec in layer_types.kernel_specs(call.layer):
+            heads = liveness.channels.heads(row.path)
+            for spec in pattern.kernel_specs(call.layer):
                 variable = spec.find(call.layer)
-                if spec.name != row.weight or not spec.makes_channels or produced is None:
+                if spec.name != row.weight or produced is None or not (spec.makes_channels or spec.heads):
                     continue
                 neurons = neuron_count(spec, variable.shape)
-                groups = spec.of_output(produced.groups, neurons)
+                if spec.heads:
+                    groups = heads.repeat(neurons // len(heads))
+                else:
+                    groups = spec.of_output(produced.groups, neurons)
                 if len(groups) == neurons:
                     self._weights.append((row.path, spec, variable, groups))
         chooses = type(criterion).new_masks not in (Criterion.new_masks, AP.new_masks)

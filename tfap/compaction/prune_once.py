@@ -58,6 +58,7 @@ def prune_once(
     ridge: float = ...,
     round_to: int = ...,
     return_report: Literal[False] = ...,
+    granularity: str = ...,
 ) -> Model: ...
 
 
@@ -78,6 +79,7 @@ def prune_once(
     round_to: int = ...,
     *,
     return_report: Literal[True],
+    granularity: str = ...,
 ) -> tuple[Model, PruneOnceReport]: ...
 
 
@@ -96,6 +98,7 @@ def prune_once(
     ridge: float = RIDGE,
     round_to: int = 1,
     return_report: bool = False,
+    granularity: str = "neuron",
 ) -> Model | tuple[Model, PruneOnceReport]:
     """Removes neurons and channels from a trained model at once, without training.
 
@@ -134,6 +137,8 @@ def prune_once(
         round_to: Integer >= 1. A layer with at least as many channels keeps a multiple of it, or all of them,
             because some runtimes are slower with other numbers. Rounding is up.
         return_report: Boolean. Whether to also return a `PruneOnceReport`.
+        granularity: "neuron" removes neurons and channels, "head" removes whole heads of attention layers and
+            refits the projections of their outputs. "head" needs data and the scope "local" or "global".
 
     Returns:
         A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer. With
@@ -169,10 +174,11 @@ def prune_once(
     equality.check_comparable(model)
     goal = _goal(sparsity, target, model)
     _check_arguments(target, scope, compensate, recalibrate, ridge)
+    _check_granularity(granularity, data, scope)
     checks.integer("round_to", round_to)
     # What "allocated" allocates are channels per layer, of which the order is that of "local".
     ranked = "global" if scope == "global" else "local"
-    settings = PruningSettings(0.0, criterion, ranked, "neuron", target=target)
+    settings = PruningSettings(0.0, criterion, ranked, granularity, target=target)
     if data is None:
         _check_without_data(criterion, compensate, scope, goal)
         plan = make_plan(model, settings, (), skip)
@@ -282,6 +288,15 @@ def _report_of_merging(model, merging, plan, seconds):
     )
 
 
+def _check_granularity(granularity, data, scope):
+    checks.choice("granularity", granularity, ("neuron", "head"))
+    if granularity == "head" and (data is None or scope not in ("local", "global")):
+        raise ValueError(
+            "granularity='head' needs inputs as data and scope='local' or 'global': received "
+            f"{'no data' if data is None else f'scope={scope!r}'}."
+        )
+
+
 def _check_arguments(target, scope, compensate, recalibrate, ridge):
     checks.choice("target", target, _TARGETS)
     if not isinstance(scope, Sensitivity):
@@ -304,7 +319,8 @@ class _Pruner:
     def __init__(self, model, batches, settings, plan, ridge):
         self._settings, self._plan, self._ridge = settings, plan, ridge
         self._inputs = Repeatable(batches.inputs)
-        self.removable = RemovableChannels(model, plan)
+        kind = "heads" if settings.granularity == "head" else "channels"
+        self.removable = RemovableChannels(model, plan, kinds=(kind,))
         self.model, self._liveness = self.removable.model, self.removable.liveness
         self._consumers, self._sets = self.removable.consumers, self.removable.sets
 
@@ -328,7 +344,14 @@ class _Pruner:
     def scores(self, data, progress):
         """Returns the scores of the groups of each set: those with the lowest are removed first."""
         errors = self._removal_errors(progress) if self._measures_errors else None
-        scores = ChannelScores(self.model, self._settings.criterion, self._plan, self._liveness, errors)
+        scores = ChannelScores(
+            self.model,
+            self._settings.criterion,
+            self._plan,
+            self._liveness,
+            errors,
+            self._settings.pattern,
+        )
         by_group = scores.by_group(self._inputs, data)
         return [by_group[groups] for groups in self._sets]
 

@@ -215,7 +215,17 @@ class Attention(LinearMap):
         for at, (part, constants) in enumerate(parts):
             added = np.tensordot(constants[part], self._kernels[at][part].astype(np.float64), 1)
             if added.any():
-                self._bias_values[at] = (self._bias_values[at] + added).astype(self._dtype)
+                self.add_to_bias_of(at, added)
+
+    def add_to_bias_of(self, at, added):
+        """Adds to the bias of one projection: of the query, key, value, or output.
+
+        Args:
+            at: Integer. The position of its kernel in `kernels`.
+            added: Array of as many elements as the bias.
+        """
+        bias = self._bias_values[at]
+        self._bias_values[at] = (bias + added.reshape(bias.shape)).astype(self._dtype)
 
     @property
     def _dtype(self):
@@ -312,6 +322,22 @@ class Attention(LinearMap):
         return tuple(
             int((size - marks.sum(axis=1)).sum()) if size > 1 else 0 for marks, size in zip(needed, sizes)
         )
+
+    def costs(self, consumed, heads, produced):
+        """Lists what the kernels cost: `(groups of the inputs, groups of the outputs, weights)`.
+
+        Args:
+            consumed: Array with the channel group of each input, as in `liveness.groups`. None if unknown.
+            heads: Array with the group of each head.
+            produced: Array with the channel group of each output.
+        """
+        rows = [None] * 3 if consumed is None else self.by_role(consumed)
+        sides = [*((row, heads) for row in rows), (heads, produced)]
+        return [(*side, kernel.size) for side, kernel in zip(sides, self._kernels)]
+
+    def bias_sizes(self):
+        """Lists the numbers of elements of the biases of the query, key, and value. Empty without biases."""
+        return [] if self._bias_values is None else [bias.size for bias in self._bias_values[:3]]
 
     def config(self, inputs, outputs):
         config, heads = self.layer.get_config(), int(self.kept_heads.sum())
