@@ -15,7 +15,6 @@ from tfap.keras_compat.types import Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.plan import make_plan
 
-
 _NAMES = {"channels": "neurons", "heads": "heads"}
 
 
@@ -87,7 +86,7 @@ def _groups(channels, plan, path, given):
         every, what = channels.channels.heads(path), "heads"
         if every is None or set(given) != {"heads"}:
             raise ValueError(
-                f"neurons['{path}'] must be neurons or, for an attention layer, {{\"heads\": [...]}}: received "
+                f"neurons['{path}'] must be neurons or, for an attention layer, {{'heads': [...]}}: received "
                 f"{dict(given)!r} for a layer of type {type(graph.calls_of[path][0].layer).__name__}."
             )
         given = given["heads"]

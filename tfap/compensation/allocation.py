@@ -52,7 +52,9 @@ class ModelCost:
             inputs, outputs = self._sides(path, layer, liveness)
             heads = liveness.channels.heads(path)
             if heads is not None and target != "neurons":
-                self._layers += _attention_costs(liveness.linear_maps[path], liveness.groups(path), heads, cost)
+                self._layers += _attention_costs(
+                    liveness.linear_maps[path], liveness.groups(path), heads, cost
+                )
                 continue
             if heads is not None and by_heads:
                 outputs = heads

@@ -148,9 +148,7 @@ class Consumer:
         """Makes one `LeastSquares` per block from what was added."""
         return scaled(
             [
-                LeastSquares.of(
-                    moments, self.matrix(at), self.unit_groups[units], self.has_bias, ridge
-                )
+                LeastSquares.of(moments, self.matrix(at), self.unit_groups[units], self.has_bias, ridge)
                 for at, (units, moments) in enumerate(zip(self.blocks, self.moments))
             ]
         )

@@ -74,9 +74,7 @@ def _variables(layer):
     """Lists the weights of the layer in the order of its `set_weights`."""
     names = [spec.name for spec in layer_types.kernel_specs(layer)]
     parts = ("kernel", "bias") if _use_bias(layer) else ("kernel",)
-    return [
-        KernelSpec(f"{name.rpartition('.')[0]}.{part}").find(layer) for name in names for part in parts
-    ]
+    return [KernelSpec(f"{name.rpartition('.')[0]}.{part}").find(layer) for name in names for part in parts]
 
 
 def makes_output(name):
@@ -289,9 +287,7 @@ class Attention(LinearMap):
     def _needed(self, inputs, outputs):
         """Returns which repeats, key dimensions and value dimensions have an effect, of the kept heads."""
         rows, arrays = self.by_role(inputs), self._by_head(self._kernels)
-        query, key, value = (
-            (part[row] != 0).any(axis=0)[self.kept_heads] for part, row in zip(arrays, rows)
-        )
+        query, key, value = ((part[row] != 0).any(axis=0)[self.kept_heads] for part, row in zip(arrays, rows))
         output = (arrays[3][self.kept_heads][..., outputs] != 0).any(axis=3)
         if self._bias_values is not None:
             biases = [bias.reshape(self.heads, -1) != 0 for bias in self._bias_values[:3]]

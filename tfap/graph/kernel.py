@@ -82,6 +82,13 @@ class KernelSpec:
         """Whether its neurons are channels of the layer's output, counted or not."""
         return self.feeds_output or self.first_neuron is not None
 
+    @property
+    def repeats_neurons(self) -> bool:
+        """Whether its neurons are those of another kernel of the layer, which counts them."""
+        if self.heads:
+            return not self.name.startswith("_key_dense")  # as many as can be removed
+        return self.first_neuron is not None and not self.reads_input
+
     def of_output(self, values: Any, neurons: int) -> Any:
         """Returns the values of its neurons among those of all channels of the layer's output.
 

@@ -115,9 +115,7 @@ def make_plan(
                 _with_details(row, layer, trained, channel_map, graph.calls_of[path][0], by_heads)
                 for row in _layer_rows(graph, path, settings, is_output, layer in skipped, why_shared)
             ]
-    return PruningPlan(
-        rows if channel_map is None or by_heads else _with_coupling(rows, graph, channel_map)
-    )
+    return PruningPlan(rows if channel_map is None or by_heads else _with_coupling(rows, graph, channel_map))
 
 
 def _with_coupling(rows, graph, channel_map):

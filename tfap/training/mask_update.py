@@ -67,10 +67,8 @@ class PrunedWeight:
 
     @property
     def neuron_cost(self) -> int:
-        repeated = self.spec.first_neuron is not None and not self.spec.reads_input
-        if self.spec.heads:
-            repeated = not self.spec.name.startswith("_key_dense")
-        return int(self.wrapper.settings.target == "neurons" and not repeated)  # neurons cost once
+        by_neurons = self.wrapper.settings.target == "neurons"
+        return int(by_neurons and not self.spec.repeats_neurons)  # neurons cost once
 
     @property
     def dense_cost(self) -> float:
