@@ -6,8 +6,8 @@ The kernels of MultiHeadAttention and GroupedQueryAttention have the heads on an
     output (query heads, value_dim, outputs)
 
 A head reads its inputs with its part of the first three kernels, and the output channels read the head with
-its part of the last one. In GroupedQueryAttention several query heads share a key and value head. They are one
-head here, because Keras needs as many of them for each key and value head.
+its part of the last one. In GroupedQueryAttention several query heads share a key and value head. They are
+one head here, because Keras needs as many of them for each key and value head.
 
 The dimensions of a head have no order, so each head can lose others, as long as all heads lose as many. The
 product of queries and keys is divided by sqrt(key_dim). Fewer dimensions change that, so the query kernel and
@@ -259,7 +259,7 @@ class Attention(LinearMap):
         by_query = (heads[:, :, None], repeats[:, :, None], keys[:, None, :])
         by_value = (heads[:, :, None], repeats[:, :, None], values[:, None, :])
         query, key, value, output = (
-            _joined(query[rows[0]][:, *by_query], 1),
+            _joined(query[rows[0]][(slice(None), *by_query)], 1),
             key[rows[1]][:, heads, keys],
             value[rows[2]][:, heads, values],
             _joined(output[by_value][..., outputs], 0),

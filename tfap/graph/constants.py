@@ -179,7 +179,7 @@ class ConstantMap:
         return Constants.of(known, np.zeros(len(known)))
 
     def _through_attention(self, call, linear_map):
-        """Finds the outputs that no head has an effect on. The sums of constant values may vary with masks."""
+        """Finds the outputs that no head has an effect on. Sums of constant values may vary with masks."""
         inputs = None if call.path in self._shared else self._consumed_by(call)
         if inputs is not None:
             foldable = inputs.foldable_into(linear_map)
