@@ -98,6 +98,7 @@ class Attention(LinearMap):
     Attributes:
         heads: Integer. The number of heads that can be removed: those of keys and values.
         kept_heads: Boolean array, shape `(heads,)`. The heads that `kept` and `config` keep.
+        returns_scores: Boolean. Whether a call returns the scores of all heads, which then all have an effect.
         constant_heads: Boolean array, shape `(heads,)`. The heads whose values are nonzero constants.
     """
 
@@ -113,6 +114,7 @@ class Attention(LinearMap):
         self.folds_constants = self._bias_values is not None
         self.heads = self._kernels[1].shape[1]
         self.kept_heads = np.ones(self.heads, bool)
+        self.returns_scores = False
         sizes = [kernel.shape[0] for kernel in self._kernels[:3]]
         self._stops = np.cumsum(sizes)[:-1]
         self.find_used(np.zeros(sum(sizes), bool), np.zeros(sum(sizes)))
@@ -294,7 +296,7 @@ class Attention(LinearMap):
             query |= biases[0][self.kept_heads].reshape(query.shape)
             value |= biases[2][self.kept_heads]
         values = value & output.any(axis=1)
-        repeats = (output & values[:, None]).any(axis=2)
+        repeats = (output & values[:, None]).any(axis=2) | self.returns_scores
         # The bias of the key adds the same to all scores of a query, which softmax does not change.
         keys = key & (query & repeats[:, :, None]).any(axis=1)
         return repeats, keys, values
@@ -308,15 +310,22 @@ class Attention(LinearMap):
             keys = values = max(keys, values)
         return repeats, keys, values
 
-    def uneven(self, inputs, outputs):
+    def uneven(self, inputs, outputs, heads):
         """Counts the dimensions without effect that heads keep because another head needs as many.
+
+        Args:
+            inputs: As in `kept`.
+            outputs: As in `kept`.
+            heads: Boolean array, shape `(heads,)`. The heads whose dimensions to count.
 
         Returns:
             Tuple of three integers: query heads of a key and value head, key dimensions, value dimensions.
         """
         needed, sizes = self._needed(inputs, outputs), self._sizes(inputs, outputs)
+        counted = heads[self.kept_heads]
         return tuple(
-            int((size - marks.sum(axis=1)).sum()) if size > 1 else 0 for marks, size in zip(needed, sizes)
+            int((size - marks[counted].sum(axis=1)).sum()) if size > 1 else 0
+            for marks, size in zip(needed, sizes)
         )
 
     def costs(self, consumed, heads, produced):

@@ -36,5 +36,5 @@ def _of_layer(liveness, path, linear_map, heads, kept_groups):
     yield path, int((kept & effective & linear_map.constant_heads).sum()), _CONSTANT
     inputs = np.ones(len(linear_map.nonzero), bool) if consumed is None else kept_groups[consumed]
     linear_map.kept_heads = kept
-    for number, reason in zip(linear_map.uneven(inputs, outputs), _DIMENSIONS):
+    for number, reason in zip(linear_map.uneven(inputs, outputs, effective), _DIMENSIONS):
         yield path, number, reason

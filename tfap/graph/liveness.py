@@ -46,6 +46,9 @@ class Liveness:
         self.channels = ChannelMap(self.graph)
         self._masks, self._may_change = masks, may_change
         self.linear_maps = self._linear_maps(ChannelRule.LINEAR)
+        for path, calls in self.graph.calls_of.items():
+            if self.channels.heads(path) is not None:
+                self.linear_maps[path].returns_scores = any(len(call.outputs) > 1 for call in calls)
         self.depthwise = self._linear_maps(ChannelRule.DEPTHWISE)
         self.constants = constants.ConstantMap(
             self.graph,
