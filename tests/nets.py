@@ -39,6 +39,41 @@ def cnn(keras, shape=(8, 8, 3), classes=5):
     return compiled(keras, keras.Model(inputs, outputs))
 
 
+def vit(keras, heads=4, width=16, hidden=32, blocks=2):
+    """A vision transformer on 4 x 4 patches: `attention_0`, `hidden_0`, `projection_0`, ..., `output`."""
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(width, 2, strides=2, name="patches")(inputs)
+    x = layers.Reshape((16, width), name="sequence")(x)
+    for block in range(blocks):
+        x = _transformer_block(keras, x, block, heads, width, hidden)
+    x = layers.LayerNormalization(name="norm")(x)
+    x = layers.GlobalAveragePooling1D(name="average")(x)
+    return compiled(keras, keras.Model(inputs, layers.Dense(5, activation="softmax", name="output")(x)))
+
+
+def decoder(keras, heads=4, width=16, hidden=32, blocks=2, time=12):
+    """A decoder like GPT, without positions: causal attention on tokens, in blocks as in `vit`."""
+    layers = keras.layers
+    inputs = keras.Input((time,), dtype="int32")
+    x = layers.Embedding(20, width, name="tokens")(inputs)
+    for block in range(blocks):
+        x = _transformer_block(keras, x, block, heads, width, hidden, use_causal_mask=True)
+    x = layers.LayerNormalization(name="norm")(x)
+    return compiled(keras, keras.Model(inputs, layers.Dense(20, activation="softmax", name="output")(x)))
+
+
+def _transformer_block(keras, x, block, heads, width, hidden, **call):
+    layers = keras.layers
+    y = layers.LayerNormalization(name=f"norm_a_{block}")(x)
+    y = layers.MultiHeadAttention(heads, width // heads, name=f"attention_{block}")(y, y, **call)
+    x = layers.Add(name=f"add_a_{block}")([x, y])
+    y = layers.LayerNormalization(name=f"norm_b_{block}")(x)
+    y = layers.Dense(hidden, activation="gelu", name=f"hidden_{block}")(y)
+    y = layers.Dense(width, name=f"projection_{block}")(y)
+    return layers.Add(name=f"add_b_{block}")([x, y])
+
+
 def nested(keras):
     """A Functional model inside a Sequential one inside a Functional one."""
     layers = keras.layers

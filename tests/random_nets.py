@@ -66,6 +66,7 @@ class Maker:
         self.products = set()  # channels that one zero factor is enough for
         self.vary = set()  # channels that no weights make constant
         self.inputs = []
+        self.attentions = []
 
     # -- draws -------------------------------------------------------------------------------------
 
@@ -200,6 +201,35 @@ class Maker:
             layer = self.layers.Bidirectional(layer, merge_mode=merge_mode)
         self.note("Recurrent" if merge_mode is None else "Bidirectional", channels)
         return self.apply(layer, value, np.tile(channels, 2) if merge_mode == "concat" else channels)
+
+    def MultiHeadAttention(self, value):
+        """Of a value with itself, or with another activation of it; or a GroupedQueryAttention."""
+        use_bias = self.maybe(0.8)
+        key = value
+        if self.maybe(0.3):
+            key = Value(self.layers.LeakyReLU()(value.tensor), value.channels)
+        if not use_bias or key is not value:  # only zeros go
+            self.pads.update(_numbers(value.channels))
+        options = {"use_bias": use_bias}
+        channels = None
+        if hasattr(self.layers, "GroupQueryAttention") and self.maybe(0.3):
+            heads = self.number(2, 3)
+            repeats, size = self.number(1, 3), self.number(3, 5)
+            layer = self.layers.GroupQueryAttention(size, heads * repeats, heads, **options)
+            channels = value.channels  # as many as those of the query
+        else:
+            if self.maybe():
+                options["output_shape"] = (self.number(4, 6),)
+            sizes = {"key_dim": self.number(2, 4), "value_dim": self.number(2, 4)}
+            layer = self.layers.MultiHeadAttention(self.number(2, 4), **sizes, **options)
+        causal = {"use_causal_mask": True} if self.maybe(0.3) else {}
+        tensor = layer(value.tensor, key.tensor, **causal)
+        self.reads(layer, value.channels)
+        channels = self.new(tensor.shape[-1]) if channels is None else channels
+        self.makes(layer, channels)
+        self.note("MultiHeadAttention", channels)
+        self.attentions.append(layer)
+        return Value(tensor, channels)
 
     def Grouped(self, value):
         """As many channels go of every group."""
@@ -504,6 +534,8 @@ class Maker:
         for channel, made in self.made_by.items():
             for layer, _ in made:
                 left[layer.name] = left.get(layer.name, 0) + (channel not in planted)
+        for layer in self.attentions:
+            left.update(self._plant_heads(layer))
         kinds = {kind: len(channels & planted) for kind, channels in self.kinds.items()}
         return Net(model, kinds, left)
 
@@ -541,6 +573,49 @@ class Maker:
             layer.set_weights(values)
         return planted
 
+    def _plant_heads(self, layer):
+        """Kills heads, query heads, and dimensions of heads; returns how many have to be left."""
+        weights = layer.get_weights()
+        kernels, biases = weights, [np.zeros(kernel.shape[1:]) for kernel in weights]
+        if len(weights) > 4:
+            kernels, biases = weights[::2], weights[1::2]
+        _, key, value, output = kernels
+        (heads, key_dim), value_dim = key.shape[1:], value.shape[2]
+        repeats = output.shape[0] // heads
+        output = output.reshape(heads, repeats, *output.shape[1:])
+        dead = [self.number(0, size - 1) for size in (heads, repeats, key_dim, value_dim)]
+        for head in range(heads):
+            for at in self.generator.permutation(repeats)[: dead[1]]:
+                output[head, at] = 0
+            for at in self.generator.permutation(key_dim)[: dead[2]]:
+                self._kill_score(kernels, biases, head, at, repeats)
+            for at in self.generator.permutation(value_dim)[: dead[3]]:
+                self._kill_value(value, output, biases, head, at)
+        for head in self.generator.permutation(heads)[: dead[0]]:
+            for at in range(value_dim):
+                self._kill_value(value, output, biases, head, at)
+        if heads > dead[0] + 1 and repeats == 1:  # one head could do with less, and another needs it
+            self._kill_score(kernels, biases, int(self.generator.integers(heads)), 0, 1)
+        layer.set_weights(weights)
+        left = {"heads": heads - dead[0], "key_dim": key_dim - dead[2], "value_dim": value_dim - dead[3]}
+        if type(layer).__name__ == "GroupedQueryAttention":
+            left["key_dim"] = left["value_dim"] = max(left["key_dim"], left["value_dim"])
+            left["query_heads"] = left["heads"] * (repeats - dead[1])
+        return {f"{layer.name}/{name}": size for name, size in left.items()}
+
+    def _kill_score(self, kernels, biases, head, at, repeats):
+        if self.maybe():  # the bias of the key adds the same to all scores
+            kernels[1][:, head, at] = 0
+            return
+        queries = slice(head * repeats, (head + 1) * repeats)
+        kernels[0][:, queries, at] = biases[0][queries, at] = 0
+
+    def _kill_value(self, value, output, biases, head, at):
+        if self.maybe():
+            output[head, :, at] = 0
+        else:
+            value[:, head, at] = biases[2][head, at] = 0
+
     def _pretend(self, channels, weights):
         """Of a channel that several layers make, one gives a constant: it has to stay."""
         if len(channels) < 2:
@@ -573,7 +648,7 @@ _MAKERS = {
     "Dense", "Conv", "Transpose", "Separable", "EinsumDense", "Nested", "NestedTwice",
     "Shared", "Embedding", "Siamese", "DictInputs", "Concatenate",
 }  # fmt: skip
-_SEQUENCE = {"Recurrent", "Bidirectional"}
+_SEQUENCE = {"Recurrent", "Bidirectional", "MultiHeadAttention"}
 _OWN_NOTES = {"Grouped", "Depthwise", "Reshape", "NestedSequential"} | _SEQUENCE
 _STARTS = {"Embedding", "Siamese", "DictInputs"}
 _ANY = [
@@ -615,6 +690,11 @@ def sizes(model):
             found[layer.name] = weights[1].shape[0] * (2 if both else 1)
         elif type(layer).__name__.endswith("Transpose"):
             found[layer.name] = weights[0].shape[-2]
+        elif _is_attention(layer):
+            found[layer.name] = weights[_made(layer)].shape[-1]
+            query, key, value = (weights[at * (2 if len(weights) > 4 else 1)].shape for at in range(3))
+            its = {"heads": key[1], "query_heads": query[1], "key_dim": key[2], "value_dim": value[2]}
+            found.update({f"{layer.name}/{name}": size for name, size in its.items()})
         else:
             found[layer.name] = weights[_made(layer)].shape[-1]
     return found
@@ -668,7 +748,13 @@ def _weights_of(layer, weights):
 
 def _made(layer):
     """Which of the weights makes the outputs."""
+    if _is_attention(layer):
+        return 6 if len(layer.weights) > 4 else 3
     return 1 if type(layer).__name__.startswith("Separable") else 0
+
+
+def _is_attention(layer):
+    return type(layer).__name__ in ("MultiHeadAttention", "GroupedQueryAttention")
 
 
 def _gates(layer):
@@ -718,6 +804,10 @@ def _zero_input(layer, values, index):
     if _gates(layer):
         for first in range(0, len(values), len(values) // 2 if len(values) > 3 else len(values)):
             values[first][index] = 0
+        return
+    if _is_attention(layer):
+        for kernel in values[:6:2] if len(values) > 4 else values[:3]:
+            kernel[index] = 0
         return
     kernel, groups = values[0], getattr(layer, "groups", 1)
     if type(layer).__name__.endswith("Transpose"):

@@ -152,7 +152,7 @@ class StepwiseRun:
         """Makes a call. None if something in it has stopped it."""
         self.executions += 1
         self.spoiled_by = None
-        args, kwargs = _filled(call.arguments, values)
+        args, kwargs = filled(call.arguments, values)
         try:
             outputs = eager.call_in_inference(call.layer, args, kwargs, call.training)
         except Stop:
@@ -179,16 +179,16 @@ def _uses(calls):
     return uses
 
 
-def _filled(thing, values):
+def filled(thing, values):
     """Returns nested arguments with tensors in place of `Value`s."""
     if isinstance(thing, Value):
         return values[thing]
     if isinstance(thing, dict):
-        return {key: _filled(value, values) for key, value in thing.items()}
+        return {key: filled(value, values) for key, value in thing.items()}
     if isinstance(thing, tuple) and type(thing) is not tuple:
-        return type(thing)(*(_filled(value, values) for value in thing))  # a named tuple
+        return type(thing)(*(filled(value, values) for value in thing))  # a named tuple
     if isinstance(thing, list | tuple):
-        return type(thing)(_filled(value, values) for value in thing)
+        return type(thing)(filled(value, values) for value in thing)
     return thing
 
 

@@ -96,7 +96,8 @@ class LatencyCost:
             sides = liveness.groups(path)
             pinned = list(liveness.channels.pinned)
             free = [side is not None and not np.isin(side, pinned).all() for side in sides]
-            if isinstance(linear_map, Embedding) or not any(free):
+            is_attention = liveness.channels.heads(path) is not None  # its time counts as fixed
+            if isinstance(linear_map, Embedding) or is_attention or not any(free):
                 continue
             fractions = FRACTIONS if _channels(sides, free) > 1 else (1.0,)
             for call in liveness.graph.calls_of[path]:

@@ -56,6 +56,9 @@ def weight_count(model: Model) -> int:
 def _of_layer(path, layer, liveness):
     consumed, produced = liveness.groups(path)
     linear_map = liveness.linear_map(path)
+    heads = liveness.channels.heads(path)
+    if heads is not None:
+        return list(_of_attention(path, linear_map, consumed, heads, produced))
     if linear_map is not None:
         return _of_linear_map(path, linear_map, consumed, produced)
     if produced is None or not getattr(layer, "weights", None):
@@ -106,6 +109,15 @@ def _of_recurrent(path, linear_map, consumed, produced):
         yield Part(path, inputs, outputs, weights / _pairs(inputs, outputs), True)
     if linear_map.bias is not None:
         yield Part(path, None, produced, linear_map.bias.size / len(produced), False)
+
+
+def _of_attention(path, linear_map, consumed, heads, produced):
+    for inputs, outputs, weights in linear_map.costs(consumed, heads, produced):
+        yield Part(path, inputs, outputs, weights / _pairs(inputs, outputs), True)
+    for size in linear_map.bias_sizes():
+        yield Part(path, None, heads, size / len(heads), False)
+    if linear_map.bias is not None:
+        yield Part(path, None, produced, 1, False)
 
 
 def _pairs(inputs, outputs):

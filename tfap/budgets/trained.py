@@ -13,7 +13,6 @@ from tfap.budgets.budget import Budget
 from tfap.budgets.costs import ROUNDING
 from tfap.budgets.meters import SizeMeter
 from tfap.budgets.parts import weight_count
-from tfap.graph import layer_types
 from tfap.graph.coupling import Coupling
 from tfap.graph.evening import evened
 from tfap.graph.flops import layer_flops
@@ -105,6 +104,8 @@ class TrainedChannels:
             groups = _produced(self._liveness, kernel)
             if groups is not None:
                 dead += np.bincount(groups[kernel.neuron_sums(mask.astype(np.int64)) == 0], minlength=size)
+            if groups is not None and kernel.spec.heads:
+                neurons += np.bincount(groups, minlength=size)
         for path in self._liveness.linear_maps:
             neurons += np.bincount(self._liveness.groups(path)[1], minlength=size)
         kept = dead < neurons
@@ -137,7 +138,7 @@ def sparsity_for(
         )
     liveness = Liveness(model)
     if settings.granularity == "weight":
-        return _of_single_weights(model, budget, liveness, pruned)
+        return _of_single_weights(model, budget, _variables(liveness, pruned, settings.pattern))
     cost = budget.cost(model, liveness)
     limit, unit = cost.limit, 1.0
     if budget.unit == "bytes":
@@ -156,7 +157,7 @@ def sparsity_for(
     return channels.sparsity_of(kept)
 
 
-def _of_single_weights(model, budget, liveness, pruned):
+def _of_single_weights(model, budget, variables):
     """Returns the fraction of prunable weights that are zero if no more than the budget are not."""
     if budget.unit != "weights":
         raise ValueError(
@@ -164,16 +165,17 @@ def _of_single_weights(model, budget, liveness, pruned):
             f"{budget.unit}: pass granularity='neuron' and scope='local'."
         )
     total = weight_count(model)
-    prunable = sum(int(np.prod(variable.shape)) for _, _, variable in _variables(liveness, pruned))
-    budget.check_reachable(total - prunable + len(pruned), total)
+    sizes = [int(np.prod(variable.shape)) for _, _, variable in variables]
+    prunable = sum(sizes)
+    budget.check_reachable(total - prunable + len(sizes), total)
     return float(np.clip((total - budget.limit(total)) / prunable, 0.0, _LARGEST))
 
 
-def _variables(liveness, pruned):
+def _variables(liveness, pruned, pattern):
     """Yields `(path, KernelSpec, variable)` of the pruned weights."""
     for path, name in pruned:
         layer = liveness.graph.calls_of[path][0].layer
-        for spec in layer_types.kernel_specs(layer):
+        for spec in pattern.kernel_specs(layer):
             if spec.name == name:
                 yield path, spec, spec.find(layer)
 
@@ -182,7 +184,7 @@ def _kernels(model, liveness, settings, pruned):
     """Makes the `Kernel`s of the pruned weights, as a mask update does."""
     coupling, kernels = Coupling(model), []
     by_flops = layer_flops(model) if settings.target == "flops" else {}
-    found = list(_variables(liveness, pruned))
+    found = list(_variables(liveness, pruned, settings.pattern))
     sizes: dict[str, int] = {}
     for path, _, variable in found:
         sizes[path] = sizes.get(path, 0) + int(np.prod(variable.shape))
@@ -198,7 +200,7 @@ def _kernels(model, liveness, settings, pruned):
                 neuron_groups=coupling.of_neurons(path, spec, neuron_count(spec, weights.shape)),
                 input_groups=coupling.of_inputs(path, spec, weights.shape),
                 cost=each[settings.target],
-                neuron_cost=float(settings.target == "neurons"),
+                neuron_cost=float(settings.target == "neurons" and not spec.repeats_neurons),
             )
         )
     return kernels

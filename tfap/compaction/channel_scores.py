@@ -10,12 +10,13 @@ from tfap.criteria import AP, Criterion, Wanda
 from tfap.criteria.gradient import MISSING, NEEDS, MeanGradients
 from tfap.criteria.lookahead import AdjacentLayers
 from tfap.criteria.taylor import CoupledParameters
-from tfap.graph import layer_types
 from tfap.graph.channels import produced_by
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.graph.liveness import Liveness
+from tfap.masks.patterns import Pattern, WholeNeurons
 from tfap.masks.weights import score
 
+_NEURONS = WholeNeurons()
 _FROM_LAYERS = {"input_norms", "neuron_norms"}
 
 
@@ -28,16 +29,23 @@ class ChannelScores:
         plan: The `PruningPlan` of the model.
         liveness: The `Liveness` of the model.
         errors: Array with what `tfap.Reconstruction` scores, per channel group. None for other criteria.
+        pattern: The `Pattern` of what is pruned: whole neurons, or whole heads.
     """
 
     def __init__(
-        self, model: Any, criterion: Criterion, plan: Any, liveness: Liveness, errors: np.ndarray | None
+        self,
+        model: Any,
+        criterion: Criterion,
+        plan: Any,
+        liveness: Liveness,
+        errors: np.ndarray | None,
+        pattern: Pattern = _NEURONS,
     ) -> None:
         self._model, self._criterion, self._liveness, self._errors = model, criterion, liveness, errors
         self._weights = []  # (path, KernelSpec, variable, groups of the neurons)
         for row in plan.pruned:
             call = liveness.graph.calls_of[row.path][0]
-            for spec in layer_types.kernel_specs(call.layer):
+            for spec in pattern.kernel_specs(call.layer):
                 variable = spec.find(call.layer)
                 if spec.name != row.weight:
                     continue

@@ -147,6 +147,9 @@ def kept_groups(liveness: Liveness) -> np.ndarray:
                 produced = liveness.channels.of(value)
                 if produced is not None and not kept[produced.groups].any():
                     kept[produced.groups[:1]] = True  # a Keras layer has at least one unit
+            heads = liveness.channels.heads(call.path)
+            if heads is not None and not kept[heads].any():
+                kept[heads[:1]] = True
         keep_even_groups(liveness, kept)
         if np.array_equal(kept, before):
             return kept
@@ -252,6 +255,9 @@ def _kept_part(layer, path, liveness, kept):
         dead_inputs = ~input_mask(liveness.alive, consumed, liveness.linear_maps[path])
         matrix = liveness.folded(path, dead_inputs)  # channels that only the shape requires become zero
         sides = input_mask(kept, consumed, matrix), kept[produced]
+        heads = liveness.channels.heads(path)
+        if heads is not None:
+            matrix.kept_heads = kept[heads]
         return _KeptPart(matrix.kept(*sides), matrix.config(*sides))
     if hasattr(layer, "target_shape") and layer_types.of(layer).channels is ChannelRule.RESHAPED:
         axis = liveness.channels.of(liveness.graph.calls_of[path][0].outputs[0]).axis - 1

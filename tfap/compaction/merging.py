@@ -136,7 +136,7 @@ class _Merger:
 
     def __init__(self, model, plan):
         # No other unit takes the place of a recurrent one.
-        self.removable = RemovableChannels(model, plan, recurrent=False)
+        self.removable = RemovableChannels(model, plan, without_data=True)
         self.model = self.removable.model
         self.layers: list[MergedLayer] = []
         self._liveness, self._sets = self.removable.liveness, self.removable.sets

@@ -58,6 +58,7 @@ def prune_once(
     ridge: float = ...,
     round_to: int | None = ...,
     return_report: Literal[False] = ...,
+    granularity: str = ...,
 ) -> Model: ...
 
 
@@ -78,6 +79,7 @@ def prune_once(
     round_to: int | None = ...,
     *,
     return_report: Literal[True],
+    granularity: str = ...,
 ) -> tuple[Model, PruneOnceReport]: ...
 
 
@@ -96,6 +98,7 @@ def prune_once(
     ridge: float = RIDGE,
     round_to: int | None = None,
     return_report: bool = False,
+    granularity: str = "neuron",
 ) -> Model | tuple[Model, PruneOnceReport]:
     """Removes neurons and channels from a trained model at once, without training.
 
@@ -137,6 +140,8 @@ def prune_once(
             because some runtimes are slower with other numbers. Rounding is up. None is 1, but for budgets
             of "latency_ms" and "speedup" it is 8 where multiples of 8 come near to the budget.
         return_report: Boolean. Whether to also return a `PruneOnceReport`.
+        granularity: "neuron" removes neurons and channels, "head" removes whole heads of attention layers and
+            refits the projections of their outputs. "head" needs data and the scope "local" or "global".
 
     Returns:
         A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer. With
@@ -172,11 +177,12 @@ def prune_once(
     equality.check_comparable(model)
     goal = _goal(sparsity, target, model)
     _check_arguments(target, scope, compensate, recalibrate, ridge)
+    _check_granularity(granularity, data, scope)
     if round_to is not None:
         checks.integer("round_to", round_to)
     # What "allocated" allocates are channels per layer, of which the order is that of "local".
     ranked = scope if scope in ("global", "isomorphic") else "local"
-    settings = PruningSettings(0.0, criterion, ranked, "neuron", target=target)
+    settings = PruningSettings(0.0, criterion, ranked, granularity, target=target)
     if data is None:
         _check_without_data(criterion, compensate, scope, goal)
         plan = make_plan(model, settings, (), skip)
@@ -286,6 +292,15 @@ def _report_of_merging(model, merging, plan, seconds):
     )
 
 
+def _check_granularity(granularity, data, scope):
+    checks.choice("granularity", granularity, ("neuron", "head"))
+    if granularity == "head" and (data is None or scope not in ("local", "global")):
+        raise ValueError(
+            "granularity='head' needs inputs as data and scope='local' or 'global': received "
+            f"{'no data' if data is None else f'scope={scope!r}'}."
+        )
+
+
 def _check_arguments(target, scope, compensate, recalibrate, ridge):
     checks.choice("target", target, _TARGETS)
     if not isinstance(scope, Sensitivity):
@@ -308,7 +323,8 @@ class _Pruner:
     def __init__(self, model, batches, settings, plan, ridge):
         self._settings, self._plan, self._ridge = settings, plan, ridge
         self._inputs = Repeatable(batches.inputs)
-        self.removable = RemovableChannels(model, plan)
+        kind = "heads" if settings.granularity == "head" else "channels"
+        self.removable = RemovableChannels(model, plan, kinds=(kind,))
         self.model, self._liveness = self.removable.model, self.removable.liveness
         self._consumers, self._sets = self.removable.consumers, self.removable.sets
 
@@ -332,7 +348,14 @@ class _Pruner:
     def scores(self, data, progress):
         """Returns the scores of the groups of each set: those with the lowest are removed first."""
         errors = self._removal_errors(progress) if self._measures_errors else None
-        scores = ChannelScores(self.model, self._settings.criterion, self._plan, self._liveness, errors)
+        scores = ChannelScores(
+            self.model,
+            self._settings.criterion,
+            self._plan,
+            self._liveness,
+            errors,
+            self._settings.pattern,
+        )
         by_group = scores.by_group(self._inputs, data)
         return [by_group[groups] for groups in self._sets]
 

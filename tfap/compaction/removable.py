@@ -1,18 +1,18 @@
 """A copy of a model, and which of its channels can be removed together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tfap import keras_compat
 from tfap.compensation.allocation import coupled_sets
-from tfap.compensation.consumers import consumers_of
+from tfap.compensation.finding import consumers_of
 from tfap.graph.calls import Graph
 from tfap.graph.evening import evened
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement
 from tfap.keras_compat.types import Model
-from tfap.pruning.plan import PruningPlan
+from tfap.pruning.plan import NAMED_IN_SKIP, PruningPlan
 
 
 class RemovableChannels:
@@ -21,13 +21,16 @@ class RemovableChannels:
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         plan: The `PruningPlan` of the model: which layers may lose channels.
-        recurrent: Whether recurrent layers may lose units.
+        without_data: Whether channels are merged by their weights alone. Recurrent layers then lose no units,
+            and channels that attention consumes stay.
+        kinds: What may go: "channels", "heads" of attention layers, or both.
 
     Attributes:
         model: A copy of the model, whose weights may be changed. Tied layers are shared with the given one.
         liveness: The `Liveness` of the copy.
         consumers: Dict of path to `Consumer`.
         prunable: Set of paths of the layers that the plan prunes.
+        by_heads: Whether heads of attention layers may go.
         sets: List of arrays of channel groups. The groups of a set compete: they are those of one layer, or
             of coupled layers.
 
@@ -35,7 +38,13 @@ class RemovableChannels:
         ValueError: If no channel can be removed.
     """
 
-    def __init__(self, model: Model, plan: PruningPlan, recurrent: bool = True) -> None:
+    def __init__(
+        self,
+        model: Model,
+        plan: PruningPlan,
+        without_data: bool = False,
+        kinds: Sequence[str] = ("channels",),
+    ) -> None:
         graph = Graph(model)
         tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
         self.model = keras_compat.rebuild(
@@ -46,8 +55,14 @@ class RemovableChannels:
         self._shared = {path for path, layer in self.liveness.graph.layers() if id(layer) in given}
         self.consumers = consumers_of(self.liveness.graph, self.liveness.channels, fixed=given)
         self.prunable = {row.path for row in plan.pruned}
-        self._recurrent = recurrent
-        self.sets = self._removable_sets()
+        self._skipped = {row.path for row in plan if row.reason == NAMED_IN_SKIP}
+        self._without_data = without_data
+        self.by_heads = "heads" in kinds
+        if without_data:
+            self.consumers = {
+                path: each for path, each in self.consumers.items() if self.channels.heads(path) is None
+            }
+        self.sets = self._removable_sets(kinds)
         if not self.sets:
             raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
 
@@ -55,22 +70,41 @@ class RemovableChannels:
     def channels(self):
         return self.liveness.channels
 
-    def _removable_sets(self):
+    def _removable_sets(self, kinds):
         removable = np.ones(self.channels.size, bool)
         removable[list(self.channels.pinned)] = False
         produced = []
         for path in self.liveness.linear_maps:
             consumed, groups = self.liveness.groups(path)
-            if path not in self.prunable or (self.liveness.is_recurrent(path) and not self._recurrent):
+            heads = self.channels.heads(path)
+            stays = self._without_data and (self.liveness.is_recurrent(path) or heads is not None)
+            if path not in self.prunable or (self.liveness.is_recurrent(path) and stays):
                 removable[groups] = False
-            if path in self._shared and consumed is not None:
+            if consumed is not None and (path in self._shared or (heads is not None and stays)):
                 removable[consumed] = False  # its weights are those of the given model
+            if heads is not None and (path in self._shared or "heads" not in kinds or path in self._skipped):
+                removable[heads] = False
             produced.append(groups)
-        return coupled_sets(produced, removable)
+            if "channels" not in kinds:
+                removable[groups] = False
+        heads = filter(lambda its: its is not None, map(self.channels.heads, self.liveness.linear_maps))
+        return coupled_sets([*produced, *heads], removable)
 
     def layers_of(self, groups: np.ndarray) -> list[str]:
-        """Lists the paths of the layers that produce some of these channel groups, in graph order."""
-        return [path for path in self._producers if np.isin(self.liveness.groups(path)[1], groups).any()]
+        """Lists the paths of the layers that produce some of these channel groups, in graph order.
+
+        They also include attention layers of which some of these groups are heads.
+        """
+        return [
+            path
+            for path in self._producers
+            if any(np.isin(side, groups).any() for side in self.made_by(path))
+        ]
+
+    def made_by(self, path: str) -> list[np.ndarray]:
+        """Lists the groups of which a layer keeps at least one each: of its output, and of its heads."""
+        heads = self.channels.heads(path)
+        return [self.liveness.groups(path)[1], *([] if heads is None else [heads])]
 
     @property
     def _producers(self):
@@ -91,9 +125,9 @@ class RemovableChannels:
         kept[order[:count]] = False
         rank = {int(group): at for at, group in enumerate(order)}
         for path in self._producers:
-            groups = self.liveness.groups(path)[1]
-            if not kept[groups].any():
-                kept[max(groups, key=lambda group: rank.get(int(group), -1))] = True
+            for groups in self.made_by(path):
+                if not kept[groups].any():
+                    kept[max(groups, key=lambda group: rank.get(int(group), -1))] = True
         return self.evened(kept)
 
     def recurrent_reads(self, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -15,8 +15,12 @@ from tfap.keras_compat.types import Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.plan import make_plan
 
+_NAMES = {"channels": "neurons", "heads": "heads"}
 
-def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> Model:
+
+def remove(
+    model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray | Mapping[str, Sequence[int] | np.ndarray]]
+) -> Model:
     """Removes the neurons and channels that you name, and those that are coupled to them.
 
     Layers that consume a removed channel lose its weights, as if the channel were zero. A recurrent layer
@@ -27,7 +31,8 @@ def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> M
         model: A Sequential or Functional model of either Keras without wrappers. Unchanged.
         neurons: Dict of layer path, such as `"inner/dense"`, to the neurons or channels of its output to
             remove: a sequence of integers in [0, units), or a boolean array, shape `(units,)`, that is True
-            for those to remove.
+            for those to remove. The heads of an attention layer are `{"attention": {"heads": [0, 3]}}`. In
+            GroupedQueryAttention they are those of keys and values, with all their query heads.
 
     Returns:
         A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer.
@@ -54,7 +59,7 @@ def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> M
             f"{type(neurons).__name__}."
         )
     plan = make_plan(model, PruningSettings(0.0, "magnitude", "local", "neuron"))
-    channels = RemovableChannels(model, plan)
+    channels = RemovableChannels(model, plan, kinds=("channels", "heads"))
     kept = np.ones(channels.channels.size, bool)
     for path, given in neurons.items():
         kept[_groups(channels, plan, path, given)] = False
@@ -76,11 +81,20 @@ def _groups(channels, plan, path, given):
     produced = channels.channels.of(graph.calls_of[path][0].outputs[0])
     if produced is None:
         raise ValueError(f"tfap does not know the channels of the layer '{path}'.{_why(plan, path)}")
-    groups = produced.groups[_indices(path, given, len(produced.groups))]
+    every, what = produced.groups, "channels"
+    if isinstance(given, Mapping):
+        every, what = channels.channels.heads(path), "heads"
+        if every is None or set(given) != {"heads"}:
+            raise ValueError(
+                f"neurons['{path}'] must be neurons or, for an attention layer, {{'heads': [...]}}: received "
+                f"{dict(given)!r} for a layer of type {type(graph.calls_of[path][0].layer).__name__}."
+            )
+        given = given["heads"]
+    groups = every[_indices(path, given, len(every), what)]
     stay = int((~np.isin(groups, np.concatenate(channels.sets))).sum())
     if stay:
         raise ValueError(
-            f"{stay} of the {len(groups)} named channels of the layer '{path}' are not removable."
+            f"{stay} of the {len(groups)} named {what} of the layer '{path}' are not removable."
             f"{_why(plan, path)}"
         )
     return groups
@@ -91,7 +105,7 @@ def _why(plan, path):
     return "".join(f" The reason: {reason}." for reason in reasons)
 
 
-def _indices(path, given, size):
+def _indices(path, given, size, what):
     """The named neurons of a layer as an integer array."""
     array = np.asarray(given)
     if array.dtype == bool:
@@ -108,7 +122,8 @@ def _indices(path, given, size):
     wrong = [int(neuron) for neuron in array if not 0 <= neuron < size]
     if wrong:
         raise ValueError(
-            f"neurons['{path}'] names {wrong}, but the layer has {size} neurons: use integers in [0, {size})."
+            f"neurons['{path}'] names {wrong}, but the layer has {size} {_NAMES[what]}: use integers in "
+            f"[0, {size})."
         )
     return array.astype(int)
 
@@ -117,6 +132,9 @@ def _check_rest(channels, kept):
     """Every layer keeps a channel, and every group of a grouped convolution as many."""
     liveness = channels.liveness
     for path in liveness.graph.calls_of:
+        heads = liveness.channels.heads(path)
+        if heads is not None and not kept[heads].any():
+            raise ValueError(f"The layer '{path}' would lose all its heads: leave at least one of them.")
         if any(side is not None and not kept[side].any() for side in liveness.groups(path)):
             raise ValueError(
                 f"The layer '{path}' would lose all its channels: leave at least one of them, or of those "

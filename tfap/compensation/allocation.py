@@ -36,9 +36,12 @@ class ModelCost:
         liveness: Its `Liveness`.
         target: "weights" for the weights of kernels, "flops" for FLOPs, "neurons" for neurons and channels.
         prunable: Set of the paths of layers whose neurons count for "neurons".
+        by_heads: Whether the heads of attention layers count for "neurons".
     """
 
-    def __init__(self, model, liveness: Liveness, target: str, prunable: set[str]) -> None:
+    def __init__(
+        self, model, liveness: Liveness, target: str, prunable: set[str], by_heads: bool = False
+    ) -> None:
         self._size = liveness.channels.size
         by_flops = layer_flops(model) if target == "flops" else {}
         self._layers = []
@@ -47,6 +50,14 @@ class ModelCost:
             if target == "neurons" and path not in prunable:
                 continue
             inputs, outputs = self._sides(path, layer, liveness)
+            heads = liveness.channels.heads(path)
+            if heads is not None and target != "neurons":
+                self._layers += _attention_costs(
+                    liveness.linear_maps[path], liveness.groups(path), heads, cost
+                )
+                continue
+            if heads is not None and by_heads:
+                outputs = heads
             if target != "neurons" and path in liveness.linear_maps and liveness.is_recurrent(path):
                 self._layers += _recurrent_costs(liveness.linear_maps[path], inputs, outputs, cost)
                 continue
@@ -80,6 +91,14 @@ def _recurrent_costs(linear_map, inputs, outputs, cost):
         yield _LayerCost(rows, columns, weights * each / _pairs(rows, columns))
 
 
+def _attention_costs(linear_map, sides, heads, cost):
+    """Lists the `_LayerCost` of each kernel of an attention layer, in proportion to its weights."""
+    parts = linear_map.costs(sides[0], heads, sides[1])
+    each = cost / sum(weights for _, _, weights in parts)
+    for inputs, outputs, weights in parts:
+        yield _LayerCost(inputs, outputs, weights * each / _pairs(inputs, outputs))
+
+
 def _pairs(inputs, outputs):
     return (1 if inputs is None else len(inputs)) * (1 if outputs is None else len(outputs))
 
@@ -104,7 +123,7 @@ class Allocation:
         sides = {
             tuple(groups)
             for path in (*liveness.linear_maps, *liveness.depthwise)
-            for groups in liveness.groups(path)
+            for groups in (*liveness.groups(path), liveness.channels.heads(path))
             if groups is not None
         }
         self._sides = [np.array(side, int) for side in sides]

@@ -4,7 +4,7 @@ A `Consumer` turns what its layer consumes into rows of units, and its kernel in
 the output of the layer is `rows @ matrix + bias`, before the activation.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,8 @@ from tfap import keras_compat
 from tfap.compensation.moments import SecondMoments, Window
 from tfap.compensation.refit import RIDGE, LeastSquares, scaled
 from tfap.graph import layer_types, linear, linear_maps
-from tfap.graph.calls import Call, Graph
-from tfap.graph.channels import ChannelMap, consumed_by
-from tfap.graph.layer_types import ChannelRule
+from tfap.graph.calls import Call
+from tfap.graph.values import Value
 
 MOST_UNITS = (
     3200  # of a window or Flatten that are fitted together; with more, each tap or position for itself
@@ -87,6 +86,16 @@ class Consumer:
         """Starts the sums of second moments again."""
         self.moments: list[SecondMoments] = []
 
+    def consumed(self, call: Call, values: Mapping[Value, Any], filled: tuple) -> Any:
+        """Returns what a call consumes, for `add`.
+
+        Args:
+            call: The `Call`.
+            values: Dict of `Value` to tensor.
+            filled: Tuple `(args, kwargs)` of the call, with tensors.
+        """
+        return values[call.inputs[0]]
+
     def add(self, tensor: Any) -> None:
         """Adds a batch of what one call of the layer consumes.
 
@@ -97,13 +106,16 @@ class Consumer:
             self.moments = [SecondMoments(len(units)) for units in self.blocks]
         for rows in self._chunks(tensor):
             for moments, units in zip(self.moments, self.blocks):
-                try:
-                    moments.add(rows if len(units) == rows.shape[1] else rows[:, units])
-                except ValueError as error:
-                    raise ValueError(
-                        f"'{self.path}' consumes a value that is NaN or infinite on the data: check the data "
-                        "and the weights of the layers before it."
-                    ) from error
+                self._add_rows(moments, rows if len(units) == rows.shape[1] else rows[:, units])
+
+    def _add_rows(self, moments, rows):
+        try:
+            moments.add(rows)
+        except ValueError as error:
+            raise ValueError(
+                f"'{self.path}' consumes a value that is NaN or infinite on the data: check the data "
+                "and the weights of the layers before it."
+            ) from error
 
     def _chunks(self, tensor: Any) -> Iterator[np.ndarray]:
         values = keras_compat.to_numpy(tensor)
@@ -136,9 +148,7 @@ class Consumer:
         """Makes one `LeastSquares` per block from what was added."""
         return scaled(
             [
-                LeastSquares.of(
-                    moments, self.matrix(at), self.unit_groups[units], self._shift is not None, ridge
-                )
+                LeastSquares.of(moments, self.matrix(at), self.unit_groups[units], self.has_bias, ridge)
                 for at, (units, moments) in enumerate(zip(self.blocks, self.moments))
             ]
         )
@@ -312,32 +322,8 @@ class _Separable(Consumer):
         self._kernel[...] = matrix.reshape(self._kernel.shape)
 
 
-def consumers_of(
-    graph: Graph, channel_map: ChannelMap, im2col: bool = True, fixed: Collection[int] = ()
-) -> dict[str, Consumer]:
-    """Finds the layers that consume known channels as weighted sums.
-
-    Args:
-        graph: The `Graph` of a model without wrappers.
-        channel_map: Its `ChannelMap`.
-        im2col: Boolean. Whether to fit convolutions by taps x channels if these are at most `MOST_UNITS`.
-        fixed: The `id` of layers that must not change.
-
-    Returns:
-        Dict of path to `Consumer`, in graph order.
-    """
-    found = {}
-    for path, calls in graph.calls_of.items():
-        layer = calls[0].layer
-        if layer_types.of(layer).channels is not ChannelRule.LINEAR or not calls[0].inputs:
-            continue
-        consumed = consumed_by(calls[0], channel_map)
-        if consumed is not None:
-            found[path] = _kind(layer, len(consumed.groups), im2col)(path, calls, consumed.groups, fixed)
-    return found
-
-
-def _kind(layer, channels, im2col):
+def kind_of(layer, channels: int, im2col: bool = True) -> type[Consumer]:
+    """Returns the subclass of `Consumer` for a layer; see `finding.consumers_of`."""
     if layer_types.of(layer).recurrent:
         return _Recurrent
     specs = layer_types.kernel_specs(layer)
@@ -367,6 +353,8 @@ def _shift_of(consumer, fixed):
         isinstance(consumer, _Pooled) and not linear_map.folds_constants
     ):
         return None
+    if layer_types.of(consumer.layer).attention:
+        return None  # it has a bias for each block
     if layer_types.of(consumer.layer).recurrent:
         return linear_map.add_to_bias if linear_map.folds_constants else None
     if linear_map.bias is not None:

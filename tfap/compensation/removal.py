@@ -7,7 +7,8 @@ import numpy as np
 
 from tfap.activations.batches import Batches, can_repeat
 from tfap.compensation.allocation import coupled_sets
-from tfap.compensation.consumers import Consumer, consumers_of
+from tfap.compensation.consumers import Consumer
+from tfap.compensation.finding import consumers_of
 from tfap.compensation.refit import RIDGE, LeastSquares
 from tfap.compensation.selection import removal_order
 from tfap.compensation.sweep import Sweep
@@ -56,10 +57,12 @@ class RemovalErrors:
         groups = {path: channels.groups for path, channels in produced.items() if channels is not None}
         removable = np.ones(channel_map.size, bool)
         removable[list(channel_map.pinned)] = False
-        sets = coupled_sets(list(groups.values()), removable)
+        heads = {path: its for path in graph.calls_of if (its := channel_map.heads(path)) is not None}
+        sets = coupled_sets([*groups.values(), *heads.values()], removable)
         errors = removal_errors(self._model, self._batches, sets, consumers_of(graph, channel_map))
         return {
-            path: np.array([errors.get(int(group), np.inf) for group in its]) for path, its in groups.items()
+            path: np.array([errors.get(int(group), np.inf) for group in its])
+            for path, its in {**groups, **{f"{path}:heads": its for path, its in heads.items()}}.items()
         }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tfap.activations.batches import EMPTY
-from tfap.activations.stepwise import StepwiseRun
+from tfap.activations.stepwise import StepwiseRun, filled
 from tfap.compensation.consumers import Consumer
 
 
@@ -69,5 +69,5 @@ class Sweep(StepwiseRun):
         at = self.position[0], id(call)
         if at not in self._seen[call.path]:
             self._seen[call.path].add(at)
-            consumer.add(values[call.inputs[0]])
+            consumer.add(consumer.consumed(call, values, filled(call.arguments, values)))
         return None

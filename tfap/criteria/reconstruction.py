@@ -33,7 +33,7 @@ class Reconstruction(Criterion):
     """
 
     granularity = "neuron"
-    granularities = ("neuron",)
+    granularities = ("neuron", "head")
     needs = frozenset({"removal_errors"})
 
     def scores(self, kernel: Kernel) -> np.ndarray:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import functions, layer_types, recurrent
+from tfap.graph import attention, functions, layer_types, recurrent
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import channel_axis, unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -46,6 +46,7 @@ class ChannelMap:
         self._couplings = []  # pairs of arrays of groups: entry i of one is coupled with entry i of the other
         self._pins = []  # (groups, reason)
         self._of = {}
+        self._heads = {}
         self.size = 0
         for value in graph.inputs:
             self._of[value] = None
@@ -61,6 +62,10 @@ class ChannelMap:
     def of(self, value):
         """Returns the `Channels` of a value. None if they are unknown."""
         return self._of[value]
+
+    def heads(self, path):
+        """Returns the groups of the heads of an attention layer. None for other layers."""
+        return self._heads.get(path)
 
     # -- one method per rule: the `Channels` of a call's output, None, or the reason to pin its inputs -------
 
@@ -81,6 +86,8 @@ class ChannelMap:
             return self._always_training
         if row.recurrent:
             return self._recurrent
+        if row.attention:
+            return self._attention
         if row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE) and not _follows_its_row(layer):
             return self._with_extra_weights if _has_extra_weights(layer) else self._unknown
         is_function = functions.name_of(call) is not None
@@ -142,6 +149,30 @@ class ChannelMap:
             self._couple(*np.split(produced, 2))
         parts = recurrent.by_output(layer, produced, len(call.outputs))
         return [Channels(len(value.shape) - 1, part) for value, part in zip(call.outputs, parts)]
+
+    def _attention(self, layer, call):
+        which, kind = attention.why_not_analyzed(layer, call), type(layer).__name__
+        if which is not None:
+            return (
+                f"it is consumed by the {kind} '{call.path}', and tfap does not analyze {kind} layers {which}"
+            )
+        values = attention.consumed(call)
+        for value in call.inputs:
+            if value not in values:
+                self._pin(value, f"'{call.path}' consumes it as a mask")
+        reason = f"'{call.path}' consumes it together with channels that are not removable"
+        if any(_last_channels(self, value) is None for value in values):
+            for value in values:
+                self._pin(value, reason)
+        produced = self._new(call.outputs[0].shape[-1])
+        if attention.has_width_of_query(layer):
+            self._couple(produced, self._groups_along(values[0], -1, reason))
+        if call.path not in self._heads:
+            self._heads[call.path] = self._new(attention.head_count(layer))
+        if len(call.outputs) > 1:
+            self._pins.append((self._heads[call.path], f"'{call.path}' returns the scores of all its heads"))
+        scores = [None] * (len(call.outputs) - 1)
+        return [Channels(len(call.outputs[0].shape) - 1, produced), *scores]
 
     def _depthwise(self, layer, call):
         axis = _channel_axis(layer, len(call.outputs[0].shape))
@@ -361,6 +392,7 @@ class ChannelMap:
         for value, channels in self._of.items():
             if channels is not None:
                 self._of[value] = Channels(channels.axis, labels[channels.groups])
+        self._heads = {path: labels[groups] for path, groups in self._heads.items()}
 
 
 def _connected(labels, some, others):
@@ -420,7 +452,12 @@ def channels_first_flatten(layer):
 
 
 def consumed_by(call, channel_map):
-    """Returns the `Channels` that a layer with a linear map consumes. None if they are on another axis."""
+    """Returns the `Channels` that a layer with a linear map consumes. None if they are on another axis.
+
+    Those of an attention layer are the channels of its query, then of its key, then of its value.
+    """
+    if layer_types.of(unwrap(call.layer)).attention:
+        return _consumed_by_heads(call, channel_map)
     consumed, produced = (channel_map.of(value) for value in (call.inputs[0], call.outputs[0]))
     if consumed is None or produced is None:
         return None
@@ -432,15 +469,33 @@ def consumed_by(call, channel_map):
 def produced_by(call, spec, neurons, channel_map):
     """Returns the groups of the neurons that a kernel produces. None if they are not channels of the output.
 
+    The neurons of the kernels of attention layers may be heads, of which several may share keys and values.
+
     Args:
         call: The `Call` of its layer.
         spec: Its `KernelSpec`.
         neurons: Integer. The number of its neurons.
         channel_map: The `ChannelMap` of the graph.
     """
+    if spec.heads:
+        heads = channel_map.heads(call.path)
+        return None if heads is None else heads.repeat(neurons // len(heads))
     produced = channel_map.of(call.outputs[0]) if spec.makes_channels else None
     groups = None if produced is None else spec.of_output(produced.groups, neurons)
     return groups if groups is not None and len(groups) == neurons else None
+
+
+def _consumed_by_heads(call, channel_map):
+    parts = [_last_channels(channel_map, value) for value in attention.consumed(call)]
+    if channel_map.of(call.outputs[0]) is None or any(part is None for part in parts):
+        return None
+    return Channels(parts[0].axis, np.concatenate([part.groups for part in parts]))
+
+
+def _last_channels(channel_map, value):
+    """Returns the `Channels` of a value. None if they are not on its last axis."""
+    channels = channel_map.of(value)
+    return channels if channels is not None and channels.axis == len(value.shape) - 1 else None
 
 
 def consumes_channels(layer):

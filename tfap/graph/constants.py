@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels, functions, layer_types
+from tfap.graph import attention, channels, functions, layer_types
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -91,6 +91,8 @@ class ConstantMap:
         layer, row = unwrap(call.layer), layer_types.of(unwrap(call.layer))
         if row.recurrent:
             return self._through_recurrent(call, value, self._linear_maps[call.path])
+        if row.attention:
+            return self._through_attention(call, self._linear_maps[call.path])
         if row.channels is ChannelRule.DEPTHWISE:
             return self._through_depthwise(call, self._linear_maps[call.path])
         if call.path in self._linear_maps:
@@ -148,6 +150,9 @@ class ConstantMap:
         """Returns the `Constants` of a linear layer's input. None if its channels are on another axis."""
         if channels.consumed_by(call, self._channels) is None:
             return None
+        if layer_types.of(unwrap(call.layer)).attention:
+            parts = [self._of[value] for value in attention.consumed(call)]
+            return Constants(*(np.concatenate(each) for each in zip(*map(dataclasses.astuple, parts))))
         return self._of.get(call.inputs[0])
 
     def _through_linear_map(self, call, linear_map):
@@ -172,6 +177,16 @@ class ConstantMap:
         self._note_unfed(call.path, linear_map.find_zero(no_inputs if inputs is None else inputs.zero))
         known = linear_map.zero_by_output(len(call.outputs))[call.outputs.index(value)]
         return Constants.of(known, np.zeros(len(known)))
+
+    def _through_attention(self, call, linear_map):
+        """Finds the outputs that no head has an effect on. Sums of constant values may vary with masks."""
+        inputs = None if call.path in self._shared else self._consumed_by(call)
+        if inputs is not None:
+            foldable = inputs.foldable_into(linear_map)
+            linear_map.find_used(foldable, np.where(foldable, inputs.values, 0.0))
+        known = ~linear_map.head_outputs.any(axis=0)
+        self._note_unfed(call.path, known)
+        return Constants.of(known, 0 if linear_map.bias is None else linear_map.bias)
 
     def _through_depthwise(self, call, linear_map):
         inputs = self._consumed_by(call) or Constants.none(len(linear_map.nonzero))

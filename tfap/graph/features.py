@@ -116,7 +116,7 @@ class _Tracer:
 
     def trace(self, index, count):
         rule = self._row.channels
-        if self._row.recurrent:
+        if self._row.recurrent or self._row.attention:
             return None
         if rule is ChannelRule.LINEAR:
             return _activated(self._layer, _of_linear(linear_maps.from_layer(self._layer)))

@@ -5,9 +5,10 @@ import dataclasses
 
 import numpy as np
 
-from tfap.graph import layer_types, linear, recurrent
+from tfap.graph import attention, layer_types, linear, recurrent
 from tfap.graph.calls import unwrap
 from tfap.graph.channels import consumed_by
+from tfap.graph.kept_heads import kept_heads
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.graph.layer_types import ChannelRule, ConstantRule
 
@@ -35,7 +36,8 @@ def kept_channels(liveness, kept_groups=None):
         kept_groups: Boolean array, shape `(channel groups,)`. The groups to keep: those alive, and those that
             the shapes of layers require. None only keeps those alive.
     """
-    reasons = _Reasons(liveness, liveness.alive if kept_groups is None else kept_groups)
+    kept_groups = liveness.alive if kept_groups is None else kept_groups
+    reasons = _Reasons(liveness, kept_groups)
     counts, listed = collections.Counter(), set()
     for path in [*liveness.linear_maps, *liveness.depthwise]:
         for group in reasons.without_effect(path):
@@ -48,6 +50,8 @@ def kept_channels(liveness, kept_groups=None):
             count = liveness.neurons_without_weights(path, layer)
             if count:
                 counts[path, _why_not_analyzed(layer, liveness.graph.calls_of[path][0])] += count
+    for path, count, reason in kept_heads(liveness, kept_groups):
+        counts[path, reason] += count
     return [Kept(path, count, reason) for (path, reason), count in counts.items()]
 
 
@@ -94,16 +98,20 @@ class _Reasons:
             return None
         used = np.full(len(channels.groups), value in self._graph.outputs)
         for call, _ in value.consumers:
-            used |= self._used_by(call, channels)
+            used |= self._used_by(call, channels, value)
         return used if constants is None else used & ~constants.known
 
-    def _used_by(self, call, channels):
+    def _used_by(self, call, channels, value):
         produced = self._channels.of(call.outputs[0])
         linear_map = self._liveness.linear_map(call.path)
         if produced is None or (linear_map and consumed_by(call, self._channels) is None):
             return np.ones(len(channels.groups), bool)
         if call.path in self._liveness.linear_maps:
-            return linear_map.nonzero[:, self._liveness.alive[produced.groups]].any(axis=1)
+            used = linear_map.nonzero[:, self._liveness.alive[produced.groups]].any(axis=1)
+            if self._channels.heads(call.path) is None:
+                return used
+            parts = zip(attention.consumed(call), linear_map.by_role(used))
+            return np.logical_or.reduce([part for consumed, part in parts if consumed is value])
         if len(call.outputs) > 1:  # a split: each output has channels of its own
             of_outputs = [self._channels.of(value).groups[self._used[value]] for value in call.outputs]
             return np.isin(channels.groups, np.concatenate(of_outputs))
@@ -152,7 +160,7 @@ class _Reasons:
         if foldable is not None:
             needed &= ~foldable.known
         at_group = needed & (consumed == group)
-        if not any(self._known(call.inputs[0])[at_group].any() for call in calls):
+        if not any(self._constants.inputs_of([call]).known[at_group].any() for call in calls):
             return None
         if not (self._constants.inputs_of(calls).known & at_group).any():
             return f"'{path}' has several calls, in which it does not have the same constant"
@@ -206,8 +214,8 @@ def _why_not_analyzed(layer, call):
         return reason
     if row.channels is None:
         return f"tfap does not analyze {type(layer).__name__} layers"
-    if row.recurrent:
-        which = recurrent.why_not_analyzed(layer, call)
+    if row.recurrent or row.attention:
+        which = (recurrent if row.recurrent else attention).why_not_analyzed(layer, call)
         return f"tfap does not analyze {type(layer).__name__} layers {which}"
     if hasattr(layer, "equation"):
         return f"tfap does not analyze the equation {layer.equation}"

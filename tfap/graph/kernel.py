@@ -29,6 +29,7 @@ class KernelSpec:
             input side do not prune the weight.
         first_neuron: Integer. For recurrent layers: the channel of the layer's output that the first neuron
             is. Criteria then count the output side for whole neurons only. None for all other layers.
+        heads: Whether the neurons are the heads of an attention layer.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -49,6 +50,7 @@ class KernelSpec:
     feeds_output: bool = True
     reads_input: bool = True
     first_neuron: int | None = None
+    heads: bool = False
 
     def __post_init__(self) -> None:
         checks.text("name", self.name)
@@ -79,6 +81,13 @@ class KernelSpec:
     def makes_channels(self) -> bool:
         """Whether its neurons are channels of the layer's output, counted or not."""
         return self.feeds_output or self.first_neuron is not None
+
+    @property
+    def repeats_neurons(self) -> bool:
+        """Whether its neurons are those of another kernel of the layer, which counts them."""
+        if self.heads:
+            return not self.name.startswith("_key_dense")  # as many as can be removed
+        return self.first_neuron is not None and not self.reads_input
 
     def of_output(self, values: Any, neurons: int) -> Any:
         """Returns the values of its neurons among those of all channels of the layer's output.

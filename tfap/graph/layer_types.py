@@ -63,6 +63,7 @@ class LayerType:
         per_time_step: Whether the layer applies an inner layer to every time step.
         elementwise_weights: Whether the weights multiply elementwise even if they have several axes.
         recurrent: Whether the layer reads its own output of the time step before. It consumes the last axis.
+        attention: Whether the layer has heads, which read a query, a key and a value.
     """
 
     kernels: tuple[KernelSpec, ...] | Callable = ()
@@ -77,6 +78,7 @@ class LayerType:
     per_time_step: bool = False
     elementwise_weights: bool = False
     recurrent: bool = False
+    attention: bool = False
 
     def kernel_specs(self, layer: Any) -> tuple[KernelSpec, ...]:
         return self.kernels(layer) if callable(self.kernels) else self.kernels
@@ -162,10 +164,29 @@ def _attention(layer):
             f"{name}.kernel",
             neuron_axes=(-1,) if name == "_output_dense" else (-2, -1),
             input_axes=(0, 1) if name == "_output_dense" else (0,),
-            feeds_output=False,
+            feeds_output=name == "_output_dense",
             reads_input=False,
         )
         for name in names
+    )
+
+
+def head_specs(layer):
+    """Lists the kernels of an attention layer, with its heads as neurons. Empty for other layers.
+
+    Several query heads may share a head of keys and values.
+    """
+    if not of(layer).attention:
+        return ()
+    return tuple(
+        dataclasses.replace(
+            spec,
+            neuron_axes=(0,) if spec.name.startswith("_output_dense") else (1,),
+            input_axes=(1,) if spec.name.startswith("_output_dense") else (0,),
+            feeds_output=False,
+            heads=True,
+        )
+        for spec in kernel_specs(layer)
     )
 
 
@@ -193,6 +214,7 @@ _SEPARABLE_CONVOLUTION = _linear(_SEPARABLE, products.at_output_positions)
 _DEPTHWISE_CONVOLUTION = LayerType(_depthwise, products.at_output_positions, ChannelRule.DEPTHWISE)
 _LOCALLY_CONNECTED = LayerType((KernelSpec(feeds_output=False, reads_input=False),))
 _RECURRENT = LayerType(_units, products.at_time_steps, ChannelRule.LINEAR, units="units", recurrent=True)
+_ATTENTION = LayerType(_attention, products.attention, ChannelRule.LINEAR, attention=True)
 _ACTIVATION = _same(ConstantRule.APPLIED, is_activation=True)
 _DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
 _POOLING = _same(ConstantRule.KEPT)
@@ -235,7 +257,8 @@ LAYERS = {
     "RNN": LayerType(_inside("cell"), products.at_time_steps),
     "Bidirectional": dataclasses.replace(_RECURRENT, kernels=_both_directions),
     "TimeDistributed": LayerType(_inside("layer"), per_time_step=True),
-    "MultiHeadAttention": LayerType(_attention, products.attention),
+    "MultiHeadAttention": _ATTENTION,
+    "GroupedQueryAttention": _ATTENTION,
     # Activations
     **dict.fromkeys(("ELU", "LeakyReLU", "ReLU", "ThresholdedReLU"), _ACTIVATION),
     "PReLU": _same(ConstantRule.PRELU, is_activation=True, elementwise_weights=True),

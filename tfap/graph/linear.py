@@ -178,7 +178,7 @@ class Grouped(LinearMap):
         kept_groups = inputs.any(axis=1) | outputs.any(axis=1)
         for marks in (inputs, outputs):
             size = max(1, marks.sum(axis=1).max())
-            marks[kept_groups] = [_with_at_least(row, size) for row in marks[kept_groups]]
+            marks[kept_groups] = [at_least(row, size) for row in marks[kept_groups]]
         return inputs.ravel(), outputs.ravel()
 
 
@@ -280,7 +280,7 @@ def _along(array, axis):
     return np.moveaxis(array, axis, 0)
 
 
-def _with_at_least(marks, count):
+def at_least(marks, count):
     """Returns marks with the first False entries set to True until `count` are True."""
     marks = marks.copy()
     marks[np.flatnonzero(~marks)[: max(0, count - marks.sum())]] = True

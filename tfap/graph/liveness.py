@@ -46,6 +46,9 @@ class Liveness:
         self.channels = ChannelMap(self.graph)
         self._masks, self._may_change = masks, may_change
         self.linear_maps = self._linear_maps(ChannelRule.LINEAR)
+        for path, calls in self.graph.calls_of.items():
+            if self.channels.heads(path) is not None:
+                self.linear_maps[path].returns_scores = any(len(call.outputs) > 1 for call in calls)
         self.depthwise = self._linear_maps(ChannelRule.DEPTHWISE)
         self.constants = constants.ConstantMap(
             self.graph,
@@ -71,7 +74,7 @@ class Liveness:
         call = self.graph.calls_of[path][0]
         consumed = self.channels.of(call.inputs[0]) if call.inputs else None
         produced = self.channels.of(call.outputs[0])
-        if consumed is not None and produced is not None and self.linear_map(path):
+        if produced is not None and self.linear_map(path):
             # A linear map whose input channels are on another axis does not consume them as channels.
             consumed = consumed_by(call, self.channels)
         return (
@@ -145,14 +148,22 @@ class Liveness:
         """Yields the input groups, the output groups, and `_needed` of every layer with a linear map."""
         for path in self.linear_maps:
             consumed, produced = self.groups(path)
+            heads = self.channels.heads(path)
+            if heads is not None:
+                yield heads, produced, self.linear_maps[path].head_outputs
+                produced = heads
             if consumed is not None:
                 yield consumed, produced, self._needed(path)
             if self.is_recurrent(path):
                 yield produced, produced, self.linear_maps[path].recurrence
 
     def _needed(self, path):
-        """Returns which inputs each output depends on: boolean array, shape `(inputs, outputs)`."""
-        nonzero, foldable = self.linear_maps[path].nonzero, self.foldable_inputs(path)
+        """Returns which inputs each output depends on: boolean array, shape `(inputs, outputs)`.
+
+        For an attention layer, which inputs each head depends on.
+        """
+        linear_map, foldable = self.linear_maps[path], self.foldable_inputs(path)
+        nonzero = linear_map.nonzero if self.channels.heads(path) is None else linear_map.reads
         return nonzero if foldable is None else nonzero & ~foldable.known[:, None]
 
     # -- what is kept --------------------------------------------------------------------------------

@@ -47,13 +47,14 @@ def attention(layer, weights, inputs, output):
     # From the config: Keras sorts the shapes of a call's inputs by argument name.
     shapes = {**layer.get_config(), **(layer.get_build_config() or {}).get("shapes_dict", {})}
     query, value = tuple(shapes["query_shape"]), tuple(shapes["value_shape"])
-    widths = {name: math.prod(getattr(layer, f"_{name}_dense").kernel.shape[1:]) for name in ("key", "value")}
+    heads, key_dim = layer._query_dense.kernel.shape[1:]
+    width = heads * (key_dim + layer._value_dense.kernel.shape[-1])
     projections = [
         product(math.prod(getattr(layer, f"_{name}_dense").kernel.shape), *shape[1:-1])
         for name, shape in (("query", query), ("key", value), ("value", value), ("output", query))
     ]
-    attended = [value[axis] for axis in layer._attention_axes]
-    products = [*projections, product(widths["key"] + widths["value"], *query[1:-1], *attended)]
+    attended = [value[axis] for axis in getattr(layer, "_attention_axes", (1,))]
+    products = [*projections, product(width, *query[1:-1], *attended)]
     return None if None in products else sum(products)
 
 

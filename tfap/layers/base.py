@@ -48,6 +48,12 @@ KERNEL_MISSING = (
 )
 
 
+NO_HEADS = (
+    "The layer '{name}' ({kind}) has no heads: granularity='head' prunes MultiHeadAttention and "
+    "GroupedQueryAttention. Choose granularity='neuron' or 'weight'."
+)
+
+
 _FUNCTIONS = {"count": "firing", "sum": "summed", "square": "squared"}  # of a backend, by statistic
 
 
@@ -283,7 +289,10 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         """Lists the layer's weights that the criterion can rank."""
         side = self.criterion.counts
         whole_neurons = self.settings.pattern.couples_neurons
-        specs = [spec for spec in layer_types.kernel_specs(self.layer) if spec.countable(side, whole_neurons)]
+        every = self.settings.pattern.kernel_specs(self.layer)
+        if not every and layer_types.kernel_specs(self.layer):
+            raise ValueError(NO_HEADS.format(name=self.layer.name, kind=type(self.layer).__name__))
+        specs = [spec for spec in every if spec.countable(side, whole_neurons)]
         if self.settings.as_tfmot and not layer_types.lists_weights(self.layer):
             specs = [spec for spec in specs if not layer_types.is_depthwise(spec)]
         unknown_yet = layer_types.lists_weights(self.layer) and not self.layer.built
@@ -355,7 +364,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     def _add_bias_masks(self):
         if not self.settings.pattern.couples_neurons:
             return
-        for cell in dict.fromkeys(self._cell(spec) for spec in self.specs if spec.first_neuron is not None):
+        for cell in dict.fromkeys(self._cell(spec) for spec in self.specs if _prunes_bias(spec)):
             bias = KernelSpec(f"{cell}.bias").find(self.layer)
             if bias is not None:
                 name = f"{cell}.bias"
@@ -368,15 +377,18 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         return spec.name.rpartition(".")[0]
 
     def zero_biases(self):
-        """Zeroes the biases of the units of a recurrent layer that have no incoming weights left."""
+        """Zeroes the biases of units of a recurrent layer, and of heads, that have no weights left."""
         for cell, (bias, mask) in self._bias_masks.items():
             masks = [
                 (spec, self._masks[spec.name].numpy()) for spec in self.specs if self._cell(spec) == cell
             ]
-            kept = np.any(
-                [values.any(axis=0).reshape(spec.gates, -1).any(axis=0) for spec, values in masks], 0
-            )
-            kept = np.tile(kept, masks[0][0].gates)
+            if masks[0][0].heads:  # kernel (inputs, heads, dimensions), bias (heads, dimensions)
+                kept = masks[0][1].any(axis=(0, 2))[:, None]
+            else:
+                kept = np.any(
+                    [values.any(axis=0).reshape(spec.gates, -1).any(axis=0) for spec, values in masks], 0
+                )
+                kept = np.tile(kept, masks[0][0].gates)
             mask.assign(np.broadcast_to(kept, mask.shape).astype(np.uint8))
             bias.assign(bias.numpy() * mask.numpy())
 
@@ -483,6 +495,11 @@ class _LinkedCounters:
 
     def threshold(self):
         return max(counter().threshold for counter, _ in self._counters)
+
+
+def _prunes_bias(spec):
+    """Returns whether the bias next to a kernel is pruned with its neurons, which vary without weights."""
+    return spec.first_neuron is not None or (spec.heads and spec.neuron_axes != (0,))
 
 
 def _first(outputs):

@@ -8,11 +8,12 @@ import abc
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tfap.graph.kernel import Kernel
+from tfap.graph import layer_types
+from tfap.graph.kernel import Kernel, KernelSpec
 from tfap.masks.blocks import expanded, pooled
 from tfap.masks.groups import protected
 from tfap.masks.neurons import prune_neurons, without_dead_inputs
@@ -40,6 +41,10 @@ class Pattern(abc.ABC):
 
     def __init__(self, min_weights_per_layer: int = 0):
         self.min_weights_per_layer = min_weights_per_layer
+
+    def kernel_specs(self, layer: Any) -> tuple[KernelSpec, ...]:
+        """Lists the weights of a layer that can be pruned in this pattern."""
+        return layer_types.kernel_specs(layer)
 
     @abc.abstractmethod
     def new_masks(self, scored: Sequence[Scored], sparsity: float) -> list[np.ndarray]:
@@ -177,10 +182,26 @@ class WholeNeurons(Pattern):
         return _why_no_matrix("granularity='neuron'", shape)
 
 
+class WholeHeads(WholeNeurons):
+    """Prunes whole heads of attention layers, with their part of every kernel and their biases.
+
+    Query heads that share a head of keys and values are pruned together.
+    """
+
+    granularity = "head"
+
+    def kernel_specs(self, layer):
+        return layer_types.head_specs(layer)
+
+
 def _why_no_matrix(argument, shape):
     if len(shape) > 1:
         return None
     return f"{argument} needs a weight of two axes or more, and its shape is {tuple(shape)}"
 
 
-PATTERNS: dict[str, type[Pattern]] = {"weight": SingleWeights, "neuron": WholeNeurons}
+PATTERNS: dict[str, type[Pattern]] = {
+    "weight": SingleWeights,
+    "neuron": WholeNeurons,
+    "head": WholeHeads,
+}

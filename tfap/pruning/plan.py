@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from tfap import keras_compat
-from tfap.graph import layer_types, recurrent
+from tfap.graph import attention, layer_types, recurrent
 from tfap.graph.calls import Firing, Graph, unwrap
 from tfap.graph.channels import ChannelMap
 from tfap.keras_compat.types import Layer, Model
@@ -102,19 +102,20 @@ def make_plan(
     included = _SelectedLayers("include", include, graph, model)
     skipped = _SelectedLayers("skip", skip, graph, model)
     output_paths = graph.output_paths()
-    channel_map = ChannelMap(graph) if settings.granularity == "neuron" else None
+    by_heads = settings.granularity == "head"
+    channel_map = ChannelMap(graph) if settings.pattern.couples_neurons else None
     weight_tying = keras_compat.tied_layers(layer for _, layer in graph.layers())
     trained = {id(weight) for weight in model.trainable_weights}
     rows: list[LayerPlan] = []
     for path, layer in graph.layers():
         if keras_compat.is_layer(layer) and layer.weights:
-            is_output = path in output_paths and layer not in included
+            is_output = path in output_paths and layer not in included and not by_heads
             why_shared = weight_tying.get(id(layer)) or keras_compat.why_shared(layer)
             rows += [
-                _with_details(row, layer, trained, channel_map, graph.calls_of[path][0])
+                _with_details(row, layer, trained, channel_map, graph.calls_of[path][0], by_heads)
                 for row in _layer_rows(graph, path, settings, is_output, layer in skipped, why_shared)
             ]
-    return PruningPlan(rows if channel_map is None else _with_coupling(rows, graph, channel_map))
+    return PruningPlan(rows if channel_map is None or by_heads else _with_coupling(rows, graph, channel_map))
 
 
 def _with_coupling(rows, graph, channel_map):
@@ -138,12 +139,12 @@ def _with_coupling(rows, graph, channel_map):
     return [with_reason(row) for row in rows]
 
 
-def _with_details(row, layer, trained, channel_map, call):
+def _with_details(row, layer, trained, channel_map, call, by_heads):
     """A row with what it says beside the decision: trainable, has_kernel, why neurons are not removable."""
     weights = layer.weights if row.weight is None else [_found(layer, row.weight)]
     reason = row.reason
     if channel_map is not None and row.pruned:
-        reason = _why_not_removable(call, channel_map) or reason
+        reason = _why_not_removable(call, channel_map, row.weight, by_heads) or reason
     return dataclasses.replace(
         row,
         reason=reason,
@@ -163,16 +164,28 @@ def _has_kernel(layer, row):
     return not elementwise and any(len(weight.shape) > 1 for weight in keras_compat.weights_of(layer))
 
 
-def _why_not_removable(call, channel_map):
+def _why_not_removable(call, channel_map, weight, by_heads):
     """Why `tfap.compact` can remove none of a layer's neurons, or None."""
-    produced = channel_map.of(call.outputs[0])
+    produced, heads = channel_map.of(call.outputs[0]), channel_map.heads(call.path)
+    if heads is not None and by_heads:
+        reasons = [channel_map.pinned.get(int(group)) for group in heads]
+        return f"its heads are not removable: {reasons[0]}" if all(reasons) else None
+    if heads is not None and not attention.makes_output(weight):
+        return None  # the dimensions of heads
     if produced is None:
         layer = unwrap(call.layer)
-        which = recurrent.why_not_analyzed(layer, call) if layer_types.of(layer).recurrent else None
+        which = _which_not_analyzed(layer, call)
         kind = f"this {type(layer).__name__}" if which is None else f"{type(layer).__name__} layers {which}"
         return f"its neurons are not removable: tfap does not resize {kind}"
     reasons = [channel_map.pinned.get(int(group)) for group in produced.groups]
     return f"its channels are not removable: {reasons[0]}" if all(reasons) else None
+
+
+def _which_not_analyzed(layer, call):
+    row = layer_types.of(layer)
+    if row.recurrent:
+        return recurrent.why_not_analyzed(layer, call)
+    return attention.why_not_analyzed(layer, call) if row.attention else None
 
 
 def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
@@ -183,7 +196,10 @@ def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
     if reason:
         return [LayerPlan(path, None, None, None, False, "; ".join(filter(None, (reason, why_shared))))]
     side = settings.criterion.counts
-    specs = layer_types.kernel_specs(layer)
+    specs = settings.pattern.kernel_specs(layer)
+    if not specs:
+        kind = type(layer).__name__
+        return [LayerPlan(path, None, None, None, False, f"{kind} layers have no heads")]
     whole_neurons = settings.pattern.couples_neurons
     counts_outputs = side == "output" and any(spec.countable(side, whole_neurons) for spec in specs)
     firing = graph.firing(path) if counts_outputs else None

@@ -57,8 +57,8 @@ def prune(
         pruning_schedule: A `PruningSchedule`, or the final sparsity: a float in [0, 1), reached by cubic
             decay between 10% and 70% of the fit. Or a budget of the whole model, such as `{"flops": 0.5}`,
             `{"weights": 50_000}` or `{"bytes": 300_000}`: the final sparsity with which the compacted model
-            meets it. It needs `granularity="neuron"` and `scope="local"`. With `granularity="weight"`, only
-            weights that are not zero count, for a budget of weights.
+            meets it. It needs `granularity="neuron"` or "head", and `scope="local"`. With
+            `granularity="weight"`, only weights that are not zero count, for a budget of weights.
         criterion: A `tfap.Criterion` or its name: "activation_count", "magnitude", "lamp", "lookahead",
             "gradient", "group_taylor", "hessian_diagonal", "fpgm", "wanda", "reconstruction", "ap".
         scope: "global" ranks all layers together; "local", each kernel; "isomorphic", the layers of the same
@@ -66,7 +66,8 @@ def prune(
             sparsity is a fraction of that layer.
         granularity: "weight", "neuron", or None (default of the criterion; "weight" with `block_size` or
             `sparsity_m_by_n`, which exclude "neuron"). With "neuron", coupled channels
-            are pruned together, and every layer keeps at least one neuron.
+            are pruned together, and every layer keeps at least one neuron. Or "head": whole heads of
+            MultiHeadAttention and GroupedQueryAttention, and no other layers.
         include: Output layers to prune: layers, names, paths, or predicates. A nested model selects all
             layers in it.
         skip: Layers not to prune, in the same form.

@@ -13,7 +13,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.activations import batch_norm
 from tfap.activations.batches import EMPTY, Batches, check_repeatable
-from tfap.compensation.consumers import consumers_of
+from tfap.compensation.finding import consumers_of
 from tfap.compensation.sweep import Sweep
 from tfap.graph.calls import Graph, unwrap
 from tfap.graph.channels import ChannelMap

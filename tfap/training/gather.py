@@ -100,7 +100,11 @@ def _coupled_parameters(part):
 def _errors_of(weight, by_path):
     """Returns the removal errors of a weight's neurons, the largest for those that cannot be removed."""
     largest = max((its[np.isfinite(its)].max(initial=0) for its in by_path.values()), default=0)
-    its = weight.spec.of_output(by_path.get(weight.path, ()), weight.neurons)
+    if weight.spec.heads:
+        heads = by_path.get(f"{weight.path}:heads", np.full(1, np.inf))
+        its = heads.repeat(weight.neurons // len(heads))
+    else:
+        its = weight.spec.of_output(by_path.get(weight.path, ()), weight.neurons)
     its = its if len(its) == weight.neurons else np.full(weight.neurons, np.inf)
     return np.where(np.isfinite(its), its, 2 * largest + 1)
 

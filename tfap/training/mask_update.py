@@ -66,8 +66,8 @@ class PrunedWeight:
 
     @property
     def neuron_cost(self) -> int:
-        is_recurrence = self.spec.first_neuron is not None and not self.spec.reads_input
-        return int(self.wrapper.settings.target == "neurons" and not is_recurrence)  # neurons cost once
+        by_neurons = self.wrapper.settings.target == "neurons"
+        return int(by_neurons and not self.spec.repeats_neurons)  # neurons cost once
 
     @property
     def dense_cost(self) -> float:

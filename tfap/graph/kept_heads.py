@@ -1,0 +1,40 @@
+"""Kept heads of attention layers, and dimensions of heads, without effect on the outputs, and why."""
+
+import numpy as np
+
+_CONSTANT = "its values are a nonzero constant, which masks and dropout may scale"
+_DIMENSIONS = (
+    "other heads of keys and values need as many query heads",
+    "other heads need as many query and key dimensions",
+    "other heads need as many value dimensions",
+)
+
+
+def kept_heads(liveness, kept_groups):
+    """Lists `(path, number, reason)` of heads and dimensions that are constant or have no effect.
+
+    Args:
+        liveness: A `liveness.Liveness`.
+        kept_groups: Boolean array, shape `(channel groups,)`. The groups to keep.
+    """
+    found = []
+    for path, linear_map in liveness.linear_maps.items():
+        heads = liveness.channels.heads(path)
+        if heads is not None:
+            found += _of_layer(liveness, path, linear_map, heads, kept_groups)
+    return [(path, number, reason) for path, number, reason in found if number]
+
+
+def _of_layer(liveness, path, linear_map, heads, kept_groups):
+    consumed, produced = liveness.groups(path)
+    outputs, kept = kept_groups[produced], kept_groups[heads]
+    effective = linear_map.head_outputs[:, outputs].any(axis=1)
+    pinned = np.array([liveness.channels.pinned.get(int(group), "") for group in heads])
+    for reason in dict.fromkeys(pinned[kept & ~effective].tolist()):
+        number = int((kept & ~effective & (pinned == reason)).sum())
+        yield path, number, reason or "a layer needs at least one head"
+    yield path, int((kept & effective & linear_map.constant_heads).sum()), _CONSTANT
+    inputs = np.ones(len(linear_map.nonzero), bool) if consumed is None else kept_groups[consumed]
+    linear_map.kept_heads = kept
+    for number, reason in zip(linear_map.uneven(inputs, outputs, effective), _DIMENSIONS):
+        yield path, number, reason
