@@ -171,6 +171,17 @@ class Maker:
         layer = self.layers.EinsumDense(equation, output_shape=shape, activation=activation, **bias)
         return self.apply(layer, value, activation=activation)
 
+    def TimeDistributed(self, value):
+        """A Dense or, where a time step has an axis of its own, a convolution at every time step."""
+        activation = self.activation()
+        options = {"activation": activation, "use_bias": self.maybe(0.8)}
+        if value.rank == 1 or self.maybe():
+            inner = self.layers.Dense(self.number(4, 6), **options)
+        else:
+            self.pads.update(_numbers(value.channels))
+            inner = self.layers.Conv1D(self.number(4, 6), 2, padding="same", **options)
+        return self.apply(self.layers.TimeDistributed(inner), value, activation=activation)
+
     def Recurrent(self, value):
         """A SimpleRNN, GRU or LSTM, or two of them."""
         result = self._recurrent(value, sequences=self.maybe())
@@ -253,6 +264,13 @@ class Maker:
         self.shifts.update(_numbers(value.channels))
         layer = self.layers.BatchNormalization(scale=self.maybe(0.8), center=self.maybe(0.8))
         return self.through(layer, value)
+
+    def GroupNormalization(self, value):
+        """Whole groups of two channels go, which have one number."""
+        channels = np.repeat(self.new(self.number(2, 4)), 2)
+        before = self.conv(value, channels=channels, same=True)
+        self.shifts.update(channels.tolist())
+        return self.through(self.layers.GroupNormalization(len(channels) // 2), before)
 
     def Dropout(self, value):
         kinds = [self.layers.Dropout, self.layers.GaussianNoise]
@@ -409,7 +427,6 @@ class Maker:
         if value.rank == 1:
             gates = {"activation": "softmax", "return_sequences": True}
             layers += [self.layers.Permute((2, 1)), self.layers.SimpleRNN(4, **gates)]
-            layers += [self.layers.TimeDistributed(self.layers.Dense(4))]
         return Value(self.pick(layers)(value.tensor), None)
 
     def Operation(self, value):
@@ -569,7 +586,7 @@ class Maker:
 # Blocks by what they need: those that make their channels, those for spatial values, those for any.
 _MAKERS = {
     "Dense", "Conv", "Transpose", "Separable", "EinsumDense", "Nested", "NestedTwice",
-    "Shared", "Embedding", "Siamese", "DictInputs", "Concatenate",
+    "Shared", "Embedding", "Siamese", "DictInputs", "Concatenate", "TimeDistributed", "GroupNormalization",
 }  # fmt: skip
 _SEQUENCE = {"Recurrent", "Bidirectional"}
 _OWN_NOTES = {"Grouped", "Depthwise", "Reshape", "NestedSequential"} | _SEQUENCE
@@ -577,11 +594,11 @@ _STARTS = {"Embedding", "Siamese", "DictInputs"}
 _ANY = [
     "Dense", "EinsumDense", "Activation", "Activations", "PReLU", "BatchNormalization", "Dropout", "Residual",
     "SqueezeExcite", "Concatenate", "Nested", "NestedSequential", "NestedTwice", "Shared", "Softmax",
-    "Unknown", "Operation",
+    "Unknown", "Operation", "GroupNormalization",
 ]  # fmt: skip
 _IMAGES = [
     "Conv", "Transpose", "Separable", "Grouped", "Depthwise", "Pooling", "ZeroPadding", "Cropping",
-    "UpSampling", "Flatten", "GlobalPooling",
+    "UpSampling", "Flatten", "GlobalPooling", "TimeDistributed",
 ]  # fmt: skip
 _OF_RANK = {1: [*_IMAGES, "ConcatenateInTime"], 2: _IMAGES}
 _IMAGE = set(_OF_RANK[1])

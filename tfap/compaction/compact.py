@@ -12,7 +12,7 @@ from tfap.graph.activation import is_zero_when_silent
 from tfap.graph.calls import Graph
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.evening import input_mask, keep_even_groups
-from tfap.graph.layer_types import ChannelRule
+from tfap.graph.layer_types import ChannelRule, ConstantRule
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement, equality
 from tfap.keras_compat.types import Arrays, Model
@@ -196,7 +196,7 @@ def remove_dead_channels(model: Model, liveness: Liveness, staying: np.ndarray |
         weights = [array.ravel()[at] for array, at in zip(arrays, parts[path].indices, strict=True)]
         if is_tied and _equal(weights, layer.get_weights()):
             return Replacement(layer)
-        changes = {**_resizable_initializers(layer), **parts[path].config}
+        changes = _config_changes(layer, parts[path].config)
         return Replacement(keras_compat.from_config(layer, changes), weights)
 
     resized = functions.resizer(graph, liveness.channels, kept)
@@ -206,6 +206,15 @@ def remove_dead_channels(model: Model, liveness: Liveness, staying: np.ndarray |
         for side in (0, 1)
     )
     return Compaction(compacted, {path: part.indices for path, part in parts.items()}, inputs, outputs)
+
+
+def _config_changes(layer, changes):
+    """The changed config entries of a layer; those of the layer inside a TimeDistributed, nested."""
+    inner = layer_types.inner(layer)
+    changes = {**_resizable_initializers(inner), **changes}
+    if inner is layer:
+        return changes
+    return {"layer": keras_compat.inner_config(layer.get_config()["layer"], changes)}
 
 
 def _equal(weights, old_weights):
@@ -262,7 +271,14 @@ def _kept_part(layer, path, liveness, kept):
     if not layer.weights:
         return None
     axis = liveness.channels.of(liveness.graph.calls_of[path][0].outputs[0]).axis
-    return _KeptPart(_channel_indices(layer, kept[produced], axis), {})
+    return _KeptPart(_channel_indices(layer, kept[produced], axis), _resized(layer, kept[produced]))
+
+
+def _resized(layer, kept_channels):
+    """The config entries that change with the channels of a layer that has weights per channel."""
+    if layer_types.of(layer).constants is ConstantRule.GROUP_NORMALIZED:
+        return {"groups": int(kept_channels.reshape(layer.groups, -1).any(axis=1).sum())}
+    return {}
 
 
 def _resizable_initializers(layer):

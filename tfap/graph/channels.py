@@ -114,6 +114,9 @@ class ChannelMap:
     def _unknown(self, layer, call):
         if functions.name_of(call) is not None:
             consumer = f"the function '{call.path}'"
+        elif layer_types.inner(layer) is not layer:
+            kind = type(layer_types.inner(layer)).__name__
+            consumer = f"the {type(layer).__name__} '{call.path}' around the {kind}"
         elif keras_compat.kind_of(layer) is None:
             consumer = f"the custom layer '{call.path}' ({type(layer).__name__})"
         else:
@@ -148,7 +151,7 @@ class ChannelMap:
         along = "along another axis" if self._of[call.inputs[0]] else "as a channel that is not removable"
         consumed = self._groups_along(call.inputs[0], axis, f"'{call.path}' consumes it {along}")
         produced = self._produced(layer, call, call.outputs[0].shape[axis])
-        self._couple(produced, np.repeat(consumed, layer.depth_multiplier))
+        self._couple(produced, np.repeat(consumed, layer_types.inner(layer).depth_multiplier))
         return Channels(axis, produced)
 
     def _produced(self, layer, call, count):
@@ -165,26 +168,43 @@ class ChannelMap:
             return f"the activation '{call.path}' may combine channels"
         if channels is None:
             return None
-        spatial = hasattr(layer, "data_format") and len(value.shape) > 2
-        axis = None
-        if layer_types.of(layer).constants is ConstantRule.NORMALIZED:
-            # An integer in Keras 3, a list in tf_keras.
-            axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-            if len(axes) > 1:
-                return f"'{call.path}' normalizes several axes"
-            (axis,) = axes
-        if spatial:
-            axis = _channel_axis(layer, len(value.shape))
-        if axis is not None and axis % len(value.shape) != channels.axis:
+        axis = self._axis_of_layer(layer, value)
+        if axis is None:
+            return f"'{call.path}' normalizes several axes"
+        if axis and axis != channels.axis:
             return f"'{call.path}' works along another axis than that of the channels"
-        noise_shape = getattr(layer, "noise_shape", None)
-        if noise_shape is not None and noise_shape[channels.axis] not in (None, 1):
+        inner = layer_types.inner(layer)
+        noise_shape, at = getattr(inner, "noise_shape", None), channels.axis - (inner is not layer)
+        if noise_shape is not None and noise_shape[at] not in (None, 1):
             return f"the noise_shape of '{call.path}' contains the number of channels"
         last = channels.axis == len(value.shape) - 1
         new_axis = len(result.shape) - 1 if last else channels.axis
         if new_axis >= len(result.shape) or result.shape[new_axis] != len(channels.groups):
             return f"'{call.path}' changes the number of channels"
+        if layer_types.of(layer).constants is ConstantRule.GROUP_NORMALIZED:
+            self._couple_normalized(layer, channels.groups, call)
         return Channels(new_axis, channels.groups)
+
+    def _axis_of_layer(self, layer, value):
+        """Returns the axis along which a layer works. 0 if it works on all, None if on several."""
+        inner, ndim = layer_types.inner(layer), len(value.shape)
+        if layer_types.of(layer).constants in _NORMALIZING:
+            # An integer in Keras 3, a list in tf_keras.
+            axes = [inner.axis] if isinstance(inner.axis, int) else list(inner.axis)
+            if len(axes) > 1:
+                return None
+            outer = axes[0] + (inner is not layer and axes[0] > 0)
+            return outer % ndim
+        spatial = hasattr(inner, "data_format") and ndim > 2
+        return _channel_axis(layer, ndim) if spatial else 0
+
+    def _couple_normalized(self, layer, groups, call):
+        """Couples the channels that a GroupNormalization normalizes together: all of them go or none."""
+        if layer.groups == 1:
+            self._pins.append((groups, f"'{call.path}' normalizes all channels together"))
+        members = groups.reshape(layer.groups, -1)
+        for member in members.T[1:]:
+            self._couple(members.T[0], member)
 
     def _merge(self, layer, call):
         shape = call.outputs[0].shape
@@ -237,6 +257,8 @@ class ChannelMap:
             return None
         if not functions.has_fixed_shape(call):
             return f"'{call.path}' reshapes it to a shape that is computed"
+        if layer_types.inner(layer) is not layer and channels_first_flatten(layer_types.inner(layer)):
+            return f"'{call.path}' moves the channels of each time step"
         if keeps_last_axis(layer, channels.axis, value.shape, shape):
             return Channels(len(shape) - 1, channels.groups)
         if None in value.shape[1:] or None in shape[1:]:
@@ -363,6 +385,9 @@ class ChannelMap:
                 self._of[value] = Channels(channels.axis, labels[channels.groups])
 
 
+_NORMALIZING = (ConstantRule.NORMALIZED, ConstantRule.GROUP_NORMALIZED)
+
+
 def _connected(labels, some, others):
     """Returns labels where connected entries share the lowest label among them."""
     while True:
@@ -440,6 +465,7 @@ def _follows_its_row(layer):
     Its kernels must be variables, its only other weight may be a bias, and an EinsumDense must act on the
     last axis.
     """
+    layer = layer_types.inner(layer)
     if layer_types.why_not_prunable(layer) is not None or _has_extra_weights(layer):
         return False
     return not hasattr(layer, "equation") or _is_dense_einsum(layer)
@@ -447,6 +473,7 @@ def _follows_its_row(layer):
 
 def _has_extra_weights(layer):
     """Returns whether a layer has, or may get, other weights than its kernels and a bias."""
+    layer = layer_types.inner(layer)
     activation = getattr(layer, "activation", None)
     if keras_compat.is_layer(activation):  # its weights may be created only in its first call
         return layer_types.of(activation).constants is not ConstantRule.APPLIED

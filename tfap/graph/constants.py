@@ -88,7 +88,8 @@ class ConstantMap:
         output = self._channels.of(value)
         if output is None:
             return None
-        layer, row = unwrap(call.layer), layer_types.of(unwrap(call.layer))
+        row = layer_types.of(unwrap(call.layer))
+        layer = layer_types.inner(unwrap(call.layer))
         if row.recurrent:
             return self._through_recurrent(call, value, self._linear_maps[call.path])
         if row.channels is ChannelRule.DEPTHWISE:
@@ -124,6 +125,8 @@ class ConstantMap:
             return Constants.of(constants.zero, constants.values)
         if rule is ConstantRule.NORMALIZED:
             return _through_normalization(layer, constants, self._training)
+        if rule is ConstantRule.GROUP_NORMALIZED:
+            return _through_group_normalization(layer, constants, self._training)
         if rule is ConstantRule.PRELU:
             return _through_prelu(layer, constants, axis)
         if rule is ConstantRule.APPLIED:
@@ -198,6 +201,19 @@ def _through_normalization(layer, constants, training):
     shift = 0 if weights["beta"] is None else weights["beta"]
     values = (constants.values - weights["moving_mean"]) * np.where(constants.known, scale, 0) + shift
     return Constants.of(constants.known if training else constants.known | (scale == 0), values)
+
+
+def _through_group_normalization(layer, constants, training):
+    """Normalizes constants in groups of channels that are all constant."""
+    gamma, beta = (_weight(layer, name) for name in ("gamma", "beta"))
+    values = constants.values.reshape(layer.groups, -1)
+    mean, variance = values.mean(axis=1, keepdims=True), values.var(axis=1, keepdims=True)
+    scale = np.ones(constants.values.shape) if gamma is None else gamma
+    values = ((values - mean) / np.sqrt(variance + layer.epsilon)).ravel() * scale
+    known = np.repeat(constants.known.reshape(layer.groups, -1).all(axis=1), len(scale) // layer.groups)
+    if not training:
+        known = known | (scale == 0)
+    return Constants.of(known, np.where(scale == 0, 0, values) + (0 if beta is None else beta))
 
 
 def _weight(layer, name):

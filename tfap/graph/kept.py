@@ -196,7 +196,8 @@ def _why_not_constant(call, is_nonzero):
 
 
 def _pads(layer):
-    return not linear.is_uniform(layer, layer.kernel_size)
+    inner = layer_types.inner(layer)
+    return not linear.is_uniform(inner, inner.kernel_size)
 
 
 def _why_not_analyzed(layer, call):

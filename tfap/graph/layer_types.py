@@ -43,6 +43,11 @@ class ConstantRule(enum.Enum):
     ZERO_KEPT = "zero if the input is zero; padding mixes other constants with zeros"
     NORMALIZED = "the constant, normalized with the channel's statistics"
     PRELU = "the constant, times the channel's slope if negative"
+    GROUP_NORMALIZED = "the constant, normalized with the statistics of a group of channels"
+
+
+# What a TimeDistributed may not hold: their weights have an axis less than the output.
+_NOT_AT_TIME_STEPS = (ConstantRule.PRELU, ConstantRule.GROUP_NORMALIZED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,8 @@ class LayerType:
         units: String. The config entry with the number of output channels, for `ChannelRule.LINEAR`.
         adds_bias: Whether a layer without a bias can be rebuilt with one.
         random_in_training: Whether the layer computes something else with `training=True`.
-        per_time_step: Whether the layer applies an inner layer to every time step.
+        per_time_step: Whether the layer applies an inner layer to every time step. `of` then returns what the
+            inner layer does to channels.
         elementwise_weights: Whether the weights multiply elementwise even if they have several axes.
         recurrent: Whether the layer reads its own output of the time step before. It consumes the last axis.
     """
@@ -249,7 +255,7 @@ LAYERS = {
     # Normalization
     "BatchNormalization": _BATCH_NORMALIZATION,
     "SyncBatchNormalization": _BATCH_NORMALIZATION,
-    "GroupNormalization": _NORMALIZATION,
+    "GroupNormalization": _same(ConstantRule.GROUP_NORMALIZED, elementwise_weights=True),
     "LayerNormalization": _NORMALIZATION,
     "RMSNormalization": dataclasses.replace(_NORMALIZATION, keeps_neurons=False),
     "Normalization": LayerType(elementwise_weights=True),
@@ -265,7 +271,7 @@ LAYERS = {
     **dict.fromkeys(("Add", "Average", "Maximum", "Minimum", "Subtract"), _MERGE),
     "Multiply": dataclasses.replace(_MERGE, keeps_neurons=False),
     "Concatenate": LayerType(channels=ChannelRule.CONCATENATED),
-    "Flatten": _RESHAPE,
+    "Flatten": LayerType(channels=ChannelRule.RESHAPED),
     "Reshape": _RESHAPE,
     "Permute": LayerType(channels=ChannelRule.PERMUTED),
 }
@@ -319,7 +325,25 @@ _REGISTERED: dict[type, LayerType] = {}
 def of(layer):
     """Returns the row of a layer, or of a function in a graph, of either Keras. `UNKNOWN` if it has none."""
     function = keras_compat.function_name(layer)
-    return _row_of_class(type(layer)) if function is None else FUNCTIONS.get(function, UNKNOWN)
+    if function is not None:
+        return FUNCTIONS.get(function, UNKNOWN)
+    row = _row_of_class(type(layer))
+    return _at_time_steps(row, of(layer.layer)) if row.per_time_step else row
+
+
+def inner(layer):
+    """Returns the layer inside a TimeDistributed, or the layer itself."""
+    return layer.layer if _row_of_class(type(layer)).per_time_step else layer
+
+
+@functools.cache
+def _at_time_steps(row, inner_row):
+    """Returns the row of a TimeDistributed: its channels are those of the layer inside, if tfap knows them."""
+    is_flatten = inner_row is LAYERS["Flatten"]
+    known = inner_row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE, ChannelRule.SAME) or is_flatten
+    if not known or inner_row.recurrent or inner_row.constants in _NOT_AT_TIME_STEPS:
+        return row
+    return dataclasses.replace(inner_row, kernels=row.kernels, per_time_step=True)
 
 
 @functools.cache

@@ -276,6 +276,13 @@ def kernel_values(variable, name, masks):
     return np.where(alive, values, values.dtype.type(0)), alive
 
 
+def without_prefix(prefix, masks):
+    """Returns the masks of an inner layer, by its own names of the weights."""
+    if masks is None:
+        return None
+    return {name.removeprefix(prefix): mask for name, mask in masks.items() if name.startswith(prefix)}
+
+
 def _along(array, axis):
     return np.moveaxis(array, axis, 0)
 
