@@ -63,6 +63,7 @@ class Maker:
         self.shifts = set()  # channels of which zeros do not stay zeros
         self.products = set()  # channels that one zero factor is enough for
         self.vary = set()  # channels that no weights make constant
+        self.normalized = set()  # channels that go only if they are zero
         self.inputs = []
 
     # -- draws -------------------------------------------------------------------------------------
@@ -271,6 +272,17 @@ class Maker:
         before = self.conv(value, channels=channels, same=True)
         self.shifts.update(channels.tolist())
         return self.through(self.layers.GroupNormalization(len(channels) // 2), before)
+
+    def OverChannels(self, value):
+        """A normalization that divides each channel by a number that depends on all."""
+        kinds = [self.layers.UnitNormalization]
+        if hasattr(self.layers, "RMSNormalization"):
+            kinds.append(self.layers.RMSNormalization)
+        value = self.conv(value, same=True)
+        numbers = _numbers(value.channels)
+        self.pinned.update(numbers & (self.shifts | self.vary))
+        self.normalized.update(numbers)
+        return self.through(self.pick(kinds)(), value)
 
     def Dropout(self, value):
         kinds = [self.layers.Dropout, self.layers.GaussianNoise]
@@ -539,6 +551,7 @@ class Maker:
         """Kills channels of every set; returns those that have to go, and makes others look dead."""
         planted = set()
         weights = {}
+        self.pinned |= self.normalized & self.shifts & self.pads
         for channels, groups in self.sets:
             pinned = self.pinned.intersection(channels.tolist())
             size = len(channels) // groups
@@ -570,6 +583,11 @@ class Maker:
 
     def _kill(self, channel, weights):
         folds, zeros = channel not in self.pads, channel not in self.shifts
+        if channel in self.normalized:
+            self._make_constant(weights, self.made_by[channel], bias=True)
+            for layer, index in self.bias_of.get(channel, ()):
+                _weights_of(layer, weights)[-1][index] = 0
+            return
         if self.maybe() or not (folds or zeros) or channel in self.vary:
             for layer, index in self.read_by[channel]:
                 _zero_input(layer, _weights_of(layer, weights), index)
@@ -587,6 +605,7 @@ class Maker:
 _MAKERS = {
     "Dense", "Conv", "Transpose", "Separable", "EinsumDense", "Nested", "NestedTwice",
     "Shared", "Embedding", "Siamese", "DictInputs", "Concatenate", "TimeDistributed", "GroupNormalization",
+    "OverChannels",
 }  # fmt: skip
 _SEQUENCE = {"Recurrent", "Bidirectional"}
 _OWN_NOTES = {"Grouped", "Depthwise", "Reshape", "NestedSequential"} | _SEQUENCE
@@ -594,7 +613,7 @@ _STARTS = {"Embedding", "Siamese", "DictInputs"}
 _ANY = [
     "Dense", "EinsumDense", "Activation", "Activations", "PReLU", "BatchNormalization", "Dropout", "Residual",
     "SqueezeExcite", "Concatenate", "Nested", "NestedSequential", "NestedTwice", "Shared", "Softmax",
-    "Unknown", "Operation", "GroupNormalization",
+    "Unknown", "Operation", "GroupNormalization", "OverChannels",
 ]  # fmt: skip
 _IMAGES = [
     "Conv", "Transpose", "Separable", "Grouped", "Depthwise", "Pooling", "ZeroPadding", "Cropping",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels, functions, layer_types
+from tfap.graph import channels, functions, layer_types, norms
 from tfap.graph.activation import is_zero_when_silent
 from tfap.graph.calls import Graph
 from tfap.graph.counts import ActivationCounts
@@ -194,6 +194,8 @@ def remove_dead_channels(model: Model, liveness: Liveness, staying: np.ndarray |
             return Replacement(layer) if is_tied else keras_compat.copied(layer)
         arrays = liveness.linear_maps[path].weights() if path in liveness.linear_maps else layer.get_weights()
         weights = [array.ravel()[at] for array, at in zip(arrays, parts[path].indices, strict=True)]
+        if parts[path].scale != 1:
+            weights[0] = (weights[0] * parts[path].scale).astype(weights[0].dtype)
         if is_tied and _equal(weights, layer.get_weights()):
             return Replacement(layer)
         changes = _config_changes(layer, parts[path].config)
@@ -246,10 +248,14 @@ def _kept_shape(shape, value_channels, kept):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _KeptPart:
-    """The kept part of a layer: flat indices into each of its weights, and changes to its config."""
+    """The kept part of a layer: flat indices into each of its weights, and changes to its config.
+
+    The values of the first weight are multiplied by `scale`.
+    """
 
     indices: list
     config: dict
+    scale: float = 1.0
 
 
 def _kept_part(layer, path, liveness, kept):
@@ -268,6 +274,10 @@ def _kept_part(layer, path, liveness, kept):
         if target_shape[axis] != -1:
             target_shape[axis] = int(kept[produced].sum())
         return _KeptPart([], {"target_shape": tuple(target_shape)})
+    if norms.is_over_channels(layer):
+        inputs = liveness.constants.inputs_of(liveness.graph.calls_of[path])
+        config, scale = norms.resized(layer, kept[produced], inputs.values)
+        return _KeptPart(_channel_indices(layer, kept[produced], -1), config, scale)
     if not layer.weights:
         return None
     axis = liveness.channels.of(liveness.graph.calls_of[path][0].outputs[0]).axis

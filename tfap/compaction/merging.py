@@ -135,8 +135,8 @@ class _Merger:
     """
 
     def __init__(self, model, plan):
-        # No other unit takes the place of a recurrent one.
-        self.removable = RemovableChannels(model, plan, recurrent=False)
+        # No other unit takes the place of a recurrent one, or of one that is normalized with others.
+        self.removable = RemovableChannels(model, plan, zeroed=False)
         self.model = self.removable.model
         self.layers: list[MergedLayer] = []
         self._liveness, self._sets = self.removable.liveness, self.removable.sets

@@ -7,6 +7,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.consumers import consumers_of
+from tfap.graph import constants, linear_maps, norms
 from tfap.graph.calls import Graph
 from tfap.graph.evening import evened
 from tfap.graph.liveness import Liveness
@@ -21,7 +22,8 @@ class RemovableChannels:
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         plan: The `PruningPlan` of the model: which layers may lose channels.
-        recurrent: Whether recurrent layers may lose units.
+        zeroed: Whether channels may be removed that have to be set to zero for it: units of recurrent layers,
+            and channels that are normalized together.
 
     Attributes:
         model: A copy of the model, whose weights may be changed. Tied layers are shared with the given one.
@@ -35,7 +37,7 @@ class RemovableChannels:
         ValueError: If no channel can be removed.
     """
 
-    def __init__(self, model: Model, plan: PruningPlan, recurrent: bool = True) -> None:
+    def __init__(self, model: Model, plan: PruningPlan, zeroed: bool = True) -> None:
         graph = Graph(model)
         tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
         self.model = keras_compat.rebuild(
@@ -46,7 +48,7 @@ class RemovableChannels:
         self._shared = {path for path, layer in self.liveness.graph.layers() if id(layer) in given}
         self.consumers = consumers_of(self.liveness.graph, self.liveness.channels, fixed=given)
         self.prunable = {row.path for row in plan.pruned}
-        self._recurrent = recurrent
+        self._zeroed = zeroed
         self.sets = self._removable_sets()
         if not self.sets:
             raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
@@ -55,13 +57,19 @@ class RemovableChannels:
     def channels(self):
         return self.liveness.channels
 
+    @property
+    def normalized(self) -> set[int]:
+        """The channel groups that are normalized together, which are set to zero before they are removed."""
+        return self.channels.normalized
+
     def _removable_sets(self):
         removable = np.ones(self.channels.size, bool)
         removable[list(self.channels.pinned)] = False
+        removable[list(self.normalized if not self._zeroed else never_zero(self.liveness))] = False
         produced = []
         for path in self.liveness.linear_maps:
             consumed, groups = self.liveness.groups(path)
-            if path not in self.prunable or (self.liveness.is_recurrent(path) and not self._recurrent):
+            if path not in self.prunable or (self.liveness.is_recurrent(path) and not self._zeroed):
                 removable[groups] = False
             if path in self._shared and consumed is not None:
                 removable[consumed] = False  # its weights are those of the given model
@@ -110,12 +118,38 @@ class RemovableChannels:
             if self.liveness.is_recurrent(path) and removed.any():
                 yield path, removed
 
-    def clear_recurrence(self, kept: np.ndarray) -> None:
-        """Sets the weights to zero with which recurrent layers read their own units that are removed.
+    def made_zero(self, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Lists the layers that make removed channels that are normalized together with others.
+
+        Args:
+            kept: Boolean array: which channel groups are kept.
+
+        Yields:
+            Tuples of the path of a layer and a boolean array, True for the outputs to set to zero.
+        """
+        removed = np.flatnonzero(~kept)
+        removed = removed[np.isin(removed, list(self.normalized))]
+        for path in self.liveness.linear_maps if len(removed) else ():
+            outputs = np.isin(self.liveness.groups(path)[1], removed)
+            if outputs.any():
+                yield path, outputs
+
+    def clear_made(self, kept: np.ndarray) -> None:
+        """Sets weights to zero by which removed channels change others, besides the layers that consume them.
+
+        These are the weights with which recurrent layers read their own units, and those that make channels
+        that are normalized together with others.
 
         Args:
             kept: Boolean array: which channel groups are kept.
         """
+        for path, outputs in self.made_zero(kept):
+            linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)
+            if consumer is None:
+                linear_map.clear_outputs(outputs)
+                linear_map.layer.set_weights(linear_map.weights())
+            else:
+                consumer.clear_outputs(outputs)
         for path, removed in self.recurrent_reads(kept):
             linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)
             if consumer is None:
@@ -134,3 +168,32 @@ class RemovableChannels:
             A boolean array of which at least as many are kept.
         """
         return evened(self.liveness, kept)
+
+
+def never_zero(liveness: Liveness) -> set[int]:
+    """Finds channels that are not zero behind the layers that make them, even if all their weights are.
+
+    An activation such as sigmoid, or the shift of a BatchNormalization, is the reason.
+
+    Args:
+        liveness: The `Liveness` of a model.
+
+    Returns:
+        The set of those channel groups that are normalized together with others.
+    """
+    normalized = list(liveness.channels.normalized)
+    if not normalized:
+        return set()
+    maps = {**liveness.linear_maps, **liveness.depthwise}
+    for path in liveness.linear_maps:
+        if liveness.is_recurrent(path):
+            continue  # its units stay
+        maps[path] = linear_maps.from_layer(maps[path].layer)
+        maps[path].clear_outputs(np.isin(liveness.groups(path)[1], normalized))
+    made = constants.ConstantMap(liveness.graph, liveness.channels, maps)
+    found: set[int] = set()
+    for call in liveness.graph.calls:
+        if norms.is_over_channels(call.layer) and made.of(call.inputs[0]) is not None:
+            groups = liveness.channels.of(call.inputs[0]).groups
+            found |= set(groups[~made.of(call.inputs[0]).zero].tolist())
+    return found

@@ -62,7 +62,7 @@ def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> M
     for consumer in channels.consumers.values():
         if not kept[consumer.groups].all():
             consumer.clear(~kept[consumer.groups])
-    channels.clear_recurrence(kept)
+    channels.clear_made(kept)
     return _without(channels.model, kept)
 
 

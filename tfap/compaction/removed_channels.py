@@ -31,7 +31,10 @@ def channels_removed(
         for path, removed in removable.recurrent_reads(kept)
     ]
     written = [layer for consumer in changed for layer in consumer.layers_written()]
-    written += [layer for layer, _ in recurrent]
+    zeroed = [
+        (removable.liveness.linear_maps[path].layer, removed) for path, removed in removable.made_zero(kept)
+    ]
+    written += [layer for layer, _ in recurrent + zeroed]
     layers = {id(layer): layer for layer in written}
     before = [(layer, layer.get_weights()) for layer in layers.values()]
     try:
@@ -45,6 +48,10 @@ def channels_removed(
         for layer, removed in recurrent:
             linear_map = linear_maps.from_layer(layer)
             linear_map.clear_recurrence(removed)
+            layer.set_weights(linear_map.weights())
+        for layer, outputs in zeroed:
+            linear_map = linear_maps.from_layer(layer)
+            linear_map.clear_outputs(outputs)
             layer.set_weights(linear_map.weights())
         yield
     finally:

@@ -193,6 +193,11 @@ class Consumer:
         self._map.clear(removed, np.zeros(self._map.nonzero.shape[1], bool))
         self.layer.set_weights(self._map.weights())
 
+    def clear_outputs(self, outputs: np.ndarray) -> None:
+        """Makes some outputs zero before the activation, given as a boolean array."""
+        self._map.clear_outputs(outputs)
+        self.layer.set_weights(self._map.weights())
+
     def clear_recurrence(self, removed: np.ndarray) -> None:
         """Sets the weights to zero with which a recurrent layer reads some of its units, a boolean array."""
         self._map.clear_recurrence(removed)

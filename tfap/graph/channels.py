@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import functions, layer_types, recurrent
+from tfap.graph import functions, layer_types, norms, recurrent
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import channel_axis, unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -40,11 +40,16 @@ class ChannelMap:
     Attributes:
         size: Integer. The number of groups.
         pinned: Dict of group to the reason why its channels are not removable.
+        centering: Set of those pinned groups that are removable if a LayerNormalization does not need the
+            mean; see `norms.py`.
+        normalized: Set of the groups that a layer normalizes together, so that they can only be removed if
+            they are zero.
     """
 
     def __init__(self, graph):
         self._couplings = []  # pairs of arrays of groups: entry i of one is coupled with entry i of the other
         self._pins = []  # (groups, reason)
+        self._centering, self._normalized = [], []  # the same, and groups
         self._of = {}
         self.size = 0
         for value in graph.inputs:
@@ -183,6 +188,13 @@ class ChannelMap:
             return f"'{call.path}' changes the number of channels"
         if layer_types.of(layer).constants is ConstantRule.GROUP_NORMALIZED:
             self._couple_normalized(layer, channels.groups, call)
+        if norms.is_over_channels(layer):
+            if norms.why_not_analyzed(layer) is not None:
+                return f"tfap does not analyze the layer '{call.path}' {norms.why_not_analyzed(layer)}"
+            self._normalized.append(channels.groups)
+            if norms.subtracts_mean(layer):
+                reason = f"'{call.path}' subtracts the mean of all channels, which depends on their number"
+                self._centering.append((channels.groups, reason))
         return Channels(new_axis, channels.groups)
 
     def _axis_of_layer(self, layer, value):
@@ -376,16 +388,26 @@ class ChannelMap:
             labels = _connected(labels, some, others)
         _, labels = np.unique(labels, return_inverse=True)
         self.size = int(labels.max(initial=-1)) + 1
-        self.pinned = {}
-        for groups, reason in self._pins:
-            for group in np.unique(labels[groups]):
-                self.pinned.setdefault(int(group), reason)
+        self.pinned = _reasons(labels, self._pins)
+        centering = _reasons(labels, self._centering)
+        self.centering = centering.keys() - self.pinned.keys()
+        self.pinned = {**centering, **self.pinned}
+        self.normalized = {int(group) for groups in self._normalized for group in labels[groups]}
         for value, channels in self._of.items():
             if channels is not None:
                 self._of[value] = Channels(channels.axis, labels[channels.groups])
 
 
-_NORMALIZING = (ConstantRule.NORMALIZED, ConstantRule.GROUP_NORMALIZED)
+_NORMALIZING = (ConstantRule.NORMALIZED, ConstantRule.GROUP_NORMALIZED, *layer_types.OVER_CHANNELS)
+
+
+def _reasons(labels, pins):
+    """Returns the first reason of each group."""
+    found = {}
+    for groups, reason in pins:
+        for group in np.unique(labels[groups]):
+            found.setdefault(int(group), reason)
+    return found
 
 
 def _connected(labels, some, others):

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels, functions, layer_types
+from tfap.graph import channels, functions, layer_types, norms
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -57,10 +57,12 @@ class ConstantMap:
         linear_maps: Dict of path to `linear.LinearMap`, including depthwise layers.
         silent: Dict of path to a boolean array: channels to treat as zero after the layer at this path.
         training: Whether weights may change. A scale of zero in BatchNormalization then proves nothing.
+        centered: The `centered.CenteredValues`, or other values whose channels have the sum zero.
     """
 
-    def __init__(self, graph, channel_map, linear_maps, silent=None, training=False):
+    def __init__(self, graph, channel_map, linear_maps, silent=None, training=False, centered=()):
         self._channels, self._linear_maps, self._training = channel_map, linear_maps, training
+        self._centered = centered
         self._shared = {path for path, calls in graph.calls_of.items() if len(calls) > 1}
         self._of = {}
         self._unfed = {}
@@ -115,6 +117,10 @@ class ConstantMap:
             return _through_merge(layer, layer.__call__, inputs, len(output.groups), _is_product(call))
         if row.channels is ChannelRule.CONCATENATED:
             return _through_concatenate(inputs, len(output.groups))
+        if norms.is_over_channels(layer):
+            known, values = inputs[0].known, inputs[0].values
+            is_centered = call.inputs[0] in self._centered
+            return Constants.of(*norms.constants_after(layer, known, values, self._training, is_centered))
         return self._through_same(layer, row.constants, inputs[0], output.axis)
 
     def _through_same(self, layer, rule, constants, axis):

@@ -81,7 +81,9 @@ class Coupling:
         if row.channels is not ChannelRule.LINEAR or folds:
             return None
         consumed = channels.consumed_by(call, self._channels)
-        return None if consumed is None else consumed.groups
+        if consumed is None or self._channels.centering.issuperset(consumed.groups.tolist()):
+            return None
+        return consumed.groups
 
     def _has_other_constants(self, path):
         """Returns whether the calls of a layer may consume different constants in one channel."""

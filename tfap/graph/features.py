@@ -153,7 +153,7 @@ class _Tracer:
             return _normalized(self._layer, features)
         if constants is ConstantRule.PRELU:
             return _with_slopes(self._layer, features, self._channels.of(self._call.outputs[0]).axis)
-        if constants is ConstantRule.GROUP_NORMALIZED:
+        if constants is ConstantRule.GROUP_NORMALIZED or constants in layer_types.OVER_CHANNELS:
             return None
         if constants is ConstantRule.APPLIED:
             known = name in _HOMOGENEOUS if name is not None else _is_homogeneous(self._layer)

@@ -44,10 +44,15 @@ class ConstantRule(enum.Enum):
     NORMALIZED = "the constant, normalized with the channel's statistics"
     PRELU = "the constant, times the channel's slope if negative"
     GROUP_NORMALIZED = "the constant, normalized with the statistics of a group of channels"
+    LAYER_NORMALIZED = "the shift of the channel, if it is zero and the channels have the sum zero"
+    RMS_NORMALIZED = "zero if the input is zero; others are divided by the root mean square of all channels"
+    UNIT_NORMALIZED = "zero if the input is zero; others are divided by the norm of all channels"
 
 
-# What a TimeDistributed may not hold: their weights have an axis less than the output.
-_NOT_AT_TIME_STEPS = (ConstantRule.PRELU, ConstantRule.GROUP_NORMALIZED)
+# Rules of layers that normalize over all channels.
+OVER_CHANNELS = (ConstantRule.LAYER_NORMALIZED, ConstantRule.RMS_NORMALIZED, ConstantRule.UNIT_NORMALIZED)
+# What a TimeDistributed may not hold: weights with an axis less than the output, or a config that changes.
+_NOT_AT_TIME_STEPS = (ConstantRule.PRELU, ConstantRule.GROUP_NORMALIZED, *OVER_CHANNELS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,8 +209,6 @@ _DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
 _POOLING = _same(ConstantRule.KEPT)
 _PADDING = _same(ConstantRule.ZERO_KEPT)
 _BATCH_NORMALIZATION = _same(ConstantRule.NORMALIZED, random_in_training=True)
-# They normalize over several channels, so no channel can be removed, but neurons keep their positions.
-_NORMALIZATION = LayerType(keeps_neurons=True, elementwise_weights=True)
 _MERGE = LayerType(channels=ChannelRule.MERGED, keeps_neurons=True)
 _RESHAPE = LayerType(channels=ChannelRule.RESHAPED)
 
@@ -256,8 +259,9 @@ LAYERS = {
     "BatchNormalization": _BATCH_NORMALIZATION,
     "SyncBatchNormalization": _BATCH_NORMALIZATION,
     "GroupNormalization": _same(ConstantRule.GROUP_NORMALIZED, elementwise_weights=True),
-    "LayerNormalization": _NORMALIZATION,
-    "RMSNormalization": dataclasses.replace(_NORMALIZATION, keeps_neurons=False),
+    "LayerNormalization": _same(ConstantRule.LAYER_NORMALIZED, elementwise_weights=True),
+    "RMSNormalization": _same(ConstantRule.RMS_NORMALIZED, keeps_neurons=False, elementwise_weights=True),
+    "UnitNormalization": _same(ConstantRule.UNIT_NORMALIZED, keeps_neurons=False),
     "Normalization": LayerType(elementwise_weights=True),
     # Windows on each channel
     **{
@@ -338,7 +342,7 @@ def inner(layer):
 
 @functools.cache
 def _at_time_steps(row, inner_row):
-    """Returns the row of a TimeDistributed: its channels are those of the layer inside, if tfap knows them."""
+    """Returns the row of a TimeDistributed: it has the channels of the layer inside, if tfap knows them."""
     is_flatten = inner_row is LAYERS["Flatten"]
     known = inner_row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE, ChannelRule.SAME) or is_flatten
     if not known or inner_row.recurrent or inner_row.constants in _NOT_AT_TIME_STEPS:
