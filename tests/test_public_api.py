@@ -10,7 +10,7 @@ PUBLIC = [
     *("AP", "ActivationCounts", "Gradient", "Kernel", "LAMP", "Lookahead", "Reconstruction"),
     *("PruneForLatencyOnXNNPack", "PruningPolicy", "PruningSummaries", "prune_low_magnitude"),
     *("flops", "layer_flops", "load_runtime", "measure_latency", "pruning_is_over", "unremovable_neurons"),
-    *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "low_rank"),
+    *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "Units", "low_rank"),
     *(
         "compaction_report",
         "Allocation",
@@ -29,6 +29,7 @@ PUBLIC = [
         "prune_scope",
         "recalibrate",
         "remove",
+        "register_composite_layer",
         "register_pass_through_layer",
         "register_prunable_layer",
         "report",

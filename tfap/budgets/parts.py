@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from tfap.exporting.sizes import count_weights
-from tfap.graph import layer_types
+from tfap.graph import composite, layer_types
 from tfap.graph.layer_types import ChannelRule
 from tfap.graph.linear import Depthwise, Embedding, Grouped, Separable
 from tfap.graph.liveness import Liveness
@@ -56,6 +56,12 @@ def weight_count(model: Model) -> int:
 def _of_layer(path, layer, liveness):
     consumed, produced = liveness.groups(path)
     linear_map = liveness.linear_map(path)
+    units = liveness.channels.units_of(path)
+    if units:
+        return [
+            Part(path, None, units[entry], size / len(units[entry]), in_kernel)
+            for entry, size, in_kernel in composite.costs(layer)
+        ]
     if linear_map is not None:
         return _of_linear_map(path, linear_map, consumed, produced)
     if produced is None or not getattr(layer, "weights", None):

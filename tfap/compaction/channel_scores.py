@@ -12,6 +12,7 @@ from tfap.criteria.lookahead import AdjacentLayers
 from tfap.graph import layer_types
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.graph.liveness import Liveness
+from tfap.graph.units import InnerKernel
 from tfap.masks.weights import score
 
 _FROM_LAYERS = {"input_norms", "neuron_norms"}
@@ -32,12 +33,18 @@ class ChannelScores:
         self, model: Any, criterion: Criterion, plan: Any, liveness: Liveness, errors: np.ndarray | None
     ) -> None:
         self._model, self._criterion, self._liveness, self._errors = model, criterion, liveness, errors
-        self._weights = []  # (path, KernelSpec, variable, groups of the neurons)
+        # (path, KernelSpec, variable, groups of the neurons)
+        self._weights: list[tuple[str, Any, Any, np.ndarray]] = []
         for row in plan.pruned:
             call = liveness.graph.calls_of[row.path][0]
             produced = liveness.channels.of(call.outputs[0])
             for spec in layer_types.kernel_specs(call.layer):
                 variable = spec.find(call.layer)
+                if isinstance(spec, InnerKernel) and spec.name == row.weight:
+                    self._weights.append(
+                        (row.path, spec, variable, liveness.channels.units_of(row.path)[spec.units])
+                    )
+                    continue
                 if spec.name != row.weight or not spec.makes_channels or produced is None:
                     continue
                 neurons = neuron_count(spec, variable.shape)

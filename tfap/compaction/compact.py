@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels, functions, layer_types, norms
+from tfap.graph import channels, composite, functions, layer_types, norms
 from tfap.graph.activation import is_zero_when_silent
 from tfap.graph.calls import Graph
 from tfap.graph.counts import ActivationCounts
@@ -147,6 +147,9 @@ def kept_groups(liveness: Liveness) -> np.ndarray:
                 produced = liveness.channels.of(value)
                 if produced is not None and not kept[produced.groups].any():
                     kept[produced.groups[:1]] = True  # a Keras layer has at least one unit
+        for _, _, groups in liveness.inner_units():
+            if not kept[groups].any():
+                kept[groups[:1]] = True
         keep_even_groups(liveness, kept)
         if np.array_equal(kept, before):
             return kept
@@ -261,6 +264,10 @@ class _KeptPart:
 def _kept_part(layer, path, liveness, kept):
     """The `_KeptPart` of a layer, or None if all of it is kept."""
     consumed, produced = liveness.groups(path)
+    units = liveness.channels.units_of(path)
+    if units:
+        inside = {entry: kept[groups] for entry, groups in units.items()}
+        return _KeptPart(*composite.kept_part(layer, inside))
     if produced is None or not keras_compat.is_layer(layer):
         return None
     if path in liveness.linear_maps:

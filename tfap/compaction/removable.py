@@ -7,7 +7,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.consumers import consumers_of
-from tfap.graph import constants, linear_maps, norms
+from tfap.graph import composite, constants, linear_maps, norms
 from tfap.graph.calls import Graph
 from tfap.graph.evening import evened
 from tfap.graph.liveness import Liveness
@@ -74,11 +74,16 @@ class RemovableChannels:
             if path in self._shared and consumed is not None:
                 removable[consumed] = False  # its weights are those of the given model
             produced.append(groups)
+        for path, _, groups in self.liveness.inner_units():
+            removable[groups] = path in self.prunable and path not in self._shared and self._zeroed
+            produced.append(groups)
         return coupled_sets(produced, removable)
 
     def layers_of(self, groups: np.ndarray) -> list[str]:
         """Lists the paths of the layers that produce some of these channel groups, in graph order."""
-        return [path for path in self._producers if np.isin(self.liveness.groups(path)[1], groups).any()]
+        made = [(path, self.liveness.groups(path)[1]) for path in self._producers]
+        made += [(path, inside) for path, _, inside in self.liveness.inner_units()]
+        return [path for path, produced in made if np.isin(produced, groups).any()]
 
     @property
     def _producers(self):
@@ -98,8 +103,8 @@ class RemovableChannels:
         kept = np.ones(self.channels.size, bool)
         kept[order[:count]] = False
         rank = {int(group): at for at, group in enumerate(order)}
-        for path in self._producers:
-            groups = self.liveness.groups(path)[1]
+        made = [self.liveness.groups(path)[1] for path in self._producers]
+        for groups in [*made, *(inside for _, _, inside in self.liveness.inner_units())]:
             if not kept[groups].any():
                 kept[max(groups, key=lambda group: rank.get(int(group), -1))] = True
         return self.evened(kept)
@@ -134,15 +139,27 @@ class RemovableChannels:
             if outputs.any():
                 yield path, outputs
 
-    def clear_made(self, kept: np.ndarray) -> None:
-        """Sets weights to zero by which removed channels change others, besides the layers that consume them.
-
-        These are the weights with which recurrent layers read their own units, and those that make channels
-        that are normalized together with others.
+    def units_removed(self, kept: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Yields the path, the config entry, and a mask of the removed units inside composite layers.
 
         Args:
             kept: Boolean array: which channel groups are kept.
         """
+        for path, entry, groups in self.liveness.inner_units():
+            if not kept[groups].all():
+                yield path, entry, ~kept[groups]
+
+    def clear_made(self, kept: np.ndarray) -> None:
+        """Sets weights to zero by which removed channels change others, besides the layers that consume them.
+
+        These are the weights with which recurrent layers read their own units, those that make channels that
+        are normalized together with others, and those that read units inside composite layers.
+
+        Args:
+            kept: Boolean array: which channel groups are kept.
+        """
+        for path, entry, removed in self.units_removed(kept):
+            composite.clear_reads(self.liveness.graph.calls_of[path][0].layer, entry, removed)
         for path, outputs in self.made_zero(kept):
             linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)
             if consumer is None:

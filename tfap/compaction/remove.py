@@ -69,14 +69,22 @@ def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> M
 def _groups(channels, plan, path, given):
     """The channel groups of some neurons of a layer."""
     graph = channels.liveness.graph
+    inside = {f"{layer}/{entry}": groups for layer, entry, groups in channels.liveness.inner_units()}
+    if path in inside:
+        return _removable(channels, plan, path, inside[path][_indices(path, given, len(inside[path]))])
     if path not in graph.calls_of:
         layers = [path for path, layer in graph.layers() if keras_compat.is_layer(layer)]
+        layers += inside
         close = difflib.get_close_matches(str(path), layers) or layers
         raise ValueError(f"neurons names the layer '{path}', which is not in the model. It has: {close}")
     produced = channels.channels.of(graph.calls_of[path][0].outputs[0])
     if produced is None:
         raise ValueError(f"tfap does not know the channels of the layer '{path}'.{_why(plan, path)}")
-    groups = produced.groups[_indices(path, given, len(produced.groups))]
+    return _removable(channels, plan, path, produced.groups[_indices(path, given, len(produced.groups))])
+
+
+def _removable(channels, plan, path, groups):
+    """The named channel groups, if all of them may be removed."""
     stay = int((~np.isin(groups, np.concatenate(channels.sets))).sum())
     if stay:
         raise ValueError(
@@ -122,6 +130,9 @@ def _check_rest(channels, kept):
                 f"The layer '{path}' would lose all its channels: leave at least one of them, or of those "
                 "that are coupled to them."
             )
+    for path, entry, groups in liveness.inner_units():
+        if not kept[groups].any():
+            raise ValueError(f"The layer '{path}' would lose all its units '{entry}': leave at least one.")
     evened = channels.evened(kept)
     for path, linear_map in liveness.linear_maps.items():
         sides = liveness.groups(path) if isinstance(linear_map, Grouped) else ()

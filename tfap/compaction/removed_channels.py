@@ -7,7 +7,7 @@ import numpy as np
 
 from tfap.compaction.removable import RemovableChannels
 from tfap.compensation.refit import LeastSquares
-from tfap.graph import linear_maps
+from tfap.graph import composite, linear_maps
 
 
 @contextlib.contextmanager
@@ -34,7 +34,11 @@ def channels_removed(
     zeroed = [
         (removable.liveness.linear_maps[path].layer, removed) for path, removed in removable.made_zero(kept)
     ]
-    written += [layer for layer, _ in recurrent + zeroed]
+    inner = [
+        (removable.liveness.graph.calls_of[path][0].layer, entry, removed)
+        for path, entry, removed in removable.units_removed(kept)
+    ]
+    written += [layer for layer, _ in recurrent + zeroed] + [layer for layer, *_ in inner]
     layers = {id(layer): layer for layer in written}
     before = [(layer, layer.get_weights()) for layer in layers.values()]
     try:
@@ -53,6 +57,8 @@ def channels_removed(
             linear_map = linear_maps.from_layer(layer)
             linear_map.clear_outputs(outputs)
             layer.set_weights(linear_map.weights())
+        for layer, entry, removed in inner:
+            composite.clear_reads(layer, entry, removed)
         yield
     finally:
         for layer, weights in before:

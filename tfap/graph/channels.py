@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import functions, layer_types, norms, recurrent
+from tfap.graph import composite, functions, layer_types, norms, recurrent
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import channel_axis, unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -52,12 +52,15 @@ class ChannelMap:
         self._centering, self._normalized = [], []  # the same, and groups
         self._of = {}
         self.size = 0
+        self._units = {}  # path -> config entry -> groups
         for value in graph.inputs:
             self._of[value] = None
         for call in graph.calls:
             self._trace(call)
-        for calls in graph.calls_of.values():
+        for path, calls in graph.calls_of.items():
             self._couple_calls(calls)
+            inside = composite.counts(unwrap(calls[0].layer))
+            self._units[path] = {entry: self._new(count) for entry, count in inside.items()}
         self._couple_nested_calls(graph.entries)
         for value in graph.outputs:
             self._pin(value, "it is an output of the model")
@@ -66,6 +69,10 @@ class ChannelMap:
     def of(self, value):
         """Returns the `Channels` of a value. None if they are unknown."""
         return self._of[value]
+
+    def units_of(self, path):
+        """Returns the groups of the units inside a layer: dict of config entry to integer array."""
+        return self._units[path]
 
     # -- one method per rule: the `Channels` of a call's output, None, or the reason to pin its inputs -------
 
@@ -97,6 +104,7 @@ class ChannelMap:
             ChannelRule.LINEAR: self._linear,
             ChannelRule.DEPTHWISE: self._depthwise,
             ChannelRule.SAME: self._same,
+            ChannelRule.ALONG_AXIS: self._along_axis,
             ChannelRule.MERGED: self._merge,
             ChannelRule.CONCATENATED: self._concatenate,
             ChannelRule.RESHAPED: self._reshape,
@@ -176,6 +184,8 @@ class ChannelMap:
         axis = self._axis_of_layer(layer, value)
         if axis is None:
             return f"'{call.path}' normalizes several axes"
+        if getattr(layer, "pad_to_aspect_ratio", False):
+            return f"'{call.path}' pads it"
         if axis and axis != channels.axis:
             return f"'{call.path}' works along another axis than that of the channels"
         inner = layer_types.inner(layer)
@@ -196,6 +206,16 @@ class ChannelMap:
                 reason = f"'{call.path}' subtracts the mean of all channels, which depends on their number"
                 self._centering.append((channels.groups, reason))
         return Channels(new_axis, channels.groups)
+
+    def _along_axis(self, layer, call):
+        channels = self._of[call.inputs[0]]
+        if channels is None:
+            return None
+        if len(call.inputs) > 1:
+            return self._unknown(layer, call)
+        if channels.axis in functions.axes_of(call):
+            return f"the activation '{call.path}' may combine channels"
+        return channels
 
     def _axis_of_layer(self, layer, value):
         """Returns the axis along which a layer works. 0 if it works on all, None if on several."""
@@ -396,6 +416,8 @@ class ChannelMap:
         for value, channels in self._of.items():
             if channels is not None:
                 self._of[value] = Channels(channels.axis, labels[channels.groups])
+        for path, inside in self._units.items():
+            self._units[path] = {entry: labels[groups] for entry, groups in inside.items()}
 
 
 _NORMALIZING = (ConstantRule.NORMALIZED, ConstantRule.GROUP_NORMALIZED, *layer_types.OVER_CHANNELS)

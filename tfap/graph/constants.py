@@ -43,6 +43,10 @@ class Constants:
         """Whether each channel is always 0."""
         return self.known & (self.values == 0)
 
+    def zeros(self):
+        """Returns only the constants that are 0."""
+        return Constants.of(self.zero, self.values)
+
     def foldable_into(self, linear_map):
         """Returns whether each constant can be folded into the bias of a `linear.LinearMap`."""
         return self.known if linear_map.folds_constants else self.zero
@@ -99,7 +103,10 @@ class ConstantMap:
         if call.path in self._linear_maps:
             return self._through_linear_map(call, self._linear_maps[call.path])
         if row.channels is ChannelRule.PERMUTED:
-            return self._of.get(call.inputs[0])
+            constants = self._of.get(call.inputs[0])
+            return constants.zeros() if constants and functions.adds_up(call) else constants
+        if row.channels is ChannelRule.ALONG_AXIS:
+            return Constants.none(len(output.groups))
         if row.channels is ChannelRule.RESHAPED:
             axis = self._channels.of(call.inputs[0]).axis
             return _through_reshape(layer, self._along(call.inputs[0], axis), axis, output.axis, call)
@@ -128,7 +135,7 @@ class ConstantMap:
         if rule is ConstantRule.KEPT:
             return constants
         if rule is ConstantRule.ZERO_KEPT:
-            return Constants.of(constants.zero, constants.values)
+            return constants.zeros()
         if rule is ConstantRule.NORMALIZED:
             return _through_normalization(layer, constants, self._training)
         if rule is ConstantRule.GROUP_NORMALIZED:

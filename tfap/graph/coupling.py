@@ -8,6 +8,7 @@ from tfap import keras_compat
 from tfap.graph import channels, layer_types, linear, recurrent
 from tfap.graph.calls import Graph, unwrap
 from tfap.graph.layer_types import ChannelRule
+from tfap.graph.units import InnerKernel
 
 
 class Coupling:
@@ -42,6 +43,8 @@ class Coupling:
             Integer array, shape `(neurons,)`. None if the neurons are not channels that tfap can follow.
         """
         call = self._call(path)
+        if isinstance(spec, InnerKernel):
+            return None if call is None else self._channels.units_of(path).get(spec.units)
         if call is not None and self._is_depthwise_part(call, spec):
             consumed = channels.consumed_by(call, self._channels)
             return None if consumed is None else np.repeat(consumed.groups, neurons // len(consumed.groups))

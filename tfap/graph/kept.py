@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from tfap.graph import layer_types, linear, norms, recurrent
+from tfap.graph import functions, layer_types, linear, norms, recurrent
 from tfap.graph.calls import unwrap
 from tfap.graph.channels import consumed_by
 from tfap.graph.kernel import Kernel, neuron_count
@@ -192,6 +192,8 @@ def _why_not_constant(call, is_nonzero):
         return f"'{call.path}' multiplies it by several slopes"
     if norms.is_over_channels(layer):
         return f"'{call.path}' divides it by a number that depends on the other channels"
+    if row.channels is ChannelRule.ALONG_AXIS or (is_nonzero and functions.adds_up(call)):
+        return f"'{call.path}' may not keep it constant"
     if row.channels is ChannelRule.SAME and row.constants is None:
         return f"'{call.path}' ({type(layer).__name__}) may not keep it constant"
     if row.channels in (ChannelRule.RESHAPED, ChannelRule.CONCATENATED):

@@ -18,6 +18,7 @@ from typing import Any
 from tfap import keras_compat
 from tfap.graph import multiply_adds as products
 from tfap.graph.kernel import KernelSpec
+from tfap.graph.units import Units
 
 
 class ChannelRule(enum.Enum):
@@ -26,6 +27,7 @@ class ChannelRule(enum.Enum):
     LINEAR = "each is a weighted sum of all input channels"
     DEPTHWISE = "each applies a window of weights to one input channel"
     SAME = "channel j depends on channel j of the input only"
+    ALONG_AXIS = "channel j depends on channel j of the input only, unless the layer works along that axis"
     MERGED = "channel j depends on channel j of each input only"
     CONCATENATED = "they are the channels of all inputs, one input after another"
     RESHAPED = "they hold the elements of the input in the same order"
@@ -74,6 +76,7 @@ class LayerType:
             inner layer does to channels.
         elementwise_weights: Whether the weights multiply elementwise even if they have several axes.
         recurrent: Whether the layer reads its own output of the time step before. It consumes the last axis.
+        inner_units: Tuple of pairs: a config entry with a number of units inside the layer, and its `Units`.
     """
 
     kernels: tuple[KernelSpec, ...] | Callable = ()
@@ -88,9 +91,11 @@ class LayerType:
     per_time_step: bool = False
     elementwise_weights: bool = False
     recurrent: bool = False
+    inner_units: tuple[tuple[str, Units], ...] = ()
 
     def kernel_specs(self, layer: Any) -> tuple[KernelSpec, ...]:
-        return self.kernels(layer) if callable(self.kernels) else self.kernels
+        inside = [spec for entry, units in self.inner_units for spec in units.kernels(layer, entry)]
+        return (*inside, *(self.kernels(layer) if callable(self.kernels) else self.kernels))
 
 
 UNKNOWN = LayerType()
@@ -127,12 +132,17 @@ def _recurrent(gates):
     )
 
 
+def _within(attribute, spec):
+    """Returns the spec of a kernel of the inner layer at an attribute."""
+    return dataclasses.replace(spec, name=f"{attribute}.{spec.name}")
+
+
 def _inside(*attributes):
     """Returns a function that lists the kernels of the inner layers at these attributes."""
 
     def specs(layer):
         return tuple(
-            dataclasses.replace(spec, name=f"{attribute}.{spec.name}")
+            _within(attribute, spec)
             for attribute in attributes
             for spec in kernel_specs(getattr(layer, attribute))
         )
@@ -275,6 +285,8 @@ LAYERS = {
     **dict.fromkeys(("Add", "Average", "Maximum", "Minimum", "Subtract"), _MERGE),
     "Multiply": dataclasses.replace(_MERGE, keeps_neurons=False),
     "Concatenate": LayerType(channels=ChannelRule.CONCATENATED),
+    "Resizing": _POOLING,
+    "Softmax": LayerType(channels=ChannelRule.ALONG_AXIS),
     "Flatten": LayerType(channels=ChannelRule.RESHAPED),
     "Reshape": _RESHAPE,
     "Permute": LayerType(channels=ChannelRule.PERMUTED),
@@ -314,11 +326,60 @@ FUNCTIONS = {
         (
             *("ExpandDims", "Moveaxis", "Squeeze", "Swapaxes", "Transpose"),
             *("expand_dims", "squeeze", "transpose"),
-            *("Max", "Mean", "Min", "reduce_max", "reduce_mean", "reduce_min"),
+            *("Max", "Mean", "Min", "Sum", "reduce_max", "reduce_mean", "reduce_min", "reduce_sum"),
         ),
         LayerType(channels=ChannelRule.PERMUTED),
     ),
+    **dict.fromkeys(
+        ("LogSoftmax", "Softmax", "log_softmax", "softmax"), LayerType(channels=ChannelRule.ALONG_AXIS)
+    ),
     "shape": LayerType(channels=ChannelRule.SHAPE),
+}
+
+
+def _composite(units, attention=None):
+    """Makes the row of a composite layer; `attention` names its attention layers, or is a function."""
+
+    def kernels(layer):
+        names = attention(layer) if callable(attention) else [attention]
+        return tuple(_within(name, spec) for name in names for spec in _attention(layer))
+
+    return LayerType(kernels if attention else (), products.blocks, inner_units=tuple(units.items()))
+
+
+def _feed_forward(*made_by, read_by="_feedforward_output_dense"):
+    return {"intermediate_dim": Units(list(made_by), [read_by])}
+
+
+_HUB = "keras_hub.src"
+_DENSE = _feed_forward("_feedforward_intermediate_dense")
+_GATED = _feed_forward("_feedforward_intermediate_dense", "_feedforward_gate_dense")
+# Rows of composite layers of KerasHub, by module and class name.
+KERAS_HUB = {
+    (f"{_HUB}.layers.modeling.transformer_encoder", "TransformerEncoder"): _composite(
+        _DENSE, "_self_attention_layer"
+    ),
+    (f"{_HUB}.layers.modeling.transformer_decoder", "TransformerDecoder"): _composite(
+        _DENSE, "_self_attention_layer"
+    ),
+    (f"{_HUB}.models.llama.llama_decoder", "LlamaTransformerDecoder"): _composite(_GATED),
+    (f"{_HUB}.models.mistral.mistral_transformer_decoder", "MistralTransformerDecoder"): _composite(_GATED),
+    (f"{_HUB}.models.gemma.gemma_decoder_block", "GemmaDecoderBlock"): _composite(
+        {"intermediate_dim": Units(["gating_ffw", "gating_ffw_2"], ["ffw_linear"])}
+    ),
+    # All blocks of the encoder keep as many units: unit j of each is removed together with the others.
+    (f"{_HUB}.models.vit.vit_layers", "ViTEncoder"): _composite(
+        {
+            "mlp_dim": Units(
+                lambda layer: [f"encoder_layers.{at}.mlp.dense_1" for at in range(layer.num_layers)],
+                lambda layer: [f"encoder_layers.{at}.mlp.dense_2" for at in range(layer.num_layers)],
+            )
+        },
+        lambda layer: [f"encoder_layers.{at}.mha" for at in range(layer.num_layers)],
+    ),
+    (f"{_HUB}.models.vit.vit_layers", "ViTEncoderBlock"): _composite(
+        {"mlp_dim": Units(["mlp.dense_1"], ["mlp.dense_2"])}, "mha"
+    ),
 }
 
 _REGISTERED: dict[type, LayerType] = {}
@@ -356,6 +417,8 @@ def _row_of_class(cls):
         row = _REGISTERED.get(base)
         if row is None and keras_compat.is_keras_class(base):
             row = LAYERS.get(base.__name__)
+        if row is None:
+            row = KERAS_HUB.get((base.__module__, base.__name__))
         if row is not None:
             return _kernels_only(row) if _overrides_computation(cls, base) else row
     return UNKNOWN

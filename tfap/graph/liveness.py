@@ -15,7 +15,7 @@ may change.
 
 import numpy as np
 
-from tfap.graph import constants, layer_types, linear_maps, norms
+from tfap.graph import composite, constants, layer_types, linear_maps, norms
 from tfap.graph.calls import Graph
 from tfap.graph.centered import CenteredValues
 from tfap.graph.channels import ChannelMap, consumed_by
@@ -84,6 +84,12 @@ class Liveness:
             None if produced is None else produced.groups,
         )
 
+    def inner_units(self):
+        """Yields `(path, config entry, groups)` of the units inside composite layers."""
+        for path in self.graph.calls_of:
+            for entry, groups in self.channels.units_of(path).items():
+                yield path, entry, groups
+
     def linear_map(self, path):
         """Returns the `linear.LinearMap` of a layer. None for other layers."""
         return self.linear_maps.get(path) or self.depthwise.get(path)
@@ -138,6 +144,9 @@ class Liveness:
     def _alive(self):
         alive = np.zeros(self.channels.size, bool)
         alive[list(self.channels.pinned.keys() - self._not_needed_for_means())] = True
+        for path, entry, groups in self.inner_units():
+            masks = None if self._masks is None else self._masks.get(path, {})
+            alive[groups[composite.needed(self.graph.calls_of[path][0].layer, entry, masks)]] = True
         dependencies = list(self._dependencies())
         while True:
             before = alive.copy()

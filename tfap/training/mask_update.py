@@ -68,7 +68,8 @@ class PrunedWeight:
     @property
     def neuron_cost(self) -> int:
         is_recurrence = self.spec.first_neuron is not None and not self.spec.reads_input
-        return int(self.wrapper.settings.target == "neurons" and not is_recurrence)  # neurons cost once
+        is_repeated = is_recurrence or getattr(self.spec, "is_repeated", False)
+        return int(self.wrapper.settings.target == "neurons" and not is_repeated)  # neurons cost once
 
     @property
     def dense_cost(self) -> float:
