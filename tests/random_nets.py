@@ -65,6 +65,7 @@ class Maker:
         self.shifts = set()  # channels of which zeros do not stay zeros
         self.products = set()  # channels that one zero factor is enough for
         self.vary = set()  # channels that no weights make constant
+        self.normalized = set()  # channels that go only if they are zero
         self.inputs = []
         self.attentions = []
 
@@ -173,6 +174,17 @@ class Maker:
         equation = f"{letters}y,yz->{letters}z"
         layer = self.layers.EinsumDense(equation, output_shape=shape, activation=activation, **bias)
         return self.apply(layer, value, activation=activation)
+
+    def TimeDistributed(self, value):
+        """A Dense or, where a time step has an axis of its own, a convolution at every time step."""
+        activation = self.activation()
+        options = {"activation": activation, "use_bias": self.maybe(0.8)}
+        if value.rank == 1 or self.maybe():
+            inner = self.layers.Dense(self.number(4, 6), **options)
+        else:
+            self.pads.update(_numbers(value.channels))
+            inner = self.layers.Conv1D(self.number(4, 6), 2, padding="same", **options)
+        return self.apply(self.layers.TimeDistributed(inner), value, activation=activation)
 
     def Recurrent(self, value):
         """A SimpleRNN, GRU or LSTM, or two of them."""
@@ -285,6 +297,24 @@ class Maker:
         self.shifts.update(_numbers(value.channels))
         layer = self.layers.BatchNormalization(scale=self.maybe(0.8), center=self.maybe(0.8))
         return self.through(layer, value)
+
+    def GroupNormalization(self, value):
+        """Whole groups of two channels go, which have one number."""
+        channels = np.repeat(self.new(self.number(2, 4)), 2)
+        before = self.conv(value, channels=channels, same=True)
+        self.shifts.update(channels.tolist())
+        return self.through(self.layers.GroupNormalization(len(channels) // 2), before)
+
+    def OverChannels(self, value):
+        """A normalization that divides each channel by a number that depends on all."""
+        kinds = [self.layers.UnitNormalization]
+        if hasattr(self.layers, "RMSNormalization"):
+            kinds.append(self.layers.RMSNormalization)
+        value = self.conv(value, same=True)
+        numbers = _numbers(value.channels)
+        self.pinned.update(numbers & (self.shifts | self.vary))
+        self.normalized.update(numbers)
+        return self.through(self.pick(kinds)(), value)
 
     def Dropout(self, value):
         kinds = [self.layers.Dropout, self.layers.GaussianNoise]
@@ -441,7 +471,6 @@ class Maker:
         if value.rank == 1:
             gates = {"activation": "softmax", "return_sequences": True}
             layers += [self.layers.Permute((2, 1)), self.layers.SimpleRNN(4, **gates)]
-            layers += [self.layers.TimeDistributed(self.layers.Dense(4))]
         return Value(self.pick(layers)(value.tensor), None)
 
     def Operation(self, value):
@@ -556,6 +585,7 @@ class Maker:
         """Kills channels of every set; returns those that have to go, and makes others look dead."""
         planted = set()
         weights = {}
+        self.pinned |= self.normalized & self.shifts & self.pads
         for channels, groups in self.sets:
             pinned = self.pinned.intersection(channels.tolist())
             size = len(channels) // groups
@@ -630,6 +660,11 @@ class Maker:
 
     def _kill(self, channel, weights):
         folds, zeros = channel not in self.pads, channel not in self.shifts
+        if channel in self.normalized:
+            self._make_constant(weights, self.made_by[channel], bias=True)
+            for layer, index in self.bias_of.get(channel, ()):
+                _weights_of(layer, weights)[-1][index] = 0
+            return
         if self.maybe() or not (folds or zeros) or channel in self.vary:
             for layer, index in self.read_by[channel]:
                 _zero_input(layer, _weights_of(layer, weights), index)
@@ -646,7 +681,8 @@ class Maker:
 # Blocks by what they need: those that make their channels, those for spatial values, those for any.
 _MAKERS = {
     "Dense", "Conv", "Transpose", "Separable", "EinsumDense", "Nested", "NestedTwice",
-    "Shared", "Embedding", "Siamese", "DictInputs", "Concatenate",
+    "Shared", "Embedding", "Siamese", "DictInputs", "Concatenate", "TimeDistributed", "GroupNormalization",
+    "OverChannels",
 }  # fmt: skip
 _SEQUENCE = {"Recurrent", "Bidirectional", "MultiHeadAttention"}
 _OWN_NOTES = {"Grouped", "Depthwise", "Reshape", "NestedSequential"} | _SEQUENCE
@@ -654,11 +690,11 @@ _STARTS = {"Embedding", "Siamese", "DictInputs"}
 _ANY = [
     "Dense", "EinsumDense", "Activation", "Activations", "PReLU", "BatchNormalization", "Dropout", "Residual",
     "SqueezeExcite", "Concatenate", "Nested", "NestedSequential", "NestedTwice", "Shared", "Softmax",
-    "Unknown", "Operation",
+    "Unknown", "Operation", "GroupNormalization", "OverChannels",
 ]  # fmt: skip
 _IMAGES = [
     "Conv", "Transpose", "Separable", "Grouped", "Depthwise", "Pooling", "ZeroPadding", "Cropping",
-    "UpSampling", "Flatten", "GlobalPooling",
+    "UpSampling", "Flatten", "GlobalPooling", "TimeDistributed",
 ]  # fmt: skip
 _OF_RANK = {1: [*_IMAGES, "ConcatenateInTime"], 2: _IMAGES}
 _IMAGE = set(_OF_RANK[1])

@@ -1,4 +1,4 @@
-"""Attention layers: heads and their dimensions are removed by compact, remove and prune_once, and pruned whole."""
+"""Attention layers: heads and their dimensions go in compact, remove and prune_once, and are pruned whole."""
 
 import keras
 import nets

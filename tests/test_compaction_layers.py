@@ -560,7 +560,7 @@ def spread_over_channels(layers, x):
         (zero_padding, "conv", "a nonzero constant, and 'zeros' pads it with zeros"),
         (depthwise, "conv", "a nonzero constant, and 'reader' pads it with zeros"),
         (one_branch, "branch", "coupled with channels that are not constant"),
-        (layer_normalization, "conv", "the LayerNormalization 'reader', which tfap does not analyze"),
+        (layer_normalization, "conv", "'reader' subtracts the mean of all channels"),
         (softmax, "conv", "the activation 'reader' may combine channels"),
         (recurrent, "conv", "does not analyze Bidirectional layers with merge_mode=None"),
         (attention, "conv", "consumed by the MultiHeadAttention 'reader'"),

@@ -202,7 +202,7 @@ def test_a_depthwise_activation_over_all_channels(keras_module):
         ),
         (
             lambda layers: [layers.LayerNormalization(name="norm"), layers.Dense(2)],
-            "LayerNormalization 'norm'",
+            "'norm' subtracts the mean of all channels",
         ),
         (
             lambda layers: [layers.SimpleRNN(3, "softmax", name="rnn"), layers.Dense(2)],

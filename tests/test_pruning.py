@@ -544,7 +544,7 @@ def test_the_plan_says_which_neurons_are_not_removable(keras_module):
     model = keras_module.Model(inputs, layers.Dense(2, name="output")(x))
     by_neuron = {row.path: row for row in tfap.plan(model, 0.5, "magnitude", granularity="neuron")}
     by_weight = {row.path: row for row in tfap.plan(model, 0.5, "magnitude")}
-    consumed = "its channels are not removable: it is consumed by the LayerNormalization 'norm', which tfap"
+    consumed = "its channels are not removable: 'norm' subtracts the mean of all channels"
     assert by_neuron["kept"].pruned and by_neuron["kept"].reason.startswith(consumed)
     assert by_neuron["lstm"].reason == "its neurons are not removable: tfap does not resize this RNN"
     # The LSTM consumes three of its channels, and nothing the others.

@@ -11,7 +11,7 @@ PUBLIC = [
     *("FPGM", "GroupTaylor", "HessianDiagonal", "Wanda"),
     *("PruneForLatencyOnXNNPack", "PruningPolicy", "PruningSummaries", "prune_low_magnitude"),
     *("flops", "layer_flops", "load_runtime", "measure_latency", "pruning_is_over", "unremovable_neurons"),
-    *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "low_rank"),
+    *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "Units", "low_rank"),
     *(
         "compaction_report",
         "Allocation",
@@ -30,6 +30,7 @@ PUBLIC = [
         "prune_scope",
         "recalibrate",
         "remove",
+        "register_composite_layer",
         "register_pass_through_layer",
         "register_prunable_layer",
         "report",

@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     from tfap.graph.counts import ActivationCounts
     from tfap.graph.flops import flops, layer_flops
     from tfap.graph.kernel import Kernel, KernelSpec
-    from tfap.graph.registration import register_pass_through_layer, register_prunable_layer
+    from tfap.graph.registration import (
+        register_composite_layer,
+        register_pass_through_layer,
+        register_prunable_layer,
+    )
+    from tfap.graph.units import Units
     from tfap.iterative import prune_iteratively
     from tfap.layers.find import prunable_layers
     from tfap.pruning.policy import PruneForLatencyOnXNNPack, PruningPolicy
@@ -90,6 +95,7 @@ __all__ = [
     "PruningSummaries",
     "Reconstruction",
     "StopWhenPruned",
+    "Units",
     "UpdatePruningStep",
     "Wanda",
     "__version__",
@@ -117,6 +123,7 @@ __all__ = [
     "prune_scope",
     "pruning_is_over",
     "recalibrate",
+    "register_composite_layer",
     "register_pass_through_layer",
     "register_prunable_layer",
     "remove",
@@ -161,7 +168,12 @@ _MODULE_OF = {
         "graph.counts": ("ActivationCounts",),
         "graph.flops": ("flops", "layer_flops"),
         "graph.kernel": ("Kernel", "KernelSpec"),
-        "graph.registration": ("register_pass_through_layer", "register_prunable_layer"),
+        "graph.registration": (
+            "register_composite_layer",
+            "register_pass_through_layer",
+            "register_prunable_layer",
+        ),
+        "graph.units": ("Units",),
         "iterative": ("prune_iteratively",),
         "layers.find": ("prunable_layers",),
         "pruning.prune": ("plan", "prune", "prune_scope", "strip_pruning"),

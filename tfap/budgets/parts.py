@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from tfap.exporting.sizes import count_weights
-from tfap.graph import layer_types
+from tfap.graph import composite, layer_types
 from tfap.graph.layer_types import ChannelRule
 from tfap.graph.linear import Depthwise, Embedding, Grouped, Separable
 from tfap.graph.liveness import Liveness
@@ -59,6 +59,12 @@ def _of_layer(path, layer, liveness):
     heads = liveness.channels.heads(path)
     if heads is not None:
         return list(_of_attention(path, linear_map, consumed, heads, produced))
+    units = liveness.channels.units_of(path)
+    if units:
+        return [
+            Part(path, None, units[entry], size / len(units[entry]), in_kernel)
+            for entry, size, in_kernel in composite.costs(layer)
+        ]
     if linear_map is not None:
         return _of_linear_map(path, linear_map, consumed, produced)
     if produced is None or not getattr(layer, "weights", None):

@@ -42,7 +42,8 @@ class ChannelScores:
         pattern: Pattern = _NEURONS,
     ) -> None:
         self._model, self._criterion, self._liveness, self._errors = model, criterion, liveness, errors
-        self._weights = []  # (path, KernelSpec, variable, groups of the neurons)
+        # (path, KernelSpec, variable, groups of the neurons)
+        self._weights: list[tuple[str, Any, Any, np.ndarray]] = []
         for row in plan.pruned:
             call = liveness.graph.calls_of[row.path][0]
             for spec in pattern.kernel_specs(call.layer):

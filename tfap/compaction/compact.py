@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels, functions, layer_types
+from tfap.graph import channels, composite, functions, layer_types, norms
 from tfap.graph.activation import is_zero_when_silent
 from tfap.graph.calls import Graph
 from tfap.graph.counts import ActivationCounts
 from tfap.graph.evening import input_mask, keep_even_groups
-from tfap.graph.layer_types import ChannelRule
+from tfap.graph.layer_types import ChannelRule, ConstantRule
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement, equality
 from tfap.keras_compat.types import Arrays, Model
@@ -150,6 +150,9 @@ def kept_groups(liveness: Liveness) -> np.ndarray:
             heads = liveness.channels.heads(call.path)
             if heads is not None and not kept[heads].any():
                 kept[heads[:1]] = True
+        for _, _, groups in liveness.inner_units():
+            if not kept[groups].any():
+                kept[groups[:1]] = True
         keep_even_groups(liveness, kept)
         if np.array_equal(kept, before):
             return kept
@@ -197,9 +200,11 @@ def remove_dead_channels(model: Model, liveness: Liveness, staying: np.ndarray |
             return Replacement(layer) if is_tied else keras_compat.copied(layer)
         arrays = liveness.linear_maps[path].weights() if path in liveness.linear_maps else layer.get_weights()
         weights = [array.ravel()[at] for array, at in zip(arrays, parts[path].indices, strict=True)]
+        if parts[path].scale != 1:
+            weights[0] = (weights[0] * parts[path].scale).astype(weights[0].dtype)
         if is_tied and _equal(weights, layer.get_weights()):
             return Replacement(layer)
-        changes = {**_resizable_initializers(layer), **parts[path].config}
+        changes = _config_changes(layer, parts[path].config)
         return Replacement(keras_compat.from_config(layer, changes), weights)
 
     resized = functions.resizer(graph, liveness.channels, kept)
@@ -209,6 +214,15 @@ def remove_dead_channels(model: Model, liveness: Liveness, staying: np.ndarray |
         for side in (0, 1)
     )
     return Compaction(compacted, {path: part.indices for path, part in parts.items()}, inputs, outputs)
+
+
+def _config_changes(layer, changes):
+    """The changed config entries of a layer; those of the layer inside a TimeDistributed, nested."""
+    inner = layer_types.inner(layer)
+    changes = {**_resizable_initializers(inner), **changes}
+    if inner is layer:
+        return changes
+    return {"layer": keras_compat.inner_config(layer.get_config()["layer"], changes)}
 
 
 def _equal(weights, old_weights):
@@ -240,15 +254,23 @@ def _kept_shape(shape, value_channels, kept):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _KeptPart:
-    """The kept part of a layer: flat indices into each of its weights, and changes to its config."""
+    """The kept part of a layer: flat indices into each of its weights, and changes to its config.
+
+    The values of the first weight are multiplied by `scale`.
+    """
 
     indices: list
     config: dict
+    scale: float = 1.0
 
 
 def _kept_part(layer, path, liveness, kept):
     """The `_KeptPart` of a layer, or None if all of it is kept."""
     consumed, produced = liveness.groups(path)
+    units = liveness.channels.units_of(path)
+    if units:
+        inside = {entry: kept[groups] for entry, groups in units.items()}
+        return _KeptPart(*composite.kept_part(layer, inside))
     if produced is None or not keras_compat.is_layer(layer):
         return None
     if path in liveness.linear_maps:
@@ -265,10 +287,21 @@ def _kept_part(layer, path, liveness, kept):
         if target_shape[axis] != -1:
             target_shape[axis] = int(kept[produced].sum())
         return _KeptPart([], {"target_shape": tuple(target_shape)})
+    if norms.is_over_channels(layer):
+        inputs = liveness.constants.inputs_of(liveness.graph.calls_of[path])
+        config, scale = norms.resized(layer, kept[produced], inputs.values)
+        return _KeptPart(_channel_indices(layer, kept[produced], -1), config, scale)
     if not layer.weights:
         return None
     axis = liveness.channels.of(liveness.graph.calls_of[path][0].outputs[0]).axis
-    return _KeptPart(_channel_indices(layer, kept[produced], axis), {})
+    return _KeptPart(_channel_indices(layer, kept[produced], axis), _resized(layer, kept[produced]))
+
+
+def _resized(layer, kept_channels):
+    """The config entries that change with the channels of a layer that has weights per channel."""
+    if layer_types.of(layer).constants is ConstantRule.GROUP_NORMALIZED:
+        return {"groups": int(kept_channels.reshape(layer.groups, -1).any(axis=1).sum())}
+    return {}
 
 
 def _resizable_initializers(layer):

@@ -135,7 +135,7 @@ class _Merger:
     """
 
     def __init__(self, model, plan):
-        # No other unit takes the place of a recurrent one.
+        # No other unit takes the place of a recurrent one, or of one that is normalized with others.
         self.removable = RemovableChannels(model, plan, without_data=True)
         self.model = self.removable.model
         self.layers: list[MergedLayer] = []

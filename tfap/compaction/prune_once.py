@@ -389,7 +389,7 @@ class _Pruner:
     def remove(self, kept, compensate, progress):
         """Takes removed channels out of their consumers. Returns a list of `RefittedLayer`."""
         self.kept = kept.copy()  # `_choose_again` changes it
-        self.removable.clear_recurrence(kept)
+        self.removable.clear_made(kept)
         rows = []
 
         def done(consumer):
@@ -431,9 +431,11 @@ class _Pruner:
     def _only_consumer(self, groups):
         """Returns the path of the only layer that consumes a set, or None.
 
-        None also if a grouped convolution needs as many channels of every group, or if a recurrent layer
-        reads some of them itself.
+        None also if a grouped convolution needs as many channels of every group, if a recurrent layer reads
+        some of them itself, or if they are normalized together.
         """
+        if not self.removable.normalized.isdisjoint(groups.tolist()):
+            return None
         for path, matrix in self._liveness.linear_maps.items():
             sides = self._liveness.groups(path) if isinstance(matrix, Grouped) else ()
             if self._liveness.is_recurrent(path):

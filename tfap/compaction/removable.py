@@ -7,6 +7,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.finding import consumers_of
+from tfap.graph import composite, constants, linear_maps, norms
 from tfap.graph.calls import Graph
 from tfap.graph.evening import evened
 from tfap.graph.liveness import Liveness
@@ -21,8 +22,9 @@ class RemovableChannels:
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         plan: The `PruningPlan` of the model: which layers may lose channels.
-        without_data: Whether channels are merged by their weights alone. Recurrent layers then lose no units,
-            and channels that attention consumes stay.
+        without_data: Whether channels are merged by their weights alone. Those then stay that have to be set
+            to zero before they are removed, such as units of recurrent layers and channels that are
+            normalized together, and those that attention consumes.
         kinds: What may go: "channels", "heads" of attention layers, or both.
 
     Attributes:
@@ -70,9 +72,15 @@ class RemovableChannels:
     def channels(self):
         return self.liveness.channels
 
+    @property
+    def normalized(self) -> set[int]:
+        """The channel groups that are normalized together, which are set to zero before they are removed."""
+        return self.channels.normalized
+
     def _removable_sets(self, kinds):
         removable = np.ones(self.channels.size, bool)
         removable[list(self.channels.pinned)] = False
+        removable[list(self.normalized if self._without_data else never_zero(self.liveness))] = False
         produced = []
         for path in self.liveness.linear_maps:
             consumed, groups = self.liveness.groups(path)
@@ -87,22 +95,28 @@ class RemovableChannels:
             produced.append(groups)
             if "channels" not in kinds:
                 removable[groups] = False
+        for path, _, groups in self.liveness.inner_units():
+            stay = self._without_data or "channels" not in kinds
+            removable[groups] = path in self.prunable and path not in self._shared and not stay
+            produced.append(groups)
         heads = filter(lambda its: its is not None, map(self.channels.heads, self.liveness.linear_maps))
         return coupled_sets([*produced, *heads], removable)
 
     def layers_of(self, groups: np.ndarray) -> list[str]:
         """Lists the paths of the layers that produce some of these channel groups, in graph order.
 
-        They also include attention layers of which some of these groups are heads.
+        They also include attention layers of which some of these groups are heads, and composite layers of
+        which some are units.
         """
-        return [
-            path
-            for path in self._producers
-            if any(np.isin(side, groups).any() for side in self.made_by(path))
-        ]
+        return [path for path, made in self._made if np.isin(made, groups).any()]
 
-    def made_by(self, path: str) -> list[np.ndarray]:
-        """Lists the groups of which a layer keeps at least one each: of its output, and of its heads."""
+    @property
+    def _made(self):
+        """The groups of which a layer keeps one at least: of its output, of its heads, of its units."""
+        made = [(path, groups) for path in self._producers for groups in self._made_by(path)]
+        return made + [(path, inside) for path, _, inside in self.liveness.inner_units()]
+
+    def _made_by(self, path):
         heads = self.channels.heads(path)
         return [self.liveness.groups(path)[1], *([] if heads is None else [heads])]
 
@@ -124,10 +138,9 @@ class RemovableChannels:
         kept = np.ones(self.channels.size, bool)
         kept[order[:count]] = False
         rank = {int(group): at for at, group in enumerate(order)}
-        for path in self._producers:
-            for groups in self.made_by(path):
-                if not kept[groups].any():
-                    kept[max(groups, key=lambda group: rank.get(int(group), -1))] = True
+        for _, groups in self._made:
+            if not kept[groups].any():
+                kept[max(groups, key=lambda group: rank.get(int(group), -1))] = True
         return self.evened(kept)
 
     def recurrent_reads(self, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -144,12 +157,50 @@ class RemovableChannels:
             if self.liveness.is_recurrent(path) and removed.any():
                 yield path, removed
 
-    def clear_recurrence(self, kept: np.ndarray) -> None:
-        """Sets the weights to zero with which recurrent layers read their own units that are removed.
+    def made_zero(self, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Lists the layers that make removed channels that are normalized together with others.
+
+        Args:
+            kept: Boolean array: which channel groups are kept.
+
+        Yields:
+            Tuples of the path of a layer and a boolean array, True for the outputs to set to zero.
+        """
+        removed = np.flatnonzero(~kept)
+        removed = removed[np.isin(removed, list(self.normalized))]
+        for path in self.liveness.linear_maps if len(removed) else ():
+            outputs = np.isin(self.liveness.groups(path)[1], removed)
+            if outputs.any():
+                yield path, outputs
+
+    def units_removed(self, kept: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Yields the path, the config entry, and a mask of the removed units inside composite layers.
 
         Args:
             kept: Boolean array: which channel groups are kept.
         """
+        for path, entry, groups in self.liveness.inner_units():
+            if not kept[groups].all():
+                yield path, entry, ~kept[groups]
+
+    def clear_made(self, kept: np.ndarray) -> None:
+        """Sets weights to zero by which removed channels change others, besides the layers that consume them.
+
+        These are the weights with which recurrent layers read their own units, those that make channels that
+        are normalized together with others, and those that read units inside composite layers.
+
+        Args:
+            kept: Boolean array: which channel groups are kept.
+        """
+        for path, entry, removed in self.units_removed(kept):
+            composite.clear_reads(self.liveness.graph.calls_of[path][0].layer, entry, removed)
+        for path, outputs in self.made_zero(kept):
+            linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)
+            if consumer is None:
+                linear_map.clear_outputs(outputs)
+                linear_map.layer.set_weights(linear_map.weights())
+            else:
+                consumer.clear_outputs(outputs)
         for path, removed in self.recurrent_reads(kept):
             linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)
             if consumer is None:
@@ -168,3 +219,32 @@ class RemovableChannels:
             A boolean array of which at least as many are kept.
         """
         return evened(self.liveness, kept)
+
+
+def never_zero(liveness: Liveness) -> set[int]:
+    """Finds channels that are not zero behind the layers that make them, even if all their weights are.
+
+    An activation such as sigmoid, or the shift of a BatchNormalization, is the reason.
+
+    Args:
+        liveness: The `Liveness` of a model.
+
+    Returns:
+        The set of those channel groups that are normalized together with others.
+    """
+    normalized = list(liveness.channels.normalized)
+    if not normalized:
+        return set()
+    maps = {**liveness.linear_maps, **liveness.depthwise}
+    for path in liveness.linear_maps:
+        if liveness.is_recurrent(path):
+            continue  # its units stay
+        maps[path] = linear_maps.from_layer(maps[path].layer)
+        maps[path].clear_outputs(np.isin(liveness.groups(path)[1], normalized))
+    made = constants.ConstantMap(liveness.graph, liveness.channels, maps)
+    found: set[int] = set()
+    for call in liveness.graph.calls:
+        if norms.is_over_channels(call.layer) and made.of(call.inputs[0]) is not None:
+            groups = liveness.channels.of(call.inputs[0]).groups
+            found |= set(groups[~made.of(call.inputs[0]).zero].tolist())
+    return found

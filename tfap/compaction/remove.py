@@ -67,15 +67,20 @@ def remove(
     for consumer in channels.consumers.values():
         if not kept[consumer.groups].all():
             consumer.clear(~kept[consumer.groups])
-    channels.clear_recurrence(kept)
+    channels.clear_made(kept)
     return _without(channels.model, kept)
 
 
 def _groups(channels, plan, path, given):
     """The channel groups of some neurons of a layer."""
     graph = channels.liveness.graph
+    inside = {f"{layer}/{entry}": groups for layer, entry, groups in channels.liveness.inner_units()}
+    if path in inside:
+        every = inside[path]
+        return _removable(channels, plan, path, every[_indices(path, given, len(every), "units")], "units")
     if path not in graph.calls_of:
         layers = [path for path, layer in graph.layers() if keras_compat.is_layer(layer)]
+        layers += inside
         close = difflib.get_close_matches(str(path), layers) or layers
         raise ValueError(f"neurons names the layer '{path}', which is not in the model. It has: {close}")
     produced = channels.channels.of(graph.calls_of[path][0].outputs[0])
@@ -90,7 +95,11 @@ def _groups(channels, plan, path, given):
                 f"{dict(given)!r} for a layer of type {type(graph.calls_of[path][0].layer).__name__}."
             )
         given = given["heads"]
-    groups = every[_indices(path, given, len(every), what)]
+    return _removable(channels, plan, path, every[_indices(path, given, len(every), what)], what)
+
+
+def _removable(channels, plan, path, groups, what):
+    """The named channel groups, if all of them may be removed."""
     stay = int((~np.isin(groups, np.concatenate(channels.sets))).sum())
     if stay:
         raise ValueError(
@@ -140,6 +149,9 @@ def _check_rest(channels, kept):
                 f"The layer '{path}' would lose all its channels: leave at least one of them, or of those "
                 "that are coupled to them."
             )
+    for path, entry, groups in liveness.inner_units():
+        if not kept[groups].any():
+            raise ValueError(f"The layer '{path}' would lose all its units '{entry}': leave at least one.")
     evened = channels.evened(kept)
     for path, linear_map in liveness.linear_maps.items():
         sides = liveness.groups(path) if isinstance(linear_map, Grouped) else ()

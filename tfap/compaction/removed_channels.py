@@ -7,7 +7,7 @@ import numpy as np
 
 from tfap.compaction.removable import RemovableChannels
 from tfap.compensation.refit import LeastSquares
-from tfap.graph import linear_maps
+from tfap.graph import composite, linear_maps
 
 
 @contextlib.contextmanager
@@ -31,7 +31,14 @@ def channels_removed(
         for path, removed in removable.recurrent_reads(kept)
     ]
     written = [layer for consumer in changed for layer in consumer.layers_written()]
-    written += [layer for layer, _ in recurrent]
+    zeroed = [
+        (removable.liveness.linear_maps[path].layer, removed) for path, removed in removable.made_zero(kept)
+    ]
+    inner = [
+        (removable.liveness.graph.calls_of[path][0].layer, entry, removed)
+        for path, entry, removed in removable.units_removed(kept)
+    ]
+    written += [layer for layer, _ in recurrent + zeroed] + [layer for layer, *_ in inner]
     layers = {id(layer): layer for layer in written}
     before = [(layer, layer.get_weights()) for layer in layers.values()]
     try:
@@ -46,6 +53,12 @@ def channels_removed(
             linear_map = linear_maps.from_layer(layer)
             linear_map.clear_recurrence(removed)
             layer.set_weights(linear_map.weights())
+        for layer, outputs in zeroed:
+            linear_map = linear_maps.from_layer(layer)
+            linear_map.clear_outputs(outputs)
+            layer.set_weights(linear_map.weights())
+        for layer, entry, removed in inner:
+            composite.clear_reads(layer, entry, removed)
         yield
     finally:
         for layer, weights in before:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfap.graph import layer_types
+from tfap.graph import composite, layer_types
 from tfap.graph.flops import layer_flops
 from tfap.graph.layer_types import ChannelRule
 from tfap.graph.liveness import Liveness
@@ -49,6 +49,10 @@ class ModelCost:
             cost = _kernel_size(layer) if target == "weights" else by_flops.get(path, 0)
             if target == "neurons" and path not in prunable:
                 continue
+            inside = list(_inner_costs(path, layer, liveness, target, cost))
+            self._layers += inside
+            if target != "neurons":
+                cost -= sum(each.each * len(each.outputs) for each in inside)
             inputs, outputs = self._sides(path, layer, liveness)
             heads = liveness.channels.heads(path)
             if heads is not None and target != "neurons":
@@ -79,6 +83,14 @@ class ModelCost:
     def of(self, kept: np.ndarray) -> float:
         """Computes the cost with the kept groups: boolean array, shape `(groups,)`."""
         return float(sum(layer.of(kept) for layer in self._layers))
+
+
+def _inner_costs(path, layer, liveness, target, cost):
+    """Lists the `_LayerCost` of the units inside a composite layer, in proportion to its kernels."""
+    whole = _kernel_size(layer)
+    for entry, groups in liveness.channels.units_of(path).items():
+        kernels = sum(size for its, size, is_kernel in composite.costs(layer) if its == entry and is_kernel)
+        yield _LayerCost(None, groups, 1 if target == "neurons" else cost * kernels / whole / len(groups))
 
 
 def _recurrent_costs(linear_map, inputs, outputs, cost):

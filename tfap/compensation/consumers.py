@@ -120,7 +120,10 @@ class Consumer:
     def _chunks(self, tensor: Any) -> Iterator[np.ndarray]:
         values = keras_compat.to_numpy(tensor)
         values = np.asarray(values, np.float64 if values.dtype == np.float64 else np.float32)
-        if getattr(self.layer, "data_format", None) == "channels_first":
+        inner = layer_types.inner(self.layer)
+        if inner is not self.layer:  # every time step is a sample
+            values = values.reshape(-1, *values.shape[2:])
+        if getattr(inner, "data_format", None) == "channels_first":
             values = np.moveaxis(values, 1, -1)
         per_sample = 8 * len(self.unit_groups) * max(1, int(np.prod(values.shape[1:-1])))
         size = max(1, _CHUNK_BYTES // per_sample)
@@ -200,6 +203,11 @@ class Consumer:
         self._map.clear(removed, np.zeros(self._map.nonzero.shape[1], bool))
         self.layer.set_weights(self._map.weights())
 
+    def clear_outputs(self, outputs: np.ndarray) -> None:
+        """Makes some outputs zero before the activation, given as a boolean array."""
+        self._map.clear_outputs(outputs)
+        self.layer.set_weights(self._map.weights())
+
     def clear_recurrence(self, removed: np.ndarray) -> None:
         """Sets the weights to zero with which a recurrent layer reads some of its units, a boolean array."""
         self._map.clear_recurrence(removed)
@@ -222,7 +230,7 @@ class _Convolution(Consumer):
     """A convolution, by what each output position reads: units are taps x channels (im2col)."""
 
     def _units(self):
-        layer, groups = self.layer, self._map.groups
+        layer, groups = self._map.layer, self._map.groups
         window = tuple(self._kernel.shape[:-2])
         ndim = len(window)
         self._taps = int(np.prod(window))
@@ -294,7 +302,7 @@ class _Separable(Consumer):
     """A separable convolution: units are the outputs of its depthwise part."""
 
     def _units(self):
-        depthwise, layer = self._map.depthwise, self.layer
+        depthwise, layer = self._map.depthwise, self._map.layer
         ndim = depthwise.ndim - 2
         self._window = Window(
             tuple(depthwise.shape[:ndim]),
@@ -362,7 +370,7 @@ def _shift_of(consumer, fixed):
     normalization = _normalization_after(consumer, fixed)
     if normalization is None:
         return None
-    mean = normalization.moving_mean
+    mean = layer_types.inner(normalization).moving_mean
     return lambda change: mean.assign(np.asarray(mean) - change.astype("float32"))
 
 
@@ -370,7 +378,8 @@ def _normalization_after(consumer, fixed):
     """Returns the BatchNormalization that alone consumes the output of a layer and may change, or None."""
     layer = consumer.layer
     following = [use for call in consumer.calls for use in call.outputs[0].consumers]
-    linear_activation = getattr(getattr(layer, "activation", None), "__name__", "linear") == "linear"
+    activation = getattr(layer_types.inner(layer), "activation", None)
+    linear_activation = getattr(activation, "__name__", "linear") == "linear"
     if len(consumer.calls) != 1 or len(following) != 1 or not linear_activation:
         return None
     normalization = following[0][0].layer

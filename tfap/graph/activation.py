@@ -36,7 +36,7 @@ def fires(layer):
 
 def is_elementwise(layer):
     """Returns whether a layer's activation is known to be elementwise. True for a layer without one."""
-    activation = getattr(layer, "activation", None)
+    activation = getattr(layer_types.inner(layer), "activation", None)
     if activation is None:
         return True
     if keras_compat.is_layer(activation):
@@ -50,7 +50,7 @@ def is_zero_when_silent(layer):
     """Returns whether a neuron that does not fire outputs 0, as in a ReLU layer or with a fused ReLU."""
     if keras_compat.kind_of(layer) == "ReLU":
         return not layer.negative_slope
-    activation = getattr(layer, "activation", None)
+    activation = getattr(layer_types.inner(layer), "activation", None)
     if keras_compat.is_layer(activation):
         return is_zero_when_silent(activation)
     return _is_keras_function(activation) and activation.__name__ in ("relu", "relu6")

@@ -197,7 +197,10 @@ def unwrap(layer):
 
 def channel_axis(layer):
     """Returns the axis of a layer's output that indexes its neurons: 1 for channels_first, or else -1."""
-    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+    inner = layer_types.inner(layer)
+    if getattr(inner, "data_format", None) != "channels_first":
+        return -1
+    return 1 if inner is layer else 2
 
 
 def _makes_units(layer):

@@ -12,10 +12,11 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import attention, functions, layer_types, recurrent
+from tfap.graph import attention, composite, functions, layer_types, norms, recurrent
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import channel_axis, unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
+from tfap.graph.units import InnerKernel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,20 +41,28 @@ class ChannelMap:
     Attributes:
         size: Integer. The number of groups.
         pinned: Dict of group to the reason why its channels are not removable.
+        centering: Set of those pinned groups that are removable if a LayerNormalization does not need the
+            mean; see `norms.py`.
+        normalized: Set of the groups that a layer normalizes together, so that they can only be removed if
+            they are zero.
     """
 
     def __init__(self, graph):
         self._couplings = []  # pairs of arrays of groups: entry i of one is coupled with entry i of the other
         self._pins = []  # (groups, reason)
+        self._centering, self._normalized = [], []  # the same, and groups
         self._of = {}
         self._heads = {}
         self.size = 0
+        self._units = {}  # path -> config entry -> groups
         for value in graph.inputs:
             self._of[value] = None
         for call in graph.calls:
             self._trace(call)
-        for calls in graph.calls_of.values():
+        for path, calls in graph.calls_of.items():
             self._couple_calls(calls)
+            inside = composite.counts(unwrap(calls[0].layer))
+            self._units[path] = {entry: self._new(count) for entry, count in inside.items()}
         self._couple_nested_calls(graph.entries)
         for value in graph.outputs:
             self._pin(value, "it is an output of the model")
@@ -66,6 +75,10 @@ class ChannelMap:
     def heads(self, path):
         """Returns the groups of the heads of an attention layer. None for other layers."""
         return self._heads.get(path)
+
+    def units_of(self, path):
+        """Returns the groups of the units inside a layer: dict of config entry to integer array."""
+        return self._units[path]
 
     # -- one method per rule: the `Channels` of a call's output, None, or the reason to pin its inputs -------
 
@@ -99,6 +112,7 @@ class ChannelMap:
             ChannelRule.LINEAR: self._linear,
             ChannelRule.DEPTHWISE: self._depthwise,
             ChannelRule.SAME: self._same,
+            ChannelRule.ALONG_AXIS: self._along_axis,
             ChannelRule.MERGED: self._merge,
             ChannelRule.CONCATENATED: self._concatenate,
             ChannelRule.RESHAPED: self._reshape,
@@ -121,6 +135,9 @@ class ChannelMap:
     def _unknown(self, layer, call):
         if functions.name_of(call) is not None:
             consumer = f"the function '{call.path}'"
+        elif layer_types.inner(layer) is not layer:
+            kind = type(layer_types.inner(layer)).__name__
+            consumer = f"the {type(layer).__name__} '{call.path}' around the {kind}"
         elif keras_compat.kind_of(layer) is None:
             consumer = f"the custom layer '{call.path}' ({type(layer).__name__})"
         else:
@@ -179,7 +196,7 @@ class ChannelMap:
         along = "along another axis" if self._of[call.inputs[0]] else "as a channel that is not removable"
         consumed = self._groups_along(call.inputs[0], axis, f"'{call.path}' consumes it {along}")
         produced = self._produced(layer, call, call.outputs[0].shape[axis])
-        self._couple(produced, np.repeat(consumed, layer.depth_multiplier))
+        self._couple(produced, np.repeat(consumed, layer_types.inner(layer).depth_multiplier))
         return Channels(axis, produced)
 
     def _produced(self, layer, call, count):
@@ -196,26 +213,62 @@ class ChannelMap:
             return f"the activation '{call.path}' may combine channels"
         if channels is None:
             return None
-        spatial = hasattr(layer, "data_format") and len(value.shape) > 2
-        axis = None
-        if layer_types.of(layer).constants is ConstantRule.NORMALIZED:
-            # An integer in Keras 3, a list in tf_keras.
-            axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-            if len(axes) > 1:
-                return f"'{call.path}' normalizes several axes"
-            (axis,) = axes
-        if spatial:
-            axis = _channel_axis(layer, len(value.shape))
-        if axis is not None and axis % len(value.shape) != channels.axis:
+        axis = self._axis_of_layer(layer, value)
+        if axis is None:
+            return f"'{call.path}' normalizes several axes"
+        if getattr(layer, "pad_to_aspect_ratio", False):
+            return f"'{call.path}' pads it"
+        if axis and axis != channels.axis:
             return f"'{call.path}' works along another axis than that of the channels"
-        noise_shape = getattr(layer, "noise_shape", None)
-        if noise_shape is not None and noise_shape[channels.axis] not in (None, 1):
+        inner = layer_types.inner(layer)
+        noise_shape, at = getattr(inner, "noise_shape", None), channels.axis - (inner is not layer)
+        if noise_shape is not None and noise_shape[at] not in (None, 1):
             return f"the noise_shape of '{call.path}' contains the number of channels"
         last = channels.axis == len(value.shape) - 1
         new_axis = len(result.shape) - 1 if last else channels.axis
         if new_axis >= len(result.shape) or result.shape[new_axis] != len(channels.groups):
             return f"'{call.path}' changes the number of channels"
+        if layer_types.of(layer).constants is ConstantRule.GROUP_NORMALIZED:
+            self._couple_normalized(layer, channels.groups, call)
+        if norms.is_over_channels(layer):
+            if norms.why_not_analyzed(layer) is not None:
+                return f"tfap does not analyze the layer '{call.path}' {norms.why_not_analyzed(layer)}"
+            self._normalized.append(channels.groups)
+            if norms.subtracts_mean(layer):
+                reason = f"'{call.path}' subtracts the mean of all channels, which depends on their number"
+                self._centering.append((channels.groups, reason))
         return Channels(new_axis, channels.groups)
+
+    def _along_axis(self, layer, call):
+        channels = self._of[call.inputs[0]]
+        if channels is None:
+            return None
+        if len(call.inputs) > 1:
+            return self._unknown(layer, call)
+        if channels.axis in functions.axes_of(call):
+            return f"the activation '{call.path}' may combine channels"
+        return channels
+
+    def _axis_of_layer(self, layer, value):
+        """Returns the axis along which a layer works. 0 if it works on all, None if on several."""
+        inner, ndim = layer_types.inner(layer), len(value.shape)
+        if layer_types.of(layer).constants in _NORMALIZING:
+            # An integer in Keras 3, a list in tf_keras.
+            axes = [inner.axis] if isinstance(inner.axis, int) else list(inner.axis)
+            if len(axes) > 1:
+                return None
+            outer = axes[0] + (inner is not layer and axes[0] > 0)
+            return outer % ndim
+        spatial = hasattr(inner, "data_format") and ndim > 2
+        return _channel_axis(layer, ndim) if spatial else 0
+
+    def _couple_normalized(self, layer, groups, call):
+        """Couples the channels that a GroupNormalization normalizes together: all of them go or none."""
+        if layer.groups == 1:
+            self._pins.append((groups, f"'{call.path}' normalizes all channels together"))
+        members = groups.reshape(layer.groups, -1)
+        for member in members.T[1:]:
+            self._couple(members.T[0], member)
 
     def _merge(self, layer, call):
         shape = call.outputs[0].shape
@@ -268,6 +321,8 @@ class ChannelMap:
             return None
         if not functions.has_fixed_shape(call):
             return f"'{call.path}' reshapes it to a shape that is computed"
+        if layer_types.inner(layer) is not layer and channels_first_flatten(layer_types.inner(layer)):
+            return f"'{call.path}' moves the channels of each time step"
         if keeps_last_axis(layer, channels.axis, value.shape, shape):
             return Channels(len(shape) - 1, channels.groups)
         if None in value.shape[1:] or None in shape[1:]:
@@ -385,14 +440,29 @@ class ChannelMap:
             labels = _connected(labels, some, others)
         _, labels = np.unique(labels, return_inverse=True)
         self.size = int(labels.max(initial=-1)) + 1
-        self.pinned = {}
-        for groups, reason in self._pins:
-            for group in np.unique(labels[groups]):
-                self.pinned.setdefault(int(group), reason)
+        self.pinned = _reasons(labels, self._pins)
+        centering = _reasons(labels, self._centering)
+        self.centering = centering.keys() - self.pinned.keys()
+        self.pinned = {**centering, **self.pinned}
+        self.normalized = {int(group) for groups in self._normalized for group in labels[groups]}
         for value, channels in self._of.items():
             if channels is not None:
                 self._of[value] = Channels(channels.axis, labels[channels.groups])
         self._heads = {path: labels[groups] for path, groups in self._heads.items()}
+        for path, inside in self._units.items():
+            self._units[path] = {entry: labels[groups] for entry, groups in inside.items()}
+
+
+_NORMALIZING = (ConstantRule.NORMALIZED, ConstantRule.GROUP_NORMALIZED, *layer_types.OVER_CHANNELS)
+
+
+def _reasons(labels, pins):
+    """Returns the first reason of each group."""
+    found = {}
+    for groups, reason in pins:
+        for group in np.unique(labels[groups]):
+            found.setdefault(int(group), reason)
+    return found
 
 
 def _connected(labels, some, others):
@@ -469,7 +539,8 @@ def consumed_by(call, channel_map):
 def produced_by(call, spec, neurons, channel_map):
     """Returns the groups of the neurons that a kernel produces. None if they are not channels of the output.
 
-    The neurons of the kernels of attention layers may be heads, of which several may share keys and values.
+    The neurons of attention layers may be heads, of which several may share keys and values, and those of
+    composite layers the units inside.
 
     Args:
         call: The `Call` of its layer.
@@ -477,6 +548,8 @@ def produced_by(call, spec, neurons, channel_map):
         neurons: Integer. The number of its neurons.
         channel_map: The `ChannelMap` of the graph.
     """
+    if isinstance(spec, InnerKernel):
+        return channel_map.units_of(call.path).get(spec.units)
     if spec.heads:
         heads = channel_map.heads(call.path)
         return None if heads is None else heads.repeat(neurons // len(heads))
@@ -509,6 +582,7 @@ def _follows_its_row(layer):
     Its kernels must be variables, its only other weight may be a bias, and an EinsumDense must act on the
     last axis.
     """
+    layer = layer_types.inner(layer)
     if layer_types.why_not_prunable(layer) is not None or _has_extra_weights(layer):
         return False
     return not hasattr(layer, "equation") or _is_dense_einsum(layer)
@@ -516,6 +590,7 @@ def _follows_its_row(layer):
 
 def _has_extra_weights(layer):
     """Returns whether a layer has, or may get, other weights than its kernels and a bias."""
+    layer = layer_types.inner(layer)
     activation = getattr(layer, "activation", None)
     if keras_compat.is_layer(activation):  # its weights may be created only in its first call
         return layer_types.of(activation).constants is not ConstantRule.APPLIED

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import attention, channels, functions, layer_types
+from tfap.graph import attention, channels, functions, layer_types, norms
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -43,6 +43,10 @@ class Constants:
         """Whether each channel is always 0."""
         return self.known & (self.values == 0)
 
+    def zeros(self):
+        """Returns only the constants that are 0."""
+        return Constants.of(self.zero, self.values)
+
     def foldable_into(self, linear_map):
         """Returns whether each constant can be folded into the bias of a `linear.LinearMap`."""
         return self.known if linear_map.folds_constants else self.zero
@@ -57,10 +61,12 @@ class ConstantMap:
         linear_maps: Dict of path to `linear.LinearMap`, including depthwise layers.
         silent: Dict of path to a boolean array: channels to treat as zero after the layer at this path.
         training: Whether weights may change. A scale of zero in BatchNormalization then proves nothing.
+        centered: The `centered.CenteredValues`, or other values whose channels have the sum zero.
     """
 
-    def __init__(self, graph, channel_map, linear_maps, silent=None, training=False):
+    def __init__(self, graph, channel_map, linear_maps, silent=None, training=False, centered=()):
         self._channels, self._linear_maps, self._training = channel_map, linear_maps, training
+        self._centered = centered
         self._shared = {path for path, calls in graph.calls_of.items() if len(calls) > 1}
         self._of = {}
         self._unfed = {}
@@ -88,7 +94,8 @@ class ConstantMap:
         output = self._channels.of(value)
         if output is None:
             return None
-        layer, row = unwrap(call.layer), layer_types.of(unwrap(call.layer))
+        row = layer_types.of(unwrap(call.layer))
+        layer = layer_types.inner(unwrap(call.layer))
         if row.recurrent:
             return self._through_recurrent(call, value, self._linear_maps[call.path])
         if row.attention:
@@ -98,7 +105,10 @@ class ConstantMap:
         if call.path in self._linear_maps:
             return self._through_linear_map(call, self._linear_maps[call.path])
         if row.channels is ChannelRule.PERMUTED:
-            return self._of.get(call.inputs[0])
+            constants = self._of.get(call.inputs[0])
+            return constants.zeros() if constants and functions.adds_up(call) else constants
+        if row.channels is ChannelRule.ALONG_AXIS:
+            return Constants.none(len(output.groups))
         if row.channels is ChannelRule.RESHAPED:
             axis = self._channels.of(call.inputs[0]).axis
             return _through_reshape(layer, self._along(call.inputs[0], axis), axis, output.axis, call)
@@ -116,6 +126,10 @@ class ConstantMap:
             return _through_merge(layer, layer.__call__, inputs, len(output.groups), _is_product(call))
         if row.channels is ChannelRule.CONCATENATED:
             return _through_concatenate(inputs, len(output.groups))
+        if norms.is_over_channels(layer):
+            known, values = inputs[0].known, inputs[0].values
+            is_centered = call.inputs[0] in self._centered
+            return Constants.of(*norms.constants_after(layer, known, values, self._training, is_centered))
         return self._through_same(layer, row.constants, inputs[0], output.axis)
 
     def _through_same(self, layer, rule, constants, axis):
@@ -123,9 +137,11 @@ class ConstantMap:
         if rule is ConstantRule.KEPT:
             return constants
         if rule is ConstantRule.ZERO_KEPT:
-            return Constants.of(constants.zero, constants.values)
+            return constants.zeros()
         if rule is ConstantRule.NORMALIZED:
             return _through_normalization(layer, constants, self._training)
+        if rule is ConstantRule.GROUP_NORMALIZED:
+            return _through_group_normalization(layer, constants, self._training)
         if rule is ConstantRule.PRELU:
             return _through_prelu(layer, constants, axis)
         if rule is ConstantRule.APPLIED:
@@ -213,6 +229,19 @@ def _through_normalization(layer, constants, training):
     shift = 0 if weights["beta"] is None else weights["beta"]
     values = (constants.values - weights["moving_mean"]) * np.where(constants.known, scale, 0) + shift
     return Constants.of(constants.known if training else constants.known | (scale == 0), values)
+
+
+def _through_group_normalization(layer, constants, training):
+    """Normalizes constants in groups of channels that are all constant."""
+    gamma, beta = (_weight(layer, name) for name in ("gamma", "beta"))
+    values = constants.values.reshape(layer.groups, -1)
+    mean, variance = values.mean(axis=1, keepdims=True), values.var(axis=1, keepdims=True)
+    scale = np.ones(constants.values.shape) if gamma is None else gamma
+    values = ((values - mean) / np.sqrt(variance + layer.epsilon)).ravel() * scale
+    known = np.repeat(constants.known.reshape(layer.groups, -1).all(axis=1), len(scale) // layer.groups)
+    if not training:
+        known = known | (scale == 0)
+    return Constants.of(known, np.where(scale == 0, 0, values) + (0 if beta is None else beta))
 
 
 def _weight(layer, name):

@@ -3,6 +3,8 @@
 import functools
 import math
 
+import numpy as np
+
 from tfap import keras_compat
 from tfap.graph import channels, layer_types, linear, recurrent
 from tfap.graph.calls import Graph, unwrap
@@ -31,6 +33,8 @@ class Coupling:
     def of_neurons(self, path, spec, neurons):
         """Finds the groups of the neurons that a kernel produces.
 
+        The depthwise outputs of a separable convolution have the group of the input channel.
+
         Args:
             path: Path of the layer.
             spec: The `KernelSpec` of the kernel.
@@ -40,6 +44,9 @@ class Coupling:
             Integer array, shape `(neurons,)`. None if the neurons are not channels that tfap can follow.
         """
         call = self._call(path)
+        if call is not None and self._is_depthwise_part(call, spec):
+            consumed = channels.consumed_by(call, self._channels)
+            return None if consumed is None else np.repeat(consumed.groups, neurons // len(consumed.groups))
         return None if call is None else channels.produced_by(call, spec, neurons, self._channels)
 
     def structure(self, path, spec, neurons):
@@ -90,7 +97,9 @@ class Coupling:
         if row.channels is not ChannelRule.LINEAR or folds:
             return None
         consumed = channels.consumed_by(call, self._channels)
-        return None if consumed is None else consumed.groups
+        if consumed is None or self._channels.centering.issuperset(consumed.groups.tolist()):
+            return None
+        return consumed.groups
 
     def _has_other_constants(self, path):
         """Returns whether the calls of a layer may consume different constants in one channel."""
@@ -106,6 +115,12 @@ class Coupling:
         if layer_types.kernel_specs(layer) or layer_types.of(layer).channels is None:
             return own
         return own, *(self._origin(consumed) for consumed in call.inputs)
+
+    def _is_depthwise_part(self, call, spec):
+        """Returns whether a kernel is the first one of a separable convolution."""
+        row = layer_types.of(unwrap(call.layer))
+        depthwise = layer_types.is_depthwise(spec)
+        return row.channels is ChannelRule.LINEAR and depthwise and not spec.feeds_output
 
     def _call(self, path):
         calls = self._graph.calls_of.get(path) if self._graph else None

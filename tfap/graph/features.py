@@ -111,8 +111,8 @@ class _Tracer:
 
     def __init__(self, call, channel_map, found):
         self._call, self._channels, self._found = call, channel_map, found
-        self._layer = unwrap(call.layer)
-        self._row = layer_types.of(self._layer)
+        self._layer = layer_types.inner(unwrap(call.layer))
+        self._row = layer_types.of(unwrap(call.layer))
 
     def trace(self, index, count):
         rule = self._row.channels
@@ -153,6 +153,8 @@ class _Tracer:
             return _normalized(self._layer, features)
         if constants is ConstantRule.PRELU:
             return _with_slopes(self._layer, features, self._channels.of(self._call.outputs[0]).axis)
+        if constants is ConstantRule.GROUP_NORMALIZED or constants in layer_types.OVER_CHANNELS:
+            return None
         if constants is ConstantRule.APPLIED:
             known = name in _HOMOGENEOUS if name is not None else _is_homogeneous(self._layer)
             return features.closed() if known else features.locked()

@@ -156,7 +156,18 @@ _MOVES = {
     "ExpandDims": lambda array, given: np.expand_dims(array, given["axis"]),
     "expand_dims": lambda array, given: np.expand_dims(array, given["axis"]),
 }
-_REDUCTIONS = {"Mean", "Max", "Min", "reduce_mean", "reduce_max", "reduce_min"}
+_REDUCTIONS = {"Mean", "Max", "Min", "Sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_sum"}
+
+
+def adds_up(call):
+    """Returns whether a function that moves axes also adds up values, so that constants change."""
+    return name_of(call) in ("Sum", "reduce_sum")
+
+
+def axes_of(call):
+    """Returns the axes along which a softmax works, a layer or a function."""
+    axis = call.layer.axis if name_of(call) is None else _first(call, "axis")
+    return _axes(-1 if axis is None else axis, len(call.inputs[0].shape))
 
 
 def selected(call, axis):

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from tfap.graph import attention, layer_types, linear, recurrent
+from tfap.graph import attention, functions, layer_types, linear, norms, recurrent
 from tfap.graph.calls import unwrap
 from tfap.graph.channels import consumed_by
 from tfap.graph.kept_heads import kept_heads
@@ -116,6 +116,8 @@ class _Reasons:
             of_outputs = [self._channels.of(value).groups[self._used[value]] for value in call.outputs]
             return np.isin(channels.groups, np.concatenate(of_outputs))
         used = self._used[call.outputs[0]]
+        if norms.is_over_channels(unwrap(call.layer)):  # each channel changes all others
+            return np.full(len(channels.groups), used.any())
         if call.path in self._liveness.depthwise:
             return (linear_map.nonzero & used.reshape(linear_map.nonzero.shape)).any(axis=1)
         # A channel that the call does not carry on, such as a gate that multiplies all channels, is pinned.
@@ -196,6 +198,10 @@ def _why_not_constant(call, is_nonzero):
         return f"it is a nonzero constant, and '{call.path}' pads it with zeros"
     if row.channels is ChannelRule.SAME and row.constants is ConstantRule.PRELU:
         return f"'{call.path}' multiplies it by several slopes"
+    if norms.is_over_channels(layer):
+        return f"'{call.path}' divides it by a number that depends on the other channels"
+    if row.channels is ChannelRule.ALONG_AXIS or (is_nonzero and functions.adds_up(call)):
+        return f"'{call.path}' may not keep it constant"
     if row.channels is ChannelRule.SAME and row.constants is None:
         return f"'{call.path}' ({type(layer).__name__}) may not keep it constant"
     if row.channels in (ChannelRule.RESHAPED, ChannelRule.CONCATENATED):
@@ -204,7 +210,8 @@ def _why_not_constant(call, is_nonzero):
 
 
 def _pads(layer):
-    return not linear.is_uniform(layer, layer.kernel_size)
+    inner = layer_types.inner(layer)
+    return not linear.is_uniform(inner, inner.kernel_size)
 
 
 def _why_not_analyzed(layer, call):

@@ -18,6 +18,7 @@ from typing import Any
 from tfap import keras_compat
 from tfap.graph import multiply_adds as products
 from tfap.graph.kernel import KernelSpec
+from tfap.graph.units import Units
 
 
 class ChannelRule(enum.Enum):
@@ -26,6 +27,7 @@ class ChannelRule(enum.Enum):
     LINEAR = "each is a weighted sum of all input channels"
     DEPTHWISE = "each applies a window of weights to one input channel"
     SAME = "channel j depends on channel j of the input only"
+    ALONG_AXIS = "channel j depends on channel j of the input only, unless the layer works along that axis"
     MERGED = "channel j depends on channel j of each input only"
     CONCATENATED = "they are the channels of all inputs, one input after another"
     RESHAPED = "they hold the elements of the input in the same order"
@@ -43,6 +45,16 @@ class ConstantRule(enum.Enum):
     ZERO_KEPT = "zero if the input is zero; padding mixes other constants with zeros"
     NORMALIZED = "the constant, normalized with the channel's statistics"
     PRELU = "the constant, times the channel's slope if negative"
+    GROUP_NORMALIZED = "the constant, normalized with the statistics of a group of channels"
+    LAYER_NORMALIZED = "the shift of the channel, if it is zero and the channels have the sum zero"
+    RMS_NORMALIZED = "zero if the input is zero; others are divided by the root mean square of all channels"
+    UNIT_NORMALIZED = "zero if the input is zero; others are divided by the norm of all channels"
+
+
+# Rules of layers that normalize over all channels.
+OVER_CHANNELS = (ConstantRule.LAYER_NORMALIZED, ConstantRule.RMS_NORMALIZED, ConstantRule.UNIT_NORMALIZED)
+# What a TimeDistributed may not hold: weights with an axis less than the output, or a config that changes.
+_NOT_AT_TIME_STEPS = (ConstantRule.PRELU, ConstantRule.GROUP_NORMALIZED, *OVER_CHANNELS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +72,12 @@ class LayerType:
         units: String. The config entry with the number of output channels, for `ChannelRule.LINEAR`.
         adds_bias: Whether a layer without a bias can be rebuilt with one.
         random_in_training: Whether the layer computes something else with `training=True`.
-        per_time_step: Whether the layer applies an inner layer to every time step.
+        per_time_step: Whether the layer applies an inner layer to every time step. `of` then returns what the
+            inner layer does to channels.
         elementwise_weights: Whether the weights multiply elementwise even if they have several axes.
         recurrent: Whether the layer reads its own output of the time step before. It consumes the last axis.
         attention: Whether the layer has heads, which read a query, a key and a value.
+        inner_units: Tuple of pairs: a config entry with a number of units inside the layer, and its `Units`.
     """
 
     kernels: tuple[KernelSpec, ...] | Callable = ()
@@ -79,9 +93,11 @@ class LayerType:
     elementwise_weights: bool = False
     recurrent: bool = False
     attention: bool = False
+    inner_units: tuple[tuple[str, Units], ...] = ()
 
     def kernel_specs(self, layer: Any) -> tuple[KernelSpec, ...]:
-        return self.kernels(layer) if callable(self.kernels) else self.kernels
+        inside = [spec for entry, units in self.inner_units for spec in units.kernels(layer, entry)]
+        return (*inside, *(self.kernels(layer) if callable(self.kernels) else self.kernels))
 
 
 UNKNOWN = LayerType()
@@ -118,12 +134,17 @@ def _recurrent(gates):
     )
 
 
+def _within(attribute, spec):
+    """Returns the spec of a kernel of the inner layer at an attribute."""
+    return dataclasses.replace(spec, name=f"{attribute}.{spec.name}")
+
+
 def _inside(*attributes):
     """Returns a function that lists the kernels of the inner layers at these attributes."""
 
     def specs(layer):
         return tuple(
-            dataclasses.replace(spec, name=f"{attribute}.{spec.name}")
+            _within(attribute, spec)
             for attribute in attributes
             for spec in kernel_specs(getattr(layer, attribute))
         )
@@ -220,8 +241,6 @@ _DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
 _POOLING = _same(ConstantRule.KEPT)
 _PADDING = _same(ConstantRule.ZERO_KEPT)
 _BATCH_NORMALIZATION = _same(ConstantRule.NORMALIZED, random_in_training=True)
-# They normalize over several channels, so no channel can be removed, but neurons keep their positions.
-_NORMALIZATION = LayerType(keeps_neurons=True, elementwise_weights=True)
 _MERGE = LayerType(channels=ChannelRule.MERGED, keeps_neurons=True)
 _RESHAPE = LayerType(channels=ChannelRule.RESHAPED)
 
@@ -272,9 +291,10 @@ LAYERS = {
     # Normalization
     "BatchNormalization": _BATCH_NORMALIZATION,
     "SyncBatchNormalization": _BATCH_NORMALIZATION,
-    "GroupNormalization": _NORMALIZATION,
-    "LayerNormalization": _NORMALIZATION,
-    "RMSNormalization": dataclasses.replace(_NORMALIZATION, keeps_neurons=False),
+    "GroupNormalization": _same(ConstantRule.GROUP_NORMALIZED, elementwise_weights=True),
+    "LayerNormalization": _same(ConstantRule.LAYER_NORMALIZED, elementwise_weights=True),
+    "RMSNormalization": _same(ConstantRule.RMS_NORMALIZED, keeps_neurons=False, elementwise_weights=True),
+    "UnitNormalization": _same(ConstantRule.UNIT_NORMALIZED, keeps_neurons=False),
     "Normalization": LayerType(elementwise_weights=True),
     # Windows on each channel
     **{
@@ -288,7 +308,9 @@ LAYERS = {
     **dict.fromkeys(("Add", "Average", "Maximum", "Minimum", "Subtract"), _MERGE),
     "Multiply": dataclasses.replace(_MERGE, keeps_neurons=False),
     "Concatenate": LayerType(channels=ChannelRule.CONCATENATED),
-    "Flatten": _RESHAPE,
+    "Resizing": _POOLING,
+    "Softmax": LayerType(channels=ChannelRule.ALONG_AXIS),
+    "Flatten": LayerType(channels=ChannelRule.RESHAPED),
     "Reshape": _RESHAPE,
     "Permute": LayerType(channels=ChannelRule.PERMUTED),
 }
@@ -327,11 +349,60 @@ FUNCTIONS = {
         (
             *("ExpandDims", "Moveaxis", "Squeeze", "Swapaxes", "Transpose"),
             *("expand_dims", "squeeze", "transpose"),
-            *("Max", "Mean", "Min", "reduce_max", "reduce_mean", "reduce_min"),
+            *("Max", "Mean", "Min", "Sum", "reduce_max", "reduce_mean", "reduce_min", "reduce_sum"),
         ),
         LayerType(channels=ChannelRule.PERMUTED),
     ),
+    **dict.fromkeys(
+        ("LogSoftmax", "Softmax", "log_softmax", "softmax"), LayerType(channels=ChannelRule.ALONG_AXIS)
+    ),
     "shape": LayerType(channels=ChannelRule.SHAPE),
+}
+
+
+def _composite(units, attention=None):
+    """Makes the row of a composite layer; `attention` names its attention layers, or is a function."""
+
+    def kernels(layer):
+        names = attention(layer) if callable(attention) else [attention]
+        return tuple(_within(name, spec) for name in names for spec in _attention(layer))
+
+    return LayerType(kernels if attention else (), products.blocks, inner_units=tuple(units.items()))
+
+
+def _feed_forward(*made_by, read_by="_feedforward_output_dense"):
+    return {"intermediate_dim": Units(list(made_by), [read_by])}
+
+
+_HUB = "keras_hub.src"
+_DENSE = _feed_forward("_feedforward_intermediate_dense")
+_GATED = _feed_forward("_feedforward_intermediate_dense", "_feedforward_gate_dense")
+# Rows of composite layers of KerasHub, by module and class name.
+KERAS_HUB = {
+    (f"{_HUB}.layers.modeling.transformer_encoder", "TransformerEncoder"): _composite(
+        _DENSE, "_self_attention_layer"
+    ),
+    (f"{_HUB}.layers.modeling.transformer_decoder", "TransformerDecoder"): _composite(
+        _DENSE, "_self_attention_layer"
+    ),
+    (f"{_HUB}.models.llama.llama_decoder", "LlamaTransformerDecoder"): _composite(_GATED),
+    (f"{_HUB}.models.mistral.mistral_transformer_decoder", "MistralTransformerDecoder"): _composite(_GATED),
+    (f"{_HUB}.models.gemma.gemma_decoder_block", "GemmaDecoderBlock"): _composite(
+        {"intermediate_dim": Units(["gating_ffw", "gating_ffw_2"], ["ffw_linear"])}
+    ),
+    # All blocks of the encoder keep as many units: unit j of each is removed together with the others.
+    (f"{_HUB}.models.vit.vit_layers", "ViTEncoder"): _composite(
+        {
+            "mlp_dim": Units(
+                lambda layer: [f"encoder_layers.{at}.mlp.dense_1" for at in range(layer.num_layers)],
+                lambda layer: [f"encoder_layers.{at}.mlp.dense_2" for at in range(layer.num_layers)],
+            )
+        },
+        lambda layer: [f"encoder_layers.{at}.mha" for at in range(layer.num_layers)],
+    ),
+    (f"{_HUB}.models.vit.vit_layers", "ViTEncoderBlock"): _composite(
+        {"mlp_dim": Units(["mlp.dense_1"], ["mlp.dense_2"])}, "mha"
+    ),
 }
 
 _REGISTERED: dict[type, LayerType] = {}
@@ -342,7 +413,25 @@ _REGISTERED: dict[type, LayerType] = {}
 def of(layer):
     """Returns the row of a layer, or of a function in a graph, of either Keras. `UNKNOWN` if it has none."""
     function = keras_compat.function_name(layer)
-    return _row_of_class(type(layer)) if function is None else FUNCTIONS.get(function, UNKNOWN)
+    if function is not None:
+        return FUNCTIONS.get(function, UNKNOWN)
+    row = _row_of_class(type(layer))
+    return _at_time_steps(row, of(layer.layer)) if row.per_time_step else row
+
+
+def inner(layer):
+    """Returns the layer inside a TimeDistributed, or the layer itself."""
+    return layer.layer if _row_of_class(type(layer)).per_time_step else layer
+
+
+@functools.cache
+def _at_time_steps(row, inner_row):
+    """Returns the row of a TimeDistributed: it has the channels of the layer inside, if tfap knows them."""
+    is_flatten = inner_row is LAYERS["Flatten"]
+    known = inner_row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE, ChannelRule.SAME) or is_flatten
+    if not known or inner_row.recurrent or inner_row.constants in _NOT_AT_TIME_STEPS:
+        return row
+    return dataclasses.replace(inner_row, kernels=row.kernels, per_time_step=True)
 
 
 @functools.cache
@@ -351,6 +440,8 @@ def _row_of_class(cls):
         row = _REGISTERED.get(base)
         if row is None and keras_compat.is_keras_class(base):
             row = LAYERS.get(base.__name__)
+        if row is None:
+            row = KERAS_HUB.get((base.__module__, base.__name__))
         if row is not None:
             return _kernels_only(row) if _overrides_computation(cls, base) else row
     return UNKNOWN

@@ -56,6 +56,13 @@ class LinearMap:
         """Sets all weights of some inputs and outputs to zero, given as boolean arrays."""
         self.zero(self.kernels, inputs, outputs)
 
+    def clear_outputs(self, outputs):
+        """Makes some outputs zero before the activation, given as a boolean array."""
+        self.clear(np.zeros(self.nonzero.shape[0], bool), outputs)
+        if self.bias is not None:
+            self.bias = np.where(outputs, self._dtype.type(0), self.bias)
+        self.nonzero = self.nonzero & ~outputs
+
     def zero(self, arrays, inputs, outputs):
         """Does the same as `clear` in arrays that have the shapes of `kernels`."""
         (inputs_at,), (outputs_at,) = self.spec.input_axes, self.spec.neuron_axes
@@ -274,6 +281,13 @@ def kernel_values(variable, name, masks):
         return values, np.ones(values.shape, bool)
     alive = masks[name] != 0
     return np.where(alive, values, values.dtype.type(0)), alive
+
+
+def without_prefix(prefix, masks):
+    """Returns the masks of an inner layer, by its own names of the weights."""
+    if masks is None:
+        return None
+    return {name.removeprefix(prefix): mask for name, mask in masks.items() if name.startswith(prefix)}
 
 
 def _along(array, axis):

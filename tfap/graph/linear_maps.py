@@ -13,6 +13,8 @@ def from_layer(layer, masks=None):
             because the others may change. None uses the values of the weights.
     """
     row, specs = layer_types.of(layer), layer_types.kernel_specs(layer)
+    if row.per_time_step:  # a TimeDistributed has the weights of the layer inside
+        return from_layer(layer.layer, linear.without_prefix("layer.", masks))
     if row.recurrent:
         return recurrent.from_layer(layer, masks)
     if row.attention:

@@ -6,7 +6,8 @@ A group of coupled channels is alive if one of its channels
 - is consumed by a layer that tfap does not analyze, or
 - is consumed, with a nonzero weight, for an output channel that is alive, and is not a constant that can be
   folded into the bias, or
-- is a unit of a recurrent layer that a unit that is alive reads at the next time step.
+- is a unit of a recurrent layer that a unit that is alive reads at the next time step, or
+- is normalized together with a channel that is alive, and changes how; see `norms.py`.
 
 All other groups are removable. In a model in training, only masked weights count as zero, because the others
 may change.
@@ -14,8 +15,9 @@ may change.
 
 import numpy as np
 
-from tfap.graph import constants, layer_types, linear_maps
+from tfap.graph import composite, constants, layer_types, linear_maps, norms
 from tfap.graph.calls import Graph
+from tfap.graph.centered import CenteredValues
 from tfap.graph.channels import ChannelMap, consumed_by
 from tfap.graph.kept import kept_channels, neurons_without_weights
 from tfap.graph.layer_types import ChannelRule
@@ -50,12 +52,15 @@ class Liveness:
             if self.channels.heads(path) is not None:
                 self.linear_maps[path].returns_scores = any(len(call.outputs) > 1 for call in calls)
         self.depthwise = self._linear_maps(ChannelRule.DEPTHWISE)
+        training = masks is not None
+        self._centered = () if training else CenteredValues(self.graph, self.channels, self.linear_maps)
         self.constants = constants.ConstantMap(
             self.graph,
             self.channels,
             {**self.linear_maps, **self.depthwise},
             silent,
-            training=masks is not None,
+            training,
+            self._centered,
         )
         self.alive = self._alive()
 
@@ -81,6 +86,12 @@ class Liveness:
             None if consumed is None else consumed.groups,
             None if produced is None else produced.groups,
         )
+
+    def inner_units(self):
+        """Yields `(path, config entry, groups)` of the units inside composite layers."""
+        for path in self.graph.calls_of:
+            for entry, groups in self.channels.units_of(path).items():
+                yield path, entry, groups
 
     def linear_map(self, path):
         """Returns the `linear.LinearMap` of a layer. None for other layers."""
@@ -135,7 +146,10 @@ class Liveness:
 
     def _alive(self):
         alive = np.zeros(self.channels.size, bool)
-        alive[list(self.channels.pinned)] = True
+        alive[list(self.channels.pinned.keys() - self._not_needed_for_means())] = True
+        for path, entry, groups in self.inner_units():
+            masks = None if self._masks is None else self._masks.get(path, {})
+            alive[groups[composite.needed(self.graph.calls_of[path][0].layer, entry, masks)]] = True
         dependencies = list(self._dependencies())
         while True:
             before = alive.copy()
@@ -146,16 +160,35 @@ class Liveness:
 
     def _dependencies(self):
         """Yields the input groups, the output groups, and `_needed` of every layer with a linear map."""
-        for path in self.linear_maps:
+        for path in self.graph.calls_of:
             consumed, produced = self.groups(path)
             heads = self.channels.heads(path)
             if heads is not None:
                 yield heads, produced, self.linear_maps[path].head_outputs
-                produced = heads
-            if consumed is not None:
-                yield consumed, produced, self._needed(path)
-            if self.is_recurrent(path):
+            if path in self.linear_maps and consumed is not None:
+                yield consumed, produced if heads is None else heads, self._needed(path)
+            if path in self.linear_maps and self.is_recurrent(path):
                 yield produced, produced, self.linear_maps[path].recurrence
+
+            if produced is not None and norms.is_over_channels(self.graph.calls_of[path][0].layer):
+                yield self._normalized(path)
+
+    def _normalized(self, path):
+        """Returns the same of a layer that normalizes each channel with all others."""
+        layer, groups = self.graph.calls_of[path][0].layer, self.groups(path)[1]
+        inputs = self.constants.inputs_of(self.graph.calls_of[path])
+        needed = ~norms.without_effect(layer, inputs.known, inputs.zero)
+        return groups, groups, np.repeat(needed[:, None], len(groups), axis=1)
+
+    def _not_needed_for_means(self):
+        """Returns the groups of which a LayerNormalization needs no mean, because it is always zero."""
+        centering = self.channels.centering
+        for call in self.graph.calls if centering else ():
+            groups = self.channels.of(call.inputs[0]) if norms.subtracts_mean(call.layer) else None
+            has_scale = getattr(call.layer, "gamma", None) is not None
+            if groups is not None and not (has_scale and call.inputs[0] in self._centered):
+                centering = centering - set(groups.groups.tolist())
+        return centering
 
     def _needed(self, path):
         """Returns which inputs each output depends on: boolean array, shape `(inputs, outputs)`.

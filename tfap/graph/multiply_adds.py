@@ -7,6 +7,8 @@ multiply-adds, or None if this depends on an undefined dimension.
 
 import math
 
+from tfap import keras_compat
+
 
 def product(*sizes):
     """Returns the product of sizes. None if one of them is undefined."""
@@ -56,6 +58,22 @@ def attention(layer, weights, inputs, output):
     attended = [value[axis] for axis in getattr(layer, "_attention_axes", (1,))]
     products = [*projections, product(width, *query[1:-1], *attended)]
     return None if None in products else sum(products)
+
+
+def blocks(layer, weights, inputs, output):
+    """Applies every kernel once per position of the input, and adds the products inside attention layers.
+
+    That is what a transformer block does: the layers inside it act on the last axis.
+    """
+    positions = inputs[0][1:-1]
+    kernels = [weight for weight in keras_compat.weights_of(layer) if "kernel" in weight.name]
+    total = product(sum(math.prod(kernel.shape) for kernel in kernels), *positions)
+    inside = [each for each in keras_compat.all_layers(layer) if hasattr(each, "_query_dense")]
+    for each in inside:
+        widths = [math.prod(getattr(each, f"_{name}_dense").kernel.shape[1:]) for name in ("key", "value")]
+        attended = product(sum(widths), *positions, *positions)
+        total = None if None in (total, attended) else total + attended
+    return total
 
 
 def _positions(layer, shape):

@@ -17,7 +17,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.graph import layer_types
 from tfap.graph.activation import is_elementwise
-from tfap.graph.linear import LinearMap, kernel_values
+from tfap.graph.linear import LinearMap, kernel_values, without_prefix
 
 _CANDIDATE = {1: 0, 3: 2, 4: 2}  # the index of the candidate gate, by the number of gates
 
@@ -239,7 +239,7 @@ class Bidirectional(LinearMap):
         self.layer = layer
         self._concatenated = is_concatenated(layer)
         self._directions = [
-            Recurrent(each, _with_prefix(f"{name}.", masks))
+            Recurrent(each, without_prefix(f"{name}.", masks))
             for name, each in zip(("forward_layer", "backward_layer"), layers_of(layer))
         ]
         self.folds_constants = all(each.folds_constants for each in self._directions)
@@ -338,23 +338,10 @@ class Bidirectional(LinearMap):
     def config(self, inputs, outputs):
         units, config = int(self._split(outputs)[0].sum()), self.layer.get_config()
         return {
-            name: _with_units(config[name], units)
+            name: keras_compat.inner_config(config[name], {"units": units})
             for name in ("layer", "backward_layer")
             if config.get(name) is not None
         }
-
-
-def _with_units(serialized, units):
-    """Returns the config of an inner layer with as many units, to be built anew: its inputs change too."""
-    config = {**serialized["config"], "units": units}
-    return {**{key: value for key, value in serialized.items() if key != "build_config"}, "config": config}
-
-
-def _with_prefix(prefix, masks):
-    """Returns the masks of an inner layer, by its own names of the weights."""
-    if masks is None:
-        return None
-    return {name.removeprefix(prefix): mask for name, mask in masks.items() if name.startswith(prefix)}
 
 
 def _is_zero_at_zero(layer):

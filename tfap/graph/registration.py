@@ -1,11 +1,13 @@
 """Registers custom layer types: their kernels, and layers that channels pass through."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tfap import keras_compat
 from tfap.graph import layer_types
+from tfap.graph import multiply_adds as products
 from tfap.graph.kernel import KernelSpec
 from tfap.graph.layer_types import ChannelRule, ConstantRule, LayerType
+from tfap.graph.units import Units
 
 
 def register_prunable_layer(
@@ -66,6 +68,74 @@ def register_prunable_layer(
 
     channels = ChannelRule.LINEAR if units else None
     row = LayerType(tuple(kernels), rule if multiply_adds else None, channels, units=units)
+    layer_types.register(layer_class, row)
+
+
+def register_composite_layer(
+    layer_class: type,
+    units: Mapping[str, Units],
+    kernels: Sequence[KernelSpec] = (),
+    multiply_adds: Callable | None = None,
+) -> None:
+    """Registers the units inside a custom layer of layers, so that tfap can prune and remove them.
+
+    `tfap.compact` rebuilds the layer from its config with fewer units, and gives it the weights of the units
+    that are kept. Input and output of the layer keep their shapes. `tfap.prune`, `tfap.plan`,
+    `tfap.prune_once`, and `tfap.remove` with the path `"layer/entry"` know the units too. Register a class
+    before you wrap a model that contains it.
+
+    Args:
+        layer_class: A layer class of either Keras. The registration includes subclasses that do not override
+            `call`. It needs a `get_config` with the entries.
+        units: Dict of config entry with a number of units, such as `"hidden_dim"`, to `tfap.Units`.
+        kernels: List of `tfap.KernelSpec`: other kernels inside the layer to prune. Their neurons are kept by
+            `tfap.compact`.
+        multiply_adds: As in `tfap.register_prunable_layer`. If None, tfap counts every kernel in the layer
+            once per position of its input, and the products inside attention layers.
+
+    Raises:
+        TypeError: If `layer_class` is not a layer class, or another argument has the wrong type.
+        ValueError: If `units` is empty.
+
+    Example:
+
+    >>> import keras, tfap
+    >>> class Gated(keras.layers.Layer):
+    ...     def __init__(self, hidden_dim, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.hidden_dim = hidden_dim
+    ...     def build(self, shape):
+    ...         self.gate = keras.layers.Dense(self.hidden_dim, "silu")
+    ...         self.up, self.down = keras.layers.Dense(self.hidden_dim), keras.layers.Dense(shape[-1])
+    ...         self.gate.build(shape), self.up.build(shape)
+    ...         self.down.build((*shape[:-1], self.hidden_dim))
+    ...     def call(self, x):
+    ...         return x + self.down(self.gate(x) * self.up(x))
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "hidden_dim": self.hidden_dim}
+    >>> tfap.register_composite_layer(Gated, {"hidden_dim": tfap.Units(["gate", "up"], ["down"])})
+    >>> model = keras.Sequential([keras.Input((4,)), Gated(16, name="gated"), keras.layers.Dense(2)])
+    >>> tfap.remove(model, {"gated/hidden_dim": range(6)}).get_layer("gated").hidden_dim
+    10
+    """
+    _check_layer_class(layer_class)
+    if not isinstance(units, Mapping) or not all(
+        isinstance(entry, str) and isinstance(each, Units) for entry, each in units.items()
+    ):
+        raise TypeError(f"units must be a dict of config entry to tfap.Units: received {units!r}.")
+    if not units:
+        raise ValueError("units is empty: name at least one config entry with a number of units.")
+    if kernels:
+        _check_kernels(kernels)
+    if multiply_adds is not None and not callable(multiply_adds):
+        raise TypeError(f"multiply_adds must be a function or None: received {multiply_adds!r}.")
+
+    def rule(layer, weights, inputs, output):
+        return multiply_adds(layer, inputs, output)
+
+    row = LayerType(
+        tuple(kernels), rule if multiply_adds else products.blocks, inner_units=tuple(units.items())
+    )
     layer_types.register(layer_class, row)
 
 

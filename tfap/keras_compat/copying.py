@@ -69,6 +69,15 @@ def from_config(thing, changes=None, left_out=()):
     return copy
 
 
+def inner_config(serialized, changes):
+    """Returns the serialized config of an inner layer with changed entries.
+
+    The inner layer is built anew, because its inputs change too.
+    """
+    config = {**serialized["config"], **changes}
+    return {**{key: value for key, value in serialized.items() if key != "build_config"}, "config": config}
+
+
 def own_objects(thing):
     """`{name: function or class}` of what a user's own config entries may name, in sublayers too."""
     found = {} if is_keras_class(type(thing)) else {type(thing).__name__: type(thing)}

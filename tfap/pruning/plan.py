@@ -10,6 +10,7 @@ from tfap import keras_compat
 from tfap.graph import attention, layer_types, recurrent
 from tfap.graph.calls import Firing, Graph, unwrap
 from tfap.graph.channels import ChannelMap
+from tfap.graph.units import InnerKernel
 from tfap.keras_compat.types import Layer, Model
 from tfap.layers.settings import PruningSettings
 from tfap.utils import tables
@@ -143,7 +144,7 @@ def _with_details(row, layer, trained, channel_map, call, by_heads):
     """A row with what it says beside the decision: trainable, has_kernel, why neurons are not removable."""
     weights = layer.weights if row.weight is None else [_found(layer, row.weight)]
     reason = row.reason
-    if channel_map is not None and row.pruned:
+    if channel_map is not None and row.pruned and not _is_inside(layer, row):
         reason = _why_not_removable(call, channel_map, row.weight, by_heads) or reason
     return dataclasses.replace(
         row,
@@ -151,6 +152,12 @@ def _with_details(row, layer, trained, channel_map, call, by_heads):
         trainable=any(id(weight) in trained for weight in weights),
         has_kernel=_has_kernel(layer, row),
     )
+
+
+def _is_inside(layer, row):
+    """Whether a row is about the units inside a composite layer."""
+    specs = layer_types.kernel_specs(layer)
+    return any(isinstance(spec, InnerKernel) and spec.name == row.weight for spec in specs)
 
 
 def _found(layer, name):
