@@ -6,6 +6,7 @@ tf_keras and tfmot are imported when they are first used: see `lazy`.
 
 import importlib
 
+from tfap.keras_compat.added_loss import AddedLoss, Draws, operations, step_state
 from tfap.keras_compat.backends import backend_of, is_tf_dataset
 from tfap.keras_compat.copying import (
     Replacement,
@@ -17,7 +18,7 @@ from tfap.keras_compat.copying import (
     tied_layers,
     why_shared,
 )
-from tfap.keras_compat.distillation import distiller, why_not_distilled
+from tfap.keras_compat.distillation import Lesson, distiller, why_not_distilled
 from tfap.keras_compat.graphs import (
     all_layers,
     calls,
@@ -94,7 +95,10 @@ from tfap.keras_compat.training import (
 )
 
 __all__ = [
+    "AddedLoss",
     "Callback",
+    "Draws",
+    "Lesson",
     "PruneLowMagnitude",
     "Regularizer",
     "Replacement",
@@ -148,6 +152,7 @@ __all__ = [
     "kind_of",
     "load_model",
     "loaded",
+    "operations",
     "ops",
     "optimizer_slots",
     "optimizer_updates",
@@ -162,6 +167,7 @@ __all__ = [
     "set_seeds",
     "snake_case",
     "start_afresh",
+    "step_state",
     "steps_per_execution",
     "tensor_specs",
     "tensorflow_function",
