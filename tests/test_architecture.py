@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "tfap"
 ROWS = (
     ("__init__", "__main__", "command_line"),
     ("comparison", "shrinking"),
-    ("compaction", "iterative", "low_rank"),
+    ("compaction", "iterative", "low_rank", "regularization"),
     ("loading", "pruning", "training"),
     ("budgets",),
     ("layers",),

@@ -12,6 +12,7 @@ PUBLIC = [
     *("PruneForLatencyOnXNNPack", "PruningPolicy", "PruningSummaries", "prune_low_magnitude"),
     *("flops", "layer_flops", "load_runtime", "measure_latency", "pruning_is_over", "unremovable_neurons"),
     *("AccuracyIntervals", "DeadNeuronMonitor", "StopWhenPruned", "Units", "low_rank"),
+    *("DemonPruning", "GroupLasso", "GrowingRegularization", "NeuronRegularizer"),
     *(
         "compaction_report",
         "Allocation",

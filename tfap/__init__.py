@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from tfap.pruning.policy import PruneForLatencyOnXNNPack, PruningPolicy
     from tfap.pruning.prune import plan, prune, prune_scope, strip_pruning
     from tfap.pruning.prune_low_magnitude import prune_low_magnitude
+    from tfap.regularization.demon import DemonPruning
+    from tfap.regularization.group_lasso import GroupLasso
+    from tfap.regularization.growing import GrowingRegularization
+    from tfap.regularization.regularizer import NeuronRegularizer
     from tfap.reporting.export_report import export_report
     from tfap.reporting.latency import measure as measure_latency
     from tfap.reporting.report import report
@@ -80,14 +84,18 @@ __all__ = [
     "ConstantSparsity",
     "Criterion",
     "DeadNeuronMonitor",
+    "DemonPruning",
     "Gradient",
+    "GroupLasso",
     "GroupTaylor",
+    "GrowingRegularization",
     "HessianDiagonal",
     "IterativeSparsity",
     "Kernel",
     "KernelSpec",
     "Lookahead",
     "Magnitude",
+    "NeuronRegularizer",
     "PolynomialDecay",
     "PruneForLatencyOnXNNPack",
     "PruningPolicy",
@@ -190,6 +198,10 @@ _MODULE_OF = {
             "PruningPolicy",
         ),
         "pruning.prune_low_magnitude": ("prune_low_magnitude",),
+        "regularization.demon": ("DemonPruning",),
+        "regularization.group_lasso": ("GroupLasso",),
+        "regularization.growing": ("GrowingRegularization",),
+        "regularization.regularizer": ("NeuronRegularizer",),
         "reporting.export_report": ("export_report",),
         "shrinking.shrink": ("shrink",),
         "training.callbacks": ("UpdatePruningStep",),

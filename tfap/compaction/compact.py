@@ -70,8 +70,8 @@ def compact(
     arrays = None if data is None else keras_compat.input_arrays(model, data)
     if drop_silent != (counts is not None):
         raise ValueError("counts and drop_silent=True go together: received only one of them.")
-    if drop_silent:
-        return remove_dead_channels(model, Liveness(model, _silent_channels(Graph(model), counts))).model
+    if counts is not None:
+        return remove_dead_channels(model, Liveness(model, silent_channels(Graph(model), counts))).model
     return _checked(model, arrays)
 
 
@@ -95,15 +95,16 @@ def _checked(model, arrays, kept=None):
     return compacted
 
 
-def _silent_channels(graph, counts):
-    """`{path of a ReLU: bool array, True for the channels that never fired}`."""
+def silent_channels(graph: Graph, counts: Mapping[str, ActivationCounts]) -> dict[str, np.ndarray]:
+    """Returns `{path of a ReLU: bool array, True for the channels that never fired}`; raises as `compact`."""
     if not isinstance(counts, dict) or not all(
         isinstance(layer_counts, ActivationCounts) for layer_counts in counts.values()
     ):
         raise TypeError(
             "counts must be {layer path: ActivationCounts}, as tfap.measure_activations gives it."
         )
-    channel_map, silent = channels.ChannelMap(graph), {}
+    channel_map = channels.ChannelMap(graph)
+    silent: dict[str, np.ndarray] = {}
     for path, layer_counts in counts.items():
         _check_layer_counts(graph, path, layer_counts)
         for site in graph.firing(path).sites:

@@ -13,22 +13,21 @@ from absl import logging
 
 from tfap import keras_compat, schedules
 from tfap.budgets.budget import Budget, is_budget
-from tfap.budgets.rounding import Rounding
 from tfap.budgets.search import BudgetResult
 from tfap.compaction.budget_of_fit import BudgetOfFit
-from tfap.compaction.compact import compact, compact_to, kept_groups, remove_dead_channels
+from tfap.compaction.carried_state import compacted, rounded_up
+from tfap.compaction.compact import compact, compact_to, remove_dead_channels
 from tfap.compaction.one_shot import OneShotBatches
+from tfap.compaction.silent import check_counted, liveness_of
 from tfap.criteria import Criterion
 from tfap.graph.calls import Graph, unwrap
-from tfap.graph.evening import evened
-from tfap.graph.kernel import neuron_count
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import equality
 from tfap.keras_compat.types import Data, Model
-from tfap.layers.find import is_pruning_wrapper
 from tfap.pruning.plan import LayerSelection
 from tfap.pruning.prune import prune, strip_pruning
 from tfap.training.callbacks import UpdatePruningStep
+from tfap.training.epoch_counts import EpochCounts
 from tfap.training.normalization import NormalizationStatistics
 from tfap.utils import checks
 
@@ -72,6 +71,10 @@ def fit_and_compact(
     recalibrate: Data = None,
     compensate: Data = None,
     round_to: int | None = None,
+    drop_silent: bool = False,
+    teacher: Model | None = None,
+    temperature: float = 3.0,
+    alpha: float = 0.5,
     **fit_arguments: Any,
 ) -> ShrunkFit:
     """Trains a model, prunes its neurons, and compacts it after each stage of the training.
@@ -104,6 +107,14 @@ def fit_and_compact(
         recalibrate: As in `tfap.UpdatePruningStep`, at the end of the last stage.
         compensate: As in `tfap.UpdatePruningStep`.
         round_to: As in `tfap.prune_once`. What a multiple needs is kept when the model is compacted.
+        drop_silent: Whether to also remove, after each stage, the ReLU neurons that never fired in the last
+            epoch of the stage. They may fire on other inputs, so the outputs may change. It needs a criterion
+            that counts every step, such as `tfap.ActivationCount()`.
+        teacher: A model of the same Keras, inputs and output, whose outputs the smaller models learn, such as
+            `model` after training. Logits, or probabilities of a softmax. Unchanged. None has no teacher.
+        temperature: Float > 0. Both outputs are softened by it, as in `tfap.shrink`.
+        alpha: Float in [0, 1]. The loss is alpha times that of the model, plus 1 - alpha times the divergence
+            from the outputs of the teacher.
         **fit_arguments: Other arguments of `fit()`, such as `epochs` and `callbacks`. Callbacks see one fit
             per stage, with its own `initial_epoch` and `epochs`.
 
@@ -114,7 +125,8 @@ def fit_and_compact(
         TypeError: If an argument has the wrong type.
         ValueError: If a value is invalid, there are fewer epochs than stages, the model is not compiled, the
             callbacks contain an `UpdatePruningStep`, `validation_data` is a generator, or `tfap.prune` or
-            `tfap.UpdatePruningStep` raises.
+            `tfap.UpdatePruningStep` raises, `drop_silent` needs counts that the criterion does not have, or
+            the teacher does not fit the model.
 
     Example:
 
@@ -156,41 +168,41 @@ def fit_and_compact(
     comparison_data = _comparison_data(model, data, fit_arguments)
     statistics = NormalizationStatistics(recalibrate)
     statistics.check(model)
+    lesson = _lesson(model, teacher, temperature, alpha)
     wrapped: Any = _wrapped(model, pruning_schedule, options)
+    if drop_silent:
+        check_counted(wrapped)
+    _tell_total_epochs(callbacks, last_epoch)
     batches = _one_shot_batches(model, data, fit_arguments) if stages > 1 else None
     history: dict[str, list[float]] = {}
     for stage_begin, stage_end in itertools.pairwise(_stage_borders(first_epoch, epochs, stages)):
         pruning = _UpdateOfStage(epochs, batches, statistics, **update)
-        stage_arguments = {"initial_epoch": stage_begin, "epochs": stage_end, **fit_arguments}
-        stage_data = data
-        if batches is not None:
-            steps = stage_arguments["steps_per_epoch"] * (stage_end - stage_begin)
-            stage_arguments.pop("x", None)
-            stage_arguments["shuffle"] = False  # Keras 3 warns that it does not shuffle a dataset
-            stage_data = (batches.stage(steps), *data[1:])
-        stage = wrapped.fit(*stage_data, callbacks=[pruning, *callbacks], **stage_arguments)
+        arguments = {"initial_epoch": stage_begin, "epochs": stage_end, **fit_arguments}
+        stage_data = data if batches is None else _data_of_stage(batches, data, arguments)
+        lesson(wrapped)
+        stage = wrapped.fit(*stage_data, callbacks=[pruning, *callbacks], **arguments)
         _extend(history, stage.history, _weight_count(wrapped))
         if stage_end == last_epoch or wrapped.stop_training:
             break
         if batches is not None and batches.have_ended():
             logging.warning("The data ended after %d of %d epochs: training stops.", stage_end, last_epoch)
             break
-        wrapped = _compacted(wrapped, pruning_schedule, options)
+        silent = pruning.epoch_counts if drop_silent else None
+        wrapped = compacted(wrapped, pruning_schedule, options, silent)
     statistics.end(wrapped, pruning.step)
-    small = _compacted_at_end(strip_pruning(wrapped), options["round_to"], comparison_data)
+    silent = pruning.epoch_counts if drop_silent else None
+    small = _compacted_at_end(strip_pruning(wrapped), silent, options["round_to"], comparison_data)
     return ShrunkFit(small, history, None if goal is None else goal.finished(small))
 
 
-def _compacted_at_end(stripped, round_to, comparison_data):
+def _compacted_at_end(stripped, counts, round_to, comparison_data):
+    if counts is not None:
+        liveness = liveness_of(stripped, counts)
+        staying = None if round_to == 1 else rounded_up(liveness, round_to)
+        stripped = remove_dead_channels(stripped, liveness, staying).model
     if round_to == 1:
         return compact(stripped, data=comparison_data)
-    return compact_to(stripped, _rounded_up(Liveness(stripped), round_to), comparison_data)
-
-
-def _rounded_up(liveness, round_to):
-    """Returns the channel groups that stay so that layers keep multiples: a boolean array."""
-    rounding = Rounding(liveness, round_to, lambda kept: evened(liveness, kept))
-    return rounding.applied(kept_groups(liveness), np.zeros(liveness.channels.size))
+    return compact_to(stripped, rounded_up(Liveness(stripped), round_to), comparison_data)
 
 
 class _UpdateOfStage(UpdatePruningStep):
@@ -205,10 +217,24 @@ class _UpdateOfStage(UpdatePruningStep):
     def step(self):
         return self._step
 
+    @property
+    def epoch_counts(self):
+        """The `ActivationCounts` of the last epoch, by path."""
+        return self._counts.last
+
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        self._counts = EpochCounts(self.model)
         if self._batches_of_stage is not None:
             self._batches_of_stage.begin_training()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self._counts.begin()
+
+    def on_epoch_end(self, epoch=None, logs=None, batch=None):
+        super().on_epoch_end(epoch, logs, batch)
+        self._counts.end()
 
     def _schedule_of(self, wrapper, before):
         schedule = wrapper.pruning_schedule
@@ -273,6 +299,14 @@ def _one_shot_batches(model, data, fit_arguments):
     return OneShotBatches(model, iter(x), x.element_spec)
 
 
+def _data_of_stage(batches, data, arguments):
+    """Returns the first arguments of `fit` for a stage, and changes its others."""
+    steps = arguments["steps_per_epoch"] * (arguments["epochs"] - arguments["initial_epoch"])
+    arguments.pop("x", None)
+    arguments["shuffle"] = False  # Keras 3 warns that it does not shuffle a dataset
+    return batches.stage(steps), *data[1:]
+
+
 def _x(data, fit_arguments):
     return data[0] if data else fit_arguments.get("x")
 
@@ -321,106 +355,19 @@ def _extend(history, stage_history, weight_count):
         history.setdefault(name, []).extend(values)
 
 
-# -- the state of the training in a smaller model ----------------------------------------------------
+def _lesson(model, teacher, temperature, alpha):
+    """Returns a function that makes a model learn from the teacher in its `fit`."""
+    if checks.number("temperature", temperature) <= 0:
+        raise ValueError(f"temperature must be a number > 0: received {temperature}.")
+    if not 0 <= checks.number("alpha", alpha) <= 1:
+        raise ValueError(f"alpha must be in [0, 1]: received {alpha}.")
+    if teacher is None:
+        return lambda student: None
+    return keras_compat.Lesson(model, teacher, temperature, alpha).give
 
 
-def _compacted(trained, pruning_schedule, options):
-    """The wrapped model without its dead neurons, in the same state of training."""
-    stripped = strip_pruning(trained)
-    liveness, round_to = Liveness(stripped), options["round_to"]
-    staying = None if round_to == 1 else _rounded_up(liveness, round_to)
-    compaction = remove_dead_channels(stripped, liveness, staying)
-    wrapped = prune(compaction.model, pruning_schedule, **options)
-    _copy_pruning_state(trained, wrapped, compaction)
-    try:
-        _copy_optimizer_state(trained, wrapped, compaction)
-    except TypeError as error:
-        logging.warning("The optimizer of the compacted model is reset: %s.", error)
-    _copy_seeds(trained, wrapped)
-    return wrapped
-
-
-def _copy_pruning_state(trained, compacted, compaction):
-    old_layers = dict(Graph(trained).layers())
-    for path, new in Graph(compacted).layers():
-        old = old_layers.get(path)
-        if keras_compat.is_tfap_wrapper(new) and keras_compat.is_tfap_wrapper(old):
-            _copy_counts(old, new, path, compaction)
-            if is_pruning_wrapper(new) and is_pruning_wrapper(old):
-                new.last_update_step.assign(old.last_update_step.numpy())
-                new.updates_made.assign(old.updates_made.numpy())
-                _copy_masks(old, new, path, compaction)
-                _copy_memory(old, new, path, compaction)
-
-
-def _copy_counts(old, new, path, compaction):
-    new.pruning_step.assign(old.pruning_step.numpy())
-    counts = old.own_counts()
-    if counts is None:
-        return
-    new.set_counts(counts[_kept_neurons(new, path, compaction, len(counts.counts))])
-
-
-def _copy_memory(old, new, path, compaction):
-    if old.remembers:
-        new.carry_memory(old, _kept_neurons(new, path, compaction, len(old.counted().counts)))
-
-
-def _kept_neurons(wrapper, path, compaction, count):
-    """Bool array of the counted neurons of a layer that compaction kept."""
-    counts_inputs = getattr(wrapper, "criterion", None) and wrapper.criterion.counts == "input"
-    kept = compaction.inputs if counts_inputs else compaction.channels
-    return kept.get(path, np.ones(count, bool))
-
-
-def _copy_masks(old, new, path, compaction):
-    for (spec, kernel, mask), (_, _, new_mask) in zip(old.kernel_and_mask(), new.kernel_and_mask()):
-        # A neuron keeps the cost that it had in the given model, although it has fewer inputs.
-        fan_in, new_fan_in = (
-            math.prod(array.shape) // neuron_count(spec, array.shape) for array in (mask, new_mask)
-        )
-        new.fan_in_scale[spec.name] = old.fan_in_scale.get(spec.name, 1.0) * fan_in / new_fan_in
-        sizes = math.prod(mask.shape), neuron_count(spec, mask.shape)
-        new.dense_sizes[spec.name] = old.dense_sizes.get(spec.name, sizes)
-        index = next(index for index, weight in enumerate(old.layer.weights) if weight is kernel)
-        new_mask.assign(_kept_values(mask.numpy(), path, index, compaction))
-    new.zero_biases()
-
-
-def _kept_values(values, path, index, compaction):
-    """The kept part of an array that has the shape of a layer's weight with this index."""
-    return values.ravel()[compaction.weights[path][index]] if path in compaction.weights else values
-
-
-def _copy_optimizer_state(trained, compacted, compaction):
-    variable_keys = _trainable_variable_keys(trained)
-    old_values = {}
-    for variable, index, slot in keras_compat.optimizer_slots(trained):
-        old_values[None if index is None else variable_keys[index], slot] = variable.numpy()
-    variable_keys = _trainable_variable_keys(compacted)
-    for variable, index, slot in keras_compat.optimizer_slots(compacted):
-        key = None if index is None else variable_keys[index]
-        if (key, slot) not in old_values:
-            continue  # the slot of a bias that compaction added
-        value = old_values[key, slot]
-        if key is not None:
-            value = _kept_values(value, *key, compaction)
-        if value.shape == tuple(variable.shape):
-            variable.assign(value)
-
-
-def _trainable_variable_keys(model):
-    """`(path, index among the layer's weights)` of every trainable variable, in order."""
-    keys = {
-        id(weight): (path, index)
-        for path, layer in Graph(model).layers()
-        if keras_compat.is_layer(layer)
-        for index, weight in enumerate(unwrap(layer).weights)
-    }
-    return [keys.get(id(variable), ("", index)) for index, variable in enumerate(model.trainable_variables)]
-
-
-def _copy_seeds(trained, compacted):
-    old_states, new_states = keras_compat.SeedStates(trained), keras_compat.SeedStates(compacted)
-    if old_states and len(old_states) == len(new_states):
-        new_states.write(old_states.read())
+def _tell_total_epochs(callbacks, epochs):
+    """Tells callbacks such as `tfap.GroupLasso`, which see the epochs of one stage only."""
+    for callback in callbacks:
+        if hasattr(callback, "set_total_epochs"):
+            callback.set_total_epochs(epochs)

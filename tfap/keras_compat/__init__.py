@@ -6,6 +6,7 @@ tf_keras and tfmot are imported when they are first used: see `lazy`.
 
 import importlib
 
+from tfap.keras_compat.added_loss import AddedLoss, Draws, operations, step_state
 from tfap.keras_compat.backends import backend_of, is_tf_dataset
 from tfap.keras_compat.copying import (
     Replacement,
@@ -18,7 +19,7 @@ from tfap.keras_compat.copying import (
     tied_layers,
     why_shared,
 )
-from tfap.keras_compat.distillation import distiller, why_not_distilled
+from tfap.keras_compat.distillation import Lesson, distiller, why_not_distilled
 from tfap.keras_compat.graphs import (
     all_layers,
     calls,
@@ -95,7 +96,10 @@ from tfap.keras_compat.training import (
 )
 
 __all__ = [
+    "AddedLoss",
     "Callback",
+    "Draws",
+    "Lesson",
     "PruneLowMagnitude",
     "Regularizer",
     "Replacement",
@@ -150,6 +154,7 @@ __all__ = [
     "kind_of",
     "load_model",
     "loaded",
+    "operations",
     "ops",
     "optimizer_slots",
     "optimizer_updates",
@@ -164,6 +169,7 @@ __all__ = [
     "set_seeds",
     "snake_case",
     "start_afresh",
+    "step_state",
     "steps_per_execution",
     "tensor_specs",
     "tensorflow_function",

@@ -14,6 +14,7 @@ _KERAS, _TF_KERAS, _TENSORFLOW, _TFMOT = "keras 3.15.1", "tf_keras 2.21.0", "ten
 SEEN_IN = {
     "_build_input_shape": {"tf_keras.layers.Layer": _TF_KERAS},
     "_built": {"tf_keras.optimizers.Optimizer": _TF_KERAS},
+    "_callable_losses": {"tf_keras.layers.Layer": _TF_KERAS},
     "_compile_config": {"keras.Model": _KERAS, "tf_keras.Model": _TF_KERAS},
     "_constraint": {"tf.Variable": _TENSORFLOW},
     "_exclude_from_weight_decay_names": {"tf_keras.optimizers.Optimizer": _TF_KERAS},
@@ -188,6 +189,17 @@ def copy_weight_decay_exclusions(optimizer, copy):
     for name in ("_exclude_from_weight_decay_pattern", "_exclude_from_weight_decay_names"):
         if getattr(optimizer, name, None):
             setattr(copy, name, getattr(optimizer, name))
+
+
+def add_loss(model, function):
+    """Adds a loss that a function computes to a tf_keras model. Returns what `remove_added_loss` takes."""
+    model.add_loss(function)
+    return model._callable_losses[-1]
+
+
+def remove_added_loss(model, added):
+    """Removes a loss that `add_loss` has added."""
+    model._callable_losses.remove(added)
 
 
 # -- JAX -------------------------------------------------------------------------------------------

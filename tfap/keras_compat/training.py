@@ -74,7 +74,12 @@ class SeedStates:
 
     def __init__(self, model):
         layers = all_layers(model) if is_keras3(model) else []
-        self._states = [g.state for layer in layers for g in private.seed_generators(layer)]
+        self._states = [
+            generator.state
+            for layer in layers
+            for generator in private.seed_generators(layer)
+            if isinstance(generator, keras.random.SeedGenerator)
+        ]
 
     def __len__(self):
         return len(self._states)
