@@ -243,6 +243,19 @@ def test_layers_that_tf2onnx_alone_does_not_convert(keras_module, tmp_path):
     assert tfap.export(model, tmp_path / "model.onnx", format="onnx").exists()
 
 
+@pytest.mark.parametrize("features", [3, 200])  # TensorFlow stores small and large constants in two ways
+def test_constants_that_a_layer_holds_as_tensors(keras_module, tmp_path, features):
+    layers = keras_module.layers
+    statistics = np.random.default_rng(0).uniform(0.5, 2, size=(2, features))
+    scale = layers.Normalization(mean=statistics[0], variance=statistics[1])
+    model = keras_module.Sequential([layers.Input((features,)), scale, layers.Dense(2)])
+    for format, name in FILES.items():
+        loaded = formats.load_runtime(
+            tfap.export(model, tmp_path / name, format=format)
+        )  # compared by export
+        assert len(loaded.inputs) == 1
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(keras_module, tmp_path, policy):
     layers = keras_module.layers

@@ -36,11 +36,32 @@ def write(model: Model, path: pathlib.Path, settings: Settings, batch_size: int 
     with contextlib.suppress(Exception), _inlined_functions():  # if this fails, tf2onnx traces with calls
         function.get_concrete_function()
     content, _ = tf2onnx.from_function(function, signature, custom_op_handlers={"Erfc": (_write_erfc, [])})
+    _embed_captured(content, function.get_concrete_function(*signature))
     onnx.checker.check_model(content)  # tf2onnx does not raise for ops that it cannot convert
     if settings.quantize is None:
         onnx.save(content, path)
     else:
         onnx_calibration.quantize(content, path, settings, batch_size)
+
+
+def _embed_captured(content, function):
+    """Stores the arrays that a function captured, such as the means of Normalization layers, in the model.
+
+    tf2onnx takes them for inputs.
+
+    Args:
+        content: The ONNX model. Changed.
+        function: The concrete TensorFlow function of which it was made.
+    """
+    from onnx import numpy_helper
+
+    values, used = function.captured_inputs, {name for node in content.graph.node for name in node.input}
+    captured = {tensor.name: value for tensor, value in zip(function.inputs[-len(values) :], values)}
+    for entry in [entry for entry in content.graph.input if entry.name in captured]:
+        content.graph.input.remove(entry)
+        if entry.name in used:
+            array = captured[entry.name].numpy()
+            content.graph.initializer.append(numpy_helper.from_array(array, entry.name))
 
 
 @contextlib.contextmanager
