@@ -120,13 +120,17 @@ def dense(job):
 
 
 def in_fit(criterion, **options):
-    """Prunes while training, in stages that compact the model."""
+    """Prunes while training, in stages that compact the model.
+
+    The unit of the schedule is neurons: with weights, those of pruned inputs count too after the first
+    update, and the model ends larger than the budget that the schedule was made for.
+    """
 
     def make(job):
         model, recipe = job.recipe.copied(job.model_of("dense")), job.recipe
         recipe.compiled(model, recipe.rate / 2, recipe.epochs * recipe.steps)
         fit = {"batch_size": BATCH, "epochs": recipe.epochs, "stages": min(4, recipe.epochs), "verbose": 0}
-        given = {"criterion": criterion, **options, **fit}
+        given = {"criterion": criterion, "target": "neurons", **options, **fit}
         return Made(tfap.fit_and_compact(model, job.budget, *job.data, **given).model)
 
     return make
