@@ -1,4 +1,4 @@
-"""Attention layers: heads and their dimensions are removed by compact, remove and prune_once, and pruned whole."""
+"""Attention layers: compact, remove and prune_once remove heads and dimensions; prune masks whole heads."""
 
 import keras
 import nets
