@@ -532,7 +532,12 @@ def recurrent(layers, x):
 
 def attention(layers, x):
     x = layers.Reshape((25, 4))(x)
-    return layers.MultiHeadAttention(2, 3, name="reader")(x, x)
+    return layers.Attention(name="reader")([x, x])
+
+
+def heads_without_bias(layers, x):
+    x = layers.Reshape((25, 4))(x)
+    return layers.MultiHeadAttention(2, 3, use_bias=False, name="reader")(x, x)
 
 
 def permute(layers, x):
@@ -562,7 +567,8 @@ def spread_over_channels(layers, x):
         (layer_normalization, "conv", "the LayerNormalization 'reader', which tfap does not analyze"),
         (softmax, "conv", "the activation 'reader' may combine channels"),
         (recurrent, "conv", "does not analyze Bidirectional layers with merge_mode=None"),
-        (attention, "conv", "consumed by the MultiHeadAttention 'reader'"),
+        (attention, "conv", "consumed by the Attention 'reader'"),
+        (heads_without_bias, "conv", "a nonzero constant, and 'reader' has no bias to fold it into"),
         (permute, "conv", "'reader' consumes it along another axis"),
         (output, "conv", "an output of the model"),
         (other_axis, "conv", "'reader' works along another axis than that of the channels"),

@@ -98,7 +98,7 @@ class Attention(LinearMap):
     Attributes:
         heads: Integer. The number of heads that can be removed: those of keys and values.
         kept_heads: Boolean array, shape `(heads,)`. The heads that `kept` and `config` keep.
-        returns_scores: Boolean. Whether a call returns the scores of all heads. They then need all dimensions.
+        returns_scores: Boolean. Whether a call returns the scores of all heads.
         constant_heads: Boolean array, shape `(heads,)`. The heads whose values are nonzero constants.
     """
 

@@ -47,15 +47,20 @@ def attention(layer, weights, inputs, output):
     # From the config: Keras sorts the shapes of a call's inputs by argument name.
     shapes = {**layer.get_config(), **(layer.get_build_config() or {}).get("shapes_dict", {})}
     query, value = tuple(shapes["query_shape"]), tuple(shapes["value_shape"])
-    heads, key_dim = layer._query_dense.kernel.shape[1:]
-    width = heads * (key_dim + layer._value_dense.kernel.shape[-1])
+    shapes = {name: _projection(layer, name) for name in ("query", "key", "value", "output")}
+    heads, key_dim = shapes["query"][1:]
+    width = heads * (key_dim + shapes["value"][-1])  # several query heads may share a key and value head
     projections = [
-        product(math.prod(getattr(layer, f"_{name}_dense").kernel.shape), *shape[1:-1])
+        product(math.prod(shapes[name]), *shape[1:-1])
         for name, shape in (("query", query), ("key", value), ("value", value), ("output", query))
     ]
     attended = [value[axis] for axis in getattr(layer, "_attention_axes", (1,))]
     products = [*projections, product(width, *query[1:-1], *attended)]
     return None if None in products else sum(products)
+
+
+def _projection(layer, name):
+    return tuple(getattr(layer, f"_{name}_dense").kernel.shape)
 
 
 def _positions(layer, shape):
