@@ -233,6 +233,8 @@ class Maker:
             if self.maybe():
                 options["output_shape"] = (self.number(4, 6),)
             sizes = {"key_dim": self.number(2, 4), "value_dim": self.number(2, 4)}
+            if self.keras.backend.backend() == "jax":  # which attends with equal dimensions
+                sizes["value_dim"] = sizes["key_dim"]
             layer = self.layers.MultiHeadAttention(self.number(2, 4), **sizes, **options)
         causal = {"use_causal_mask": True} if self.maybe(0.3) else {}
         tensor = layer(value.tensor, key.tensor, **causal)
@@ -628,8 +630,10 @@ class Maker:
             self._kill_score(kernels, biases, int(self.generator.integers(heads)), 0, 1)
         layer.set_weights(weights)
         left = {"heads": heads - dead[0], "key_dim": key_dim - dead[2], "value_dim": value_dim - dead[3]}
-        if type(layer).__name__ == "GroupedQueryAttention":
+        is_grouped = type(layer).__name__ == "GroupedQueryAttention"
+        if is_grouped or self.keras.backend.backend() == "jax":
             left["key_dim"] = left["value_dim"] = max(left["key_dim"], left["value_dim"])
+        if is_grouped:
             left["query_heads"] = left["heads"] * (repeats - dead[1])
         return {f"{layer.name}/{name}": size for name, size in left.items()}
 

@@ -593,7 +593,7 @@ def lstm_text(keras, generator):
         "patches": NOT_FIRING,
         "mixed": NOT_FIRING,
         "channels": NOT_FIRING,
-        "attention": "tfap cannot count them",
+        "attention": NOT_FIRING,
         "output": OUTPUT,
     },
     units={"tokens": 3, "hidden": 8},

@@ -533,7 +533,12 @@ def recurrent(layers, x):
 
 def attention(layers, x):
     x = layers.Reshape((25, 4))(x)
-    return layers.MultiHeadAttention(2, 3, name="reader")(x, x)
+    return layers.Attention(name="reader")([x, x])
+
+
+def heads_without_bias(layers, x):
+    x = layers.Reshape((25, 4))(x)
+    return layers.MultiHeadAttention(2, 3, use_bias=False, name="reader")(x, x)
 
 
 def permute(layers, x):
@@ -563,7 +568,8 @@ def spread_over_channels(layers, x):
         (layer_normalization, "conv", "'reader' subtracts the mean of all channels"),
         (softmax, "conv", "the activation 'reader' may combine channels"),
         (recurrent, "conv", "does not analyze Bidirectional layers with merge_mode=None"),
-        (attention, "conv", "consumed by the MultiHeadAttention 'reader'"),
+        (attention, "conv", "consumed by the Attention 'reader'"),
+        (heads_without_bias, "conv", "a nonzero constant, and 'reader' has no bias to fold it into"),
         (permute, "conv", "'reader' consumes it along another axis"),
         (output, "conv", "an output of the model"),
         (other_axis, "conv", "'reader' works along another axis than that of the channels"),

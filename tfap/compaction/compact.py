@@ -30,9 +30,9 @@ def compact(
     layers that consume it. Removing one can make others removable. `compact` repeats until nothing changes.
 
     It analyzes activations, normalization, pooling, padding, reshaping, concatenation, splits, slices,
-    grouped and depthwise convolutions, recurrent layers, residual connections, nested models, and shared
-    layers. Coupled channels are removed together. Channels stay where removal would not be exact, such as
-    before attention or a custom layer.
+    grouped and depthwise convolutions, recurrent layers, attention and its heads, residual connections,
+    nested models, and shared layers. Coupled channels are removed together. Channels stay where removal would
+    not be exact, such as before LayerNormalization or a custom layer.
     `tfap.compaction_report` gives the reasons. Every layer keeps at least one unit.
 
     Args:

@@ -18,6 +18,7 @@ import math
 
 import numpy as np
 
+from tfap import keras_compat
 from tfap.graph import layer_types
 from tfap.graph.kernel import KernelSpec
 from tfap.graph.linear import LinearMap, at_least, kernel_values
@@ -98,7 +99,7 @@ class Attention(LinearMap):
     Attributes:
         heads: Integer. The number of heads that can be removed: those of keys and values.
         kept_heads: Boolean array, shape `(heads,)`. The heads that `kept` and `config` keep.
-        returns_scores: Boolean. Whether a call returns the scores, on which every head has an effect.
+        returns_scores: Boolean. Whether a call returns the scores of all heads.
         constant_heads: Boolean array, shape `(heads,)`. The heads whose values are nonzero constants.
     """
 
@@ -306,9 +307,19 @@ class Attention(LinearMap):
         repeats, keys, values = (
             max(1, int(marks.sum(axis=1).max())) for marks in self._needed(inputs, outputs)
         )
-        if "head_dim" in self.layer.get_config():  # for keys and values alike
+        if self.needs_equal_dimensions:
             keys = values = max(keys, values)
         return repeats, keys, values
+
+    @property
+    def needs_equal_dimensions(self):
+        """Whether the layer needs as many key dimensions as value dimensions.
+
+        GroupedQueryAttention has one size for both, and JAX has a fast attention for equal sizes only.
+        """
+        equal = self._kernels[0].shape[-1] == self._kernels[2].shape[-1]
+        on_jax = keras_compat.backend_name(self.layer) == "jax"
+        return "head_dim" in self.layer.get_config() or (on_jax and equal)
 
     def uneven(self, inputs, outputs, heads):
         """Counts the dimensions without effect that heads keep because another head needs as many.

@@ -8,6 +8,7 @@ _DIMENSIONS = (
     "other heads need as many query and key dimensions",
     "other heads need as many value dimensions",
 )
+_EQUAL = "the layer needs as many query and key dimensions as value dimensions"
 
 
 def kept_heads(liveness, kept_groups):
@@ -36,5 +37,7 @@ def _of_layer(liveness, path, linear_map, heads, kept_groups):
     yield path, int((kept & effective & linear_map.constant_heads).sum()), _CONSTANT
     inputs = np.ones(len(linear_map.nonzero), bool) if consumed is None else kept_groups[consumed]
     linear_map.kept_heads = kept
-    for number, reason in zip(linear_map.uneven(inputs, outputs, effective), _DIMENSIONS):
-        yield path, number, reason
+    query_heads, *dimensions = linear_map.uneven(inputs, outputs, effective)
+    yield path, query_heads, _DIMENSIONS[0]
+    for number, reason in zip(dimensions, _DIMENSIONS[1:]):
+        yield path, number, _EQUAL if linear_map.needs_equal_dimensions else reason

@@ -49,10 +49,11 @@ def attention(layer, weights, inputs, output):
     # From the config: Keras sorts the shapes of a call's inputs by argument name.
     shapes = {**layer.get_config(), **(layer.get_build_config() or {}).get("shapes_dict", {})}
     query, value = tuple(shapes["query_shape"]), tuple(shapes["value_shape"])
-    heads, key_dim = layer._query_dense.kernel.shape[1:]
-    width = heads * (key_dim + layer._value_dense.kernel.shape[-1])
+    shapes = {name: _projection(layer, name) for name in ("query", "key", "value", "output")}
+    heads, key_dim = shapes["query"][1:]
+    width = heads * (key_dim + shapes["value"][-1])  # several query heads may share a key and value head
     projections = [
-        product(math.prod(getattr(layer, f"_{name}_dense").kernel.shape), *shape[1:-1])
+        product(math.prod(shapes[name]), *shape[1:-1])
         for name, shape in (("query", query), ("key", value), ("value", value), ("output", query))
     ]
     attended = [value[axis] for axis in getattr(layer, "_attention_axes", (1,))]
@@ -70,10 +71,14 @@ def blocks(layer, weights, inputs, output):
     total = product(sum(math.prod(kernel.shape) for kernel in kernels), *positions)
     inside = [each for each in keras_compat.all_layers(layer) if hasattr(each, "_query_dense")]
     for each in inside:
-        widths = [math.prod(getattr(each, f"_{name}_dense").kernel.shape[1:]) for name in ("key", "value")]
+        widths = [math.prod(_projection(each, name)[1:]) for name in ("key", "value")]
         attended = product(sum(widths), *positions, *positions)
         total = None if None in (total, attended) else total + attended
     return total
+
+
+def _projection(layer, name):
+    return tuple(getattr(layer, f"_{name}_dense").kernel.shape)
 
 
 def _positions(layer, shape):
