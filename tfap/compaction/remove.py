@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfap import keras_compat
+from tfap.compaction.branches import without_branches
 from tfap.compaction.compact import remove_dead_channels
 from tfap.compaction.removable import RemovableChannels
+from tfap.graph.calls import Graph
 from tfap.graph.linear import Grouped
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import equality
@@ -16,7 +18,7 @@ from tfap.layers.settings import PruningSettings
 from tfap.pruning.plan import make_plan
 
 
-def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> Model:
+def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray | str]) -> Model:
     """Removes the neurons and channels that you name, and those that are coupled to them.
 
     Layers that consume a removed channel lose its weights, as if the channel were zero. A recurrent layer
@@ -27,7 +29,9 @@ def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> M
         model: A Sequential or Functional model of either Keras without wrappers. Unchanged.
         neurons: Dict of layer path, such as `"inner/dense"`, to the neurons or channels of its output to
             remove: a sequence of integers in [0, units), or a boolean array, shape `(units,)`, that is True
-            for those to remove.
+            for those to remove. `"all"` removes the layer, or nested model, from the sum that it is added to,
+            as in a residual block, with all layers that only it needs. The path of units inside a composite
+            layer is `"layer/entry"`.
 
     Returns:
         A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer.
@@ -35,8 +39,9 @@ def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> M
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a layer is not in the model, a neuron is not in the layer, a channel is not removable,
-            a layer would lose all its channels, or the groups of a grouped convolution would have different
-            sizes. The model is then unchanged.
+            a layer would lose all its channels, the groups of a grouped convolution would have different
+            sizes, or a layer with `"all"` is not only added to a value of the same shape. The model is then
+            unchanged.
 
     Example:
 
@@ -53,6 +58,9 @@ def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> M
             'neurons must be a dict of layer path to neurons, such as {"dense": [0, 4]}: received '
             f"{type(neurons).__name__}."
         )
+    branches = [path for path, given in neurons.items() if isinstance(given, str)]
+    if branches:
+        return _without_branches(model, neurons, branches)
     plan = make_plan(model, PruningSettings(0.0, "magnitude", "local", "neuron"))
     channels = RemovableChannels(model, plan)
     kept = np.ones(channels.channels.size, bool)
@@ -66,6 +74,27 @@ def remove(model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray]) -> M
     return _without(channels.model, kept)
 
 
+def _without_branches(model, neurons, branches):
+    """Removes whole branches, and then the other neurons."""
+    graph = Graph(model)
+    for path in branches:
+        if neurons[path] != "all":
+            raise TypeError(
+                f"neurons['{path}'] must be integers, a boolean array or \"all\": received {neurons[path]!r}."
+            )
+        if path not in graph.calls_of and path not in graph.exits:
+            known = [*graph.exits, *(path for path, layer in graph.layers() if keras_compat.is_layer(layer))]
+            raise ValueError(_not_in_the_model(path, known))
+    shorter = without_branches(model, branches)
+    rest = {path: given for path, given in neurons.items() if path not in branches}
+    return remove(shorter, rest) if rest else shorter
+
+
+def _not_in_the_model(path, known):
+    close = difflib.get_close_matches(str(path), known) or known
+    return f"neurons names the layer '{path}', which is not in the model. It has: {close}"
+
+
 def _groups(channels, plan, path, given):
     """The channel groups of some neurons of a layer."""
     graph = channels.liveness.graph
@@ -74,9 +103,8 @@ def _groups(channels, plan, path, given):
         return _removable(channels, plan, path, inside[path][_indices(path, given, len(inside[path]))])
     if path not in graph.calls_of:
         layers = [path for path, layer in graph.layers() if keras_compat.is_layer(layer)]
-        layers += inside
-        close = difflib.get_close_matches(str(path), layers) or layers
-        raise ValueError(f"neurons names the layer '{path}', which is not in the model. It has: {close}")
+        layers += list(inside)
+        raise ValueError(_not_in_the_model(path, layers))
     produced = channels.channels.of(graph.calls_of[path][0].outputs[0])
     if produced is None:
         raise ValueError(f"tfap does not know the channels of the layer '{path}'.{_why(plan, path)}")
