@@ -245,6 +245,20 @@ class Maker:
         self.attentions.append(layer)
         return Value(tensor, channels)
 
+    def Attention(self, value):
+        """Attention of one head, written with functions: a channel of queries and keys goes if it is zero."""
+        functions = tf if self.keras.__name__ == "tf_keras" else self.keras.ops
+        query = self.dense(value, activation=self.pick(_ZERO_AT_ZERO))
+        key = self.dense(value, channels=query.channels, activation=self.pick(_ZERO_AT_ZERO))
+        values = self.dense(value)
+        self.normalized.update(_numbers(query.channels))
+        self.products.update(_numbers(query.channels))
+        self.pads.update(_numbers(values.channels))
+        for made in (query, values):
+            self.note("Attention", made.channels)
+        weights = self.layers.Softmax()(functions.einsum("btc,bsc->bts", query.tensor, key.tensor))
+        return Value(functions.einsum("bts,bsd->btd", weights, values.tensor), values.channels)
+
     def Grouped(self, value):
         """As many channels go of every group."""
         before = self.apply(self._pointwise(value, 6), value, groups=2)
@@ -688,7 +702,7 @@ _MAKERS = {
     "Shared", "Embedding", "Siamese", "DictInputs", "Concatenate", "TimeDistributed", "GroupNormalization",
     "OverChannels",
 }  # fmt: skip
-_SEQUENCE = {"Recurrent", "Bidirectional", "MultiHeadAttention"}
+_SEQUENCE = {"Recurrent", "Bidirectional", "Attention", "MultiHeadAttention"}
 _OWN_NOTES = {"Grouped", "Depthwise", "Reshape", "NestedSequential"} | _SEQUENCE
 _STARTS = {"Embedding", "Siamese", "DictInputs"}
 _ANY = [

@@ -7,9 +7,10 @@ import numpy as np
 from tfap import keras_compat
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.finding import consumers_of
-from tfap.graph import composite, constants, linear_maps, norms
+from tfap.graph import composite, constants, contractions, layer_types, linear_maps, norms
 from tfap.graph.calls import Graph
 from tfap.graph.evening import evened
+from tfap.graph.layer_types import ChannelRule
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement
 from tfap.keras_compat.types import Model
@@ -247,4 +248,7 @@ def never_zero(liveness: Liveness) -> set[int]:
         if norms.is_over_channels(call.layer) and made.of(call.inputs[0]) is not None:
             groups = liveness.channels.of(call.inputs[0]).groups
             found |= set(groups[~made.of(call.inputs[0]).zero].tolist())
+        if layer_types.of(call.layer).channels is ChannelRule.CONTRACTED:
+            for groups, zero in contractions.summed_zeros(call, liveness.channels.of, made.of):
+                found |= set(groups[~zero].tolist())
     return found

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfap import keras_compat
+from tfap.compaction.branches import without_branches
 from tfap.compaction.compact import remove_dead_channels
 from tfap.compaction.removable import RemovableChannels
+from tfap.graph.calls import Graph
 from tfap.graph.linear import Grouped
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import equality
@@ -19,7 +21,8 @@ _NAMES = {"channels": "neurons", "heads": "heads"}
 
 
 def remove(
-    model: Model, neurons: Mapping[str, Sequence[int] | np.ndarray | Mapping[str, Sequence[int] | np.ndarray]]
+    model: Model,
+    neurons: Mapping[str, Sequence[int] | np.ndarray | Mapping[str, Sequence[int] | np.ndarray] | str],
 ) -> Model:
     """Removes the neurons and channels that you name, and those that are coupled to them.
 
@@ -32,7 +35,9 @@ def remove(
         neurons: Dict of layer path, such as `"inner/dense"`, to the neurons or channels of its output to
             remove: a sequence of integers in [0, units), or a boolean array, shape `(units,)`, that is True
             for those to remove. The heads of an attention layer are `{"attention": {"heads": [0, 3]}}`. In
-            GroupedQueryAttention they are those of keys and values, with all their query heads.
+            GroupedQueryAttention they are those of keys and values, with all their query heads. `"all"`
+            removes the layer, or nested model, from the sum that it is added to, as in a residual block, with
+            all layers that only it needs. The path of units inside a composite layer is `"layer/entry"`.
 
     Returns:
         A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer.
@@ -40,8 +45,9 @@ def remove(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a layer is not in the model, a neuron is not in the layer, a channel is not removable,
-            a layer would lose all its channels, or the groups of a grouped convolution would have different
-            sizes. The model is then unchanged.
+            a layer would lose all its channels, the groups of a grouped convolution would have different
+            sizes, or a layer with `"all"` is not only added to a value of the same shape. The model is then
+            unchanged.
 
     Example:
 
@@ -58,6 +64,9 @@ def remove(
             'neurons must be a dict of layer path to neurons, such as {"dense": [0, 4]}: received '
             f"{type(neurons).__name__}."
         )
+    branches = [path for path, given in neurons.items() if isinstance(given, str)]
+    if branches:
+        return _without_branches(model, neurons, branches)
     plan = make_plan(model, PruningSettings(0.0, "magnitude", "local", "neuron"))
     channels = RemovableChannels(model, plan, kinds=("channels", "heads"))
     kept = np.ones(channels.channels.size, bool)
@@ -71,6 +80,27 @@ def remove(
     return _without(channels.model, kept)
 
 
+def _without_branches(model, neurons, branches):
+    """Removes whole branches, and then the other neurons."""
+    graph = Graph(model)
+    for path in branches:
+        if neurons[path] != "all":
+            raise TypeError(
+                f"neurons['{path}'] must be integers, a boolean array or \"all\": received {neurons[path]!r}."
+            )
+        if path not in graph.calls_of and path not in graph.exits:
+            known = [*graph.exits, *(path for path, layer in graph.layers() if keras_compat.is_layer(layer))]
+            raise ValueError(_not_in_the_model(path, known))
+    shorter = without_branches(model, branches)
+    rest = {path: given for path, given in neurons.items() if path not in branches}
+    return remove(shorter, rest) if rest else shorter
+
+
+def _not_in_the_model(path, known):
+    close = difflib.get_close_matches(str(path), known) or known
+    return f"neurons names the layer '{path}', which is not in the model. It has: {close}"
+
+
 def _groups(channels, plan, path, given):
     """The channel groups of some neurons of a layer."""
     graph = channels.liveness.graph
@@ -80,9 +110,8 @@ def _groups(channels, plan, path, given):
         return _removable(channels, plan, path, every[_indices(path, given, len(every), "units")], "units")
     if path not in graph.calls_of:
         layers = [path for path, layer in graph.layers() if keras_compat.is_layer(layer)]
-        layers += inside
-        close = difflib.get_close_matches(str(path), layers) or layers
-        raise ValueError(f"neurons names the layer '{path}', which is not in the model. It has: {close}")
+        layers += list(inside)
+        raise ValueError(_not_in_the_model(path, layers))
     produced = channels.channels.of(graph.calls_of[path][0].outputs[0])
     if produced is None:
         raise ValueError(f"tfap does not know the channels of the layer '{path}'.{_why(plan, path)}")

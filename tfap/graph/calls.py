@@ -65,6 +65,7 @@ class Graph:
         outputs: List of the model's output `Value`s.
         entries: List of `(nested model, input Values)`, one per call of a nested model.
         models: Dict of path to nested model.
+        exits: Dict of path of a nested model to lists of output `Value`s, one per call.
     """
 
     def __init__(self, model, plain=False):
@@ -72,6 +73,7 @@ class Graph:
         self.calls = []
         self.entries = []
         self.models = {}
+        self.exits = collections.defaultdict(list)
         self._paths = {}
         self.inputs = [Value(tensor.shape) for tensor in model.inputs]
         self.outputs = self._trace(model, "", self.inputs)
@@ -94,6 +96,7 @@ class Graph:
                 self.entries.append((layer, consumed))
                 self.models.setdefault(prefix + layer.name, layer)
                 produced = self._trace(layer, f"{prefix}{layer.name}/", consumed, training)
+                self.exits[prefix + layer.name].append(produced)
             else:
                 produced = [Value(result.shape) for result in results]
                 path = self._unique_path(layer, prefix + layer.name)

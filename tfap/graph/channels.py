@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import attention, composite, functions, layer_types, norms, recurrent
+from tfap.graph import attention, composite, contractions, functions, layer_types, norms, recurrent
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import channel_axis, unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -43,8 +43,8 @@ class ChannelMap:
         pinned: Dict of group to the reason why its channels are not removable.
         centering: Set of those pinned groups that are removable if a LayerNormalization does not need the
             mean; see `norms.py`.
-        normalized: Set of the groups that a layer normalizes together, so that they can only be removed if
-            they are zero.
+        normalized: Set of the groups that a layer normalizes together, or sums over, so that they can only be
+            removed if they are zero.
     """
 
     def __init__(self, graph):
@@ -119,6 +119,7 @@ class ChannelMap:
             ChannelRule.PERMUTED: self._permute,
             ChannelRule.STACKED: self._stack,
             ChannelRule.SELECTED: self._select,
+            ChannelRule.CONTRACTED: self._contract,
             ChannelRule.SHAPE: self._shape,
             None: self._unknown,
         }[row.channels]
@@ -374,6 +375,37 @@ class ChannelMap:
             return found
         axis, selections = found
         return [Channels(axis, channels.groups[selection]) for selection in selections]
+
+    def _contract(self, layer, call):
+        found = contractions.operands(call)
+        if isinstance(found, str):
+            return found
+        values, result = found
+        passed = {}  # axis of the result -> groups
+        for value, labels in values:
+            channels = self._of[value]
+            if channels is None:
+                continue
+            label = labels[channels.axis]
+            self._couple_operands(call, values, label, channels.groups)
+            if label in result:
+                passed.setdefault(result.index(label), channels.groups)
+            else:
+                self._normalized.append(channels.groups)
+        for groups in list(passed.values())[1:]:
+            self._pins.append((groups, f"'{call.path}' moves it to another axis than that of other channels"))
+        return next((Channels(axis, groups) for axis, groups in passed.items()), None)
+
+    def _couple_operands(self, call, values, label, groups):
+        """Couples the channels of all tensors that have them on the same label."""
+        reason = f"'{call.path}' multiplies it with values that are not removable"
+        for value, labels in values:
+            if labels.count(label) > 1 or (
+                label in labels and value.shape[labels.index(label)] != len(groups)
+            ):
+                self._pins.append((groups, reason))
+            elif label in labels:
+                self._couple(groups, self._groups_along(value, labels.index(label), reason))
 
     def _shape(self, layer, call):
         channels = self._of[call.inputs[0]]

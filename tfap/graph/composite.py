@@ -21,12 +21,19 @@ def units_of(layer):
 
 
 def counts(layer):
-    """Returns a dict of config entry to the number of units of a built layer."""
+    """Returns a dict of config entry to the number of units of a built layer that has a config with it."""
     return {
         entry: _count(layer, entry)
         for entry in units_of(layer)
-        if kernels(layer, entry)[0].find(layer) is not None
+        if kernels(layer, entry)[0].find(layer) is not None and entry in _config(layer)
     }
+
+
+def _config(layer):
+    try:
+        return layer.get_config()
+    except Exception:  # it is the user's code
+        return {}
 
 
 def kernels(layer, entry):

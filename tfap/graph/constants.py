@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import attention, channels, functions, layer_types, norms
+from tfap.graph import attention, channels, contractions, functions, layer_types, norms
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -107,6 +107,9 @@ class ConstantMap:
         if row.channels is ChannelRule.PERMUTED:
             constants = self._of.get(call.inputs[0])
             return constants.zeros() if constants and functions.adds_up(call) else constants
+        if row.channels is ChannelRule.CONTRACTED:
+            zero = contractions.zeros(call, output.axis, self._channels.of, self._of.get)
+            return Constants.of(zero, np.zeros(len(zero)))
         if row.channels is ChannelRule.ALONG_AXIS:
             return Constants.none(len(output.groups))
         if row.channels is ChannelRule.RESHAPED:

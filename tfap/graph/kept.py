@@ -122,6 +122,8 @@ class _Reasons:
             return (linear_map.nonzero & used.reshape(linear_map.nonzero.shape)).any(axis=1)
         # A channel that the call does not carry on, such as a gate that multiplies all channels, is pinned.
         carried = np.isin(channels.groups, produced.groups)
+        if layer_types.of(unwrap(call.layer)).channels is ChannelRule.CONTRACTED:
+            return ~carried | np.isin(channels.groups, produced.groups[used])
         pinned = np.isin(channels.groups, list(self._channels.pinned))
         return np.isin(channels.groups, produced.groups[used]) | (~carried & pinned & used.any())
 
@@ -200,6 +202,8 @@ def _why_not_constant(call, is_nonzero):
         return f"'{call.path}' multiplies it by several slopes"
     if norms.is_over_channels(layer):
         return f"'{call.path}' divides it by a number that depends on the other channels"
+    if row.channels is ChannelRule.CONTRACTED and is_nonzero:
+        return f"it is a nonzero constant, and '{call.path}' multiplies it with values that vary"
     if row.channels is ChannelRule.ALONG_AXIS or (is_nonzero and functions.adds_up(call)):
         return f"'{call.path}' may not keep it constant"
     if row.channels is ChannelRule.SAME and row.constants is None:

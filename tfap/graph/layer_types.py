@@ -34,6 +34,7 @@ class ChannelRule(enum.Enum):
     PERMUTED = "they are those of the input, on another axis"
     STACKED = "channel j depends on channel j of each input only, and there is a new axis"
     SELECTED = "they are some of the channels of the input, in the same order"
+    CONTRACTED = "they are those of an input; channels on an axis that is summed over can go if they are zero"
     SHAPE = "none; the output holds sizes of the input"
 
 
@@ -308,6 +309,7 @@ LAYERS = {
     **dict.fromkeys(("Add", "Average", "Maximum", "Minimum", "Subtract"), _MERGE),
     "Multiply": dataclasses.replace(_MERGE, keeps_neurons=False),
     "Concatenate": LayerType(channels=ChannelRule.CONCATENATED),
+    "Dot": LayerType(channels=ChannelRule.CONTRACTED),
     "Resizing": _POOLING,
     "Softmax": LayerType(channels=ChannelRule.ALONG_AXIS),
     "Flatten": LayerType(channels=ChannelRule.RESHAPED),
@@ -356,6 +358,7 @@ FUNCTIONS = {
     **dict.fromkeys(
         ("LogSoftmax", "Softmax", "log_softmax", "softmax"), LayerType(channels=ChannelRule.ALONG_AXIS)
     ),
+    **dict.fromkeys(("Einsum", "Matmul", "einsum", "matmul"), LayerType(channels=ChannelRule.CONTRACTED)),
     "shape": LayerType(channels=ChannelRule.SHAPE),
 }
 

@@ -6,8 +6,9 @@ A group of coupled channels is alive if one of its channels
 - is consumed by a layer that tfap does not analyze, or
 - is consumed, with a nonzero weight, for an output channel that is alive, and is not a constant that can be
   folded into the bias, or
-- is a unit of a recurrent layer that a unit that is alive reads at the next time step, or
-- is normalized together with a channel that is alive, and changes how; see `norms.py`.
+- is a unit of a recurrent layer that a unit that is alive reads at the next time step,
+- is normalized together with a channel that is alive, and changes how; see `norms.py`, or
+- is summed over in a product of tensors, and not zero in any of them; see `contractions.py`.
 
 All other groups are removable. In a model in training, only masked weights count as zero, because the others
 may change.
@@ -15,7 +16,7 @@ may change.
 
 import numpy as np
 
-from tfap.graph import composite, constants, layer_types, linear_maps, norms
+from tfap.graph import composite, constants, contractions, layer_types, linear_maps, norms
 from tfap.graph.calls import Graph
 from tfap.graph.centered import CenteredValues
 from tfap.graph.channels import ChannelMap, consumed_by
@@ -150,6 +151,10 @@ class Liveness:
         for path, entry, groups in self.inner_units():
             masks = None if self._masks is None else self._masks.get(path, {})
             alive[groups[composite.needed(self.graph.calls_of[path][0].layer, entry, masks)]] = True
+        for call in self.graph.calls:
+            if layer_types.of(call.layer).channels is ChannelRule.CONTRACTED:
+                for groups, zero in contractions.summed_zeros(call, self.channels.of, self.constants.of):
+                    alive[groups[~zero]] = True
         dependencies = list(self._dependencies())
         while True:
             before = alive.copy()

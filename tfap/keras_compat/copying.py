@@ -105,7 +105,7 @@ def _is_own_object(value):
 
 def _share_objects(thing, copy, changes=()):
     """Gives a copy the functions and the user's own objects of the original, in sublayers too."""
-    for key in set(thing.get_config()) - set(changes):
+    for key in _entries(thing) - set(changes):
         for name in (key, f"_{key}"):
             value, other = vars(thing).get(name), vars(copy).get(name)
             shared = isinstance(value, types.FunctionType) or _is_own_object(value)
@@ -116,6 +116,13 @@ def _share_objects(thing, copy, changes=()):
         for mine, other in zip(*sublayers):
             if type(mine) is type(other):
                 _share_objects(mine, other)
+
+
+def _entries(thing):
+    try:
+        return set(thing.get_config())
+    except Exception:  # a sublayer of the user's that its holder makes itself
+        return set()
 
 
 def built_copy_of(layer):

@@ -65,7 +65,7 @@ def function_name(thing):
     if kind_of(thing) not in ("TFOpLambda", "SlicingOpLambda"):
         return None
     *modules, name = (thing.symbol or "").removeprefix("compat.v1.").split(".")
-    return name if modules in ([], ["math"], ["nn"], ["__operators__"]) else ""
+    return name if modules in ([], ["linalg"], ["math"], ["nn"], ["__operators__"]) else ""
 
 
 def function_of(thing):
