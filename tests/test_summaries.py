@@ -87,7 +87,10 @@ def test_a_criterion_that_counts_nothing(keras_module, tmp_path):
     assert {name.rsplit("/")[-1] for name, _ in found} == {"sparsity", "threshold"}
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 3])
+SEVERAL = pytest.mark.not_on_torch(reason="Keras takes one step per execution there")
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, pytest.param(3, marks=SEVERAL)])
 def test_every_few_batches(keras_module, tmp_path, steps_per_execution):
     model = nets.mlp(keras_module)
     model.compile("sgd", model.loss, steps_per_execution=steps_per_execution)
