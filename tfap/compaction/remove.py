@@ -17,7 +17,7 @@ from tfap.keras_compat.types import Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.plan import make_plan
 
-_NAMES = {"channels": "neurons", "heads": "heads"}
+_NAMES = {"channels": "neurons", "heads": "heads", "units": "neurons"}
 
 
 def remove(

@@ -200,6 +200,13 @@ class Attention(LinearMap):
             kernel[part] = 0
         arrays[3][..., outputs] = 0
 
+    def clear_outputs(self, outputs):
+        none = np.zeros(self.reads.shape[0], bool)
+        self.zero(self._kernels, none, outputs)
+        self.zero(self._marks, none, outputs)
+        if self._bias_values is not None:
+            self._bias_values[3] = np.where(outputs, self._dtype.type(0), self.bias)
+
     def clear_heads(self, heads):
         """Sets all weights and biases of some heads to zero, a boolean array."""
         biases = [None] * 3 if self._bias_values is None else self._bias_values[:3]
