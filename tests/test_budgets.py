@@ -328,6 +328,20 @@ def test_fit_and_compact_ends_at_the_budget(keras_module, budget):
     assert fit.budget.reached == reached and 0.9 * fit.budget.limit <= reached <= fit.budget.limit
 
 
+@pytest.mark.parametrize("budget", [{"flops": 0.48}, pytest.param({"weights": 0.3}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stages", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_convolutions_lose_inputs_between_updates(keras_module, budget, stages):
+    layers = keras_module.layers
+    convolutions = [layers.Conv2D(size, 3, padding="same", activation="relu") for size in (16, 24, 32)]
+    ends = [layers.GlobalAveragePooling2D(), layers.Dense(4)]
+    model = keras_module.Sequential([layers.Input((8, 8, 3)), *convolutions, *ends])
+    model = nets.compiled(keras_module, model, "mse")
+    x = np.random.default_rng(0).normal(size=(480, 8, 8, 3)).astype("float32")
+    arguments = {"stages": stages, "epochs": 4, "batch_size": 16, "verbose": 0}
+    fit = tfap.fit_and_compact(model, budget, x, np.zeros((480, 4), "float32"), **arguments)
+    assert 0.9 * fit.budget.limit <= fit.budget.reached <= fit.budget.limit
+
+
 @pytest.mark.slow
 def test_fit_and_compact_in_bytes_with_multiples(keras_module):
     model = nets.mlp(keras_module, (12, 200, 96, 4))
@@ -342,7 +356,8 @@ def test_prune_finds_the_final_sparsity(keras_module):
     for budget in ({"weights": 0.6}, {"flops": 0.6}):
         pruned = tfap.prune(model, budget, "magnitude", scope="local", granularity="neuron")
         sparsity = tfap.prunable_layers(pruned)[0].pruning_schedule
-        tfap.update_masks(pruned, sparsity)
+        for step in range(1, 31):  # as in a fit: cubic decay
+            tfap.update_masks(pruned, sparsity * (1 - (1 - step / 30) ** 3))
         small = tfap.compact(tfap.strip_pruning(pruned))
         (unit,) = budget
         reached, own = (weight_count(m) if unit == "weights" else tfap.flops(m) for m in (small, model))

@@ -1,8 +1,11 @@
 """The final sparsity of a training with which the compacted model meets a budget.
 
 With the same fraction for every layer, the number of neurons that each layer keeps does not depend on the
-training. So the masks of any scores tell the final shapes.
+training. So the masks of any scores tell the final shapes. It does depend on the updates before the last one:
+weights that read pruned neurons are pruned too and count, so that later updates prune fewer neurons.
 """
+
+import dataclasses
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +26,8 @@ from tfap.layers.settings import PruningSettings
 from tfap.masks.weights import Scored
 
 _STEPS = 24
+_RAMP = 40  # updates from no sparsity to all, of which each training to a sparsity passes those below it
+_LAST = 8  # updates from there to the sparsity, in ever smaller steps as in cubic decay
 _LARGEST = 1 - 1e-6  # a sparsity is less than 1
 _MARGIN = 0.99  # of the bytes that a file may have: its size is only predicted
 
@@ -57,7 +62,8 @@ class TrainedChannels:
         self._cost, self._liveness, self._settings = cost, liveness, settings
         self._kernels = _kernels(model, liveness, settings, pruned)
         self._together = _ranked_together(self._kernels)
-        self._sparsities: list[tuple[np.ndarray, float]] = []
+        self._kept_at: dict[float, np.ndarray] = {}  # by sparsity
+        self._ramp = [[np.packbits(kernel.mask) for kernel in self._kernels]]
 
     @property
     def cost(self) -> Any:
@@ -76,6 +82,8 @@ class TrainedChannels:
             return None
         low, high = 0.0, _LARGEST
         for _ in range(_STEPS):
+            if np.array_equal(self._at(low), self._at(high)):
+                break
             middle = (low + high) / 2
             low, high = (
                 (low, middle) if self._cost.of(self._at(middle)) <= limit + ROUNDING else (middle, high)
@@ -84,17 +92,42 @@ class TrainedChannels:
 
     def sparsity_of(self, kept: np.ndarray) -> float:
         """Returns a sparsity that keeps these groups, which `within` or `least` has returned."""
-        return next(sparsity for known, sparsity in reversed(self._sparsities) if np.array_equal(known, kept))
+        found = [sparsity for sparsity, known in self._kept_at.items() if np.array_equal(known, kept)]
+        return found[-1]
 
     def _at(self, sparsity):
-        masks = [np.ones(kernel.mask.shape, np.uint8) for kernel in self._kernels]
+        if sparsity not in self._kept_at:
+            self._kept_at[sparsity] = self._kept(self._trained(sparsity))
+        return self._kept_at[sparsity]
+
+    def _trained(self, sparsity):
+        """Returns the masks at the end of a training to a sparsity."""
+        passed = int(sparsity * _RAMP)
+        begin = passed / _RAMP
+        masks = self._passed(passed)
+        for step in range(1, _LAST + 1):
+            part = 1 - (1 - step / _LAST) ** 3
+            masks = self._updated(masks, begin + part * (sparsity - begin))
+        return masks
+
+    def _passed(self, updates):
+        while len(self._ramp) <= updates:
+            masks = self._updated(self._passed(len(self._ramp) - 1), len(self._ramp) / _RAMP)
+            self._ramp.append([np.packbits(mask) for mask in masks])
+        return [
+            np.unpackbits(bits, count=kernel.mask.size).reshape(kernel.mask.shape)
+            for bits, kernel in zip(self._ramp[updates], self._kernels)
+        ]
+
+    def _updated(self, masks, sparsity):
+        """Returns the masks after an update to a sparsity."""
+        kernels = [dataclasses.replace(kernel, mask=mask) for kernel, mask in zip(self._kernels, masks)]
+        made = list(masks)
         for positions in self._together:
-            scored = [Scored(self._kernels[at], np.abs(self._kernels[at].weights)) for at in positions]
+            scored = [Scored(kernels[at], np.abs(kernels[at].weights)) for at in positions]
             for at, mask in zip(positions, self._settings.pattern.new_masks(scored, sparsity), strict=True):
-                masks[at] = mask
-        kept = self._kept(masks)
-        self._sparsities.append((kept, sparsity))
-        return kept
+                made[at] = mask
+        return self._settings.pattern.complete(kernels, made)
 
     def _kept(self, masks):
         """Returns the groups that compaction keeps: those of which a layer keeps a neuron."""
