@@ -114,7 +114,7 @@ def fit_and_compact(
             `model` after training. Logits, or probabilities of a softmax. Unchanged. None has no teacher.
         temperature: Float > 0. Both outputs are softened by it, as in `tfap.shrink`.
         alpha: Float in [0, 1]. The loss is alpha times that of the model, plus 1 - alpha times the divergence
-            from the outputs of the teacher.
+            from the outputs of the teacher. On tf_keras, `history` has the loss of the model alone.
         **fit_arguments: Other arguments of `fit()`, such as `epochs` and `callbacks`. Callbacks see one fit
             per stage, with its own `initial_epoch` and `epochs`.
 

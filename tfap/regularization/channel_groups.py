@@ -16,8 +16,8 @@ from tfap.graph.kernel import Kernel, neuron_count
 from tfap.graph.layer_types import ChannelRule, ConstantRule
 
 NONE_REMOVABLE = (
-    "The model '{name}' has no channels to regularize, expected some that can be removed: they are its outputs, "
-    "consumed by layers that tfap does not analyze, or named in skip."
+    "The model '{name}' has no channels to regularize, expected some that can be removed: they are its "
+    "outputs, consumed by layers that tfap does not analyze, or named in skip."
 )
 
 
