@@ -6,7 +6,6 @@ weights that read pruned neurons are pruned too and count, so that later updates
 """
 
 import dataclasses
-
 from collections.abc import Sequence
 from typing import Any
 
