@@ -392,7 +392,7 @@ def test_a_directory_of_other_settings_or_files(keras_module, tmp_path):
         ({"cycles": True}, "cycles must be an integer >= 1"),
         ({"rewind": "first"}, 'rewind must be "init"'),
         ({"rewind": 0}, 'rewind must be "init"'),
-        ({"scope": "layerwise"}, r"scope must be one of \('global', 'local'\)"),
+        ({"scope": "layerwise"}, r"scope must be one of \('global', 'local', 'isomorphic'\)"),
         ({"seed": -1}, "seed must be an integer >= 0"),
         ({"fit": None}, "fit must be a function"),
         ({"evaluate": 3}, "evaluate must be a function"),
