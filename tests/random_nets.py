@@ -247,7 +247,6 @@ class Maker:
 
     def Attention(self, value):
         """Attention of one head, written with functions: a channel of queries and keys goes if it is zero."""
-        functions = tf if self.keras.__name__ == "tf_keras" else self.keras.ops
         query = self.dense(value, activation=self.pick(_ZERO_AT_ZERO))
         key = self.dense(value, channels=query.channels, activation=self.pick(_ZERO_AT_ZERO))
         values = self.dense(value)
@@ -256,8 +255,11 @@ class Maker:
         self.pads.update(_numbers(values.channels))
         for made in (query, values):
             self.note("Attention", made.channels)
-        weights = self.layers.Softmax()(functions.einsum("btc,bsc->bts", query.tensor, key.tensor))
-        return Value(functions.einsum("bts,bsd->btd", weights, values.tensor), values.channels)
+        if self.keras.__name__ == "tf_keras":  # which cannot load what it saves of tf.einsum
+            weights = self.layers.Softmax()(tf.matmul(query.tensor, key.tensor, transpose_b=True))
+            return Value(tf.matmul(weights, values.tensor), values.channels)
+        weights = self.layers.Softmax()(self.keras.ops.einsum("btc,bsc->bts", query.tensor, key.tensor))
+        return Value(self.keras.ops.einsum("bts,bsd->btd", weights, values.tensor), values.channels)
 
     def Grouped(self, value):
         """As many channels go of every group."""
