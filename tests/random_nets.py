@@ -452,7 +452,7 @@ class Maker:
         layers = [self.layers.LayerNormalization(), custom_layer(self.keras)()]
         if value.rank == 1:
             gates = {"activation": "softmax", "return_sequences": True}
-            layers += [self.layers.Permute((2, 1)), self.layers.SimpleRNN(4, **gates)]
+            layers += [self.layers.UnitNormalization(axis=1), self.layers.SimpleRNN(4, **gates)]
         return Value(self.pick(layers)(value.tensor), None)
 
     def Operation(self, value):
