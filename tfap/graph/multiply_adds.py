@@ -69,9 +69,11 @@ def blocks(layer, weights, inputs, output):
     positions = inputs[0][1:-1]
     kernels = [weight for weight in keras_compat.weights_of(layer) if "kernel" in weight.name]
     total = product(sum(math.prod(kernel.shape) for kernel in kernels), *positions)
-    inside = [each for each in keras_compat.all_layers(layer) if hasattr(each, "_query_dense")]
-    for each in inside:
-        widths = [math.prod(_projection(each, name)[1:]) for name in ("key", "value")]
+    for each in keras_compat.all_layers(layer):
+        projections = [getattr(each, f"_{name}_dense", None) for name in ("key", "value")]
+        if None in projections:
+            continue
+        widths = [math.prod(projection.kernel.shape[1:]) for projection in projections]
         attended = product(sum(widths), *positions, *positions)
         total = None if None in (total, attended) else total + attended
     return total
