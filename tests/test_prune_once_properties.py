@@ -128,13 +128,28 @@ def varies(model):
     return all(np.std(output, axis=0).max() > 1e-3 * np.abs(output).max() for output in outputs)
 
 
-# What `make test` tries; `make test-all` tries every kind.
+def has_substitutes(model):
+    """Whether copies take over exactly, and nothing else can be thought to.
+
+    Attention may average positions by nearly equal weights, so that copies are not the only solution. The
+    error of a channel that is normalized with others leaves out what they change by.
+    """
+    kinds = {"Softmax", "MultiHeadAttention", "GroupedQueryAttention"}
+    attends = any(type(layer).__name__ in kinds for layer in model.layers)
+    return not attends and not Liveness(model).channels.normalized
+
+
+# What `make test` tries; `make test-all` tries every kind with substitutes.
 QUICK = {"Conv", "Concatenate", "Depthwise", "Flatten", "Grouped", "Residual", "Separable", "Transpose"}
 
 
 @pytest.mark.parametrize(
     "world, kind",
-    [pytest.param(*case, marks=[] if case[1] in QUICK else pytest.mark.slow) for case in CASES],
+    [
+        pytest.param(*case, marks=[] if case[1] in QUICK else pytest.mark.slow)
+        for case in CASES
+        if "Attention" not in case[1] and case[1] != "OverChannels"
+    ],
 )
 @settings(max_examples=examples(1, 1 / 30))
 @given(seed=st.integers(0, 10**6))
@@ -142,6 +157,7 @@ def test_repeated_channels_are_removed_exactly(world, kind, seed):
     generator = np.random.default_rng(seed)
     model = random_nets.random_net(importlib.import_module(world), generator, kind).model
     model = tfap.compact(model)  # without what the maker has planted
+    assume(has_substitutes(model))
     share = plant(model, generator)
     assume(share > 0 and varies(model))
     smaller, report = tfap.prune_once(
