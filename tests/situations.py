@@ -360,8 +360,7 @@ def u_net(keras, generator):
         "fuse": 16 * 4,
     },
     skipped={"output": OUTPUT},
-    units={"stem": 4, "dilated": 3, "separable": 3, "fuse": 4},
-    kept={"pooled": (2, "the Resizing 'resize_pooled'")},
+    units={"stem": 4, "dilated": 3, "separable": 3, "pooled": 2, "fuse": 4},
 )
 def deeplab(keras, generator):
     layers = keras.layers
