@@ -25,15 +25,8 @@ def counts(layer):
     return {
         entry: _count(layer, entry)
         for entry in units_of(layer)
-        if kernels(layer, entry)[0].find(layer) is not None and entry in _config(layer)
+        if kernels(layer, entry)[0].find(layer) is not None and entry in keras_compat.config_entries(layer)
     }
-
-
-def _config(layer):
-    try:
-        return layer.get_config()
-    except Exception:  # it is the user's code
-        return {}
 
 
 def kernels(layer, entry):

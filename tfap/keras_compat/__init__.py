@@ -11,6 +11,7 @@ from tfap.keras_compat.backends import backend_of, is_tf_dataset
 from tfap.keras_compat.copying import (
     Replacement,
     built_copy_of,
+    config_entries,
     copied,
     copy_of,
     from_config,
@@ -117,6 +118,7 @@ __all__ = [
     "check_plain",
     "check_readable",
     "compile_like",
+    "config_entries",
     "copied",
     "copy_of",
     "custom_object_scope",

@@ -105,7 +105,7 @@ def _is_own_object(value):
 
 def _share_objects(thing, copy, changes=()):
     """Gives a copy the functions and the user's own objects of the original, in sublayers too."""
-    for key in _entries(thing) - set(changes):
+    for key in config_entries(thing) - set(changes):
         for name in (key, f"_{key}"):
             value, other = vars(thing).get(name), vars(copy).get(name)
             shared = isinstance(value, types.FunctionType) or _is_own_object(value)
@@ -118,7 +118,8 @@ def _share_objects(thing, copy, changes=()):
                 _share_objects(mine, other)
 
 
-def _entries(thing):
+def config_entries(thing):
+    """Returns the set of the names in an object's config. Empty if it has none."""
     try:
         return set(thing.get_config())
     except Exception:  # a sublayer of the user's that its holder makes itself
