@@ -4,6 +4,7 @@
     python benchmarks/peers.py --net mlp --seeds 5
     python benchmarks/peers.py --table                          # the tables of the rows that there are
     python benchmarks/peers.py --write docs/results/peers.md    # the same as a page
+    python benchmarks/peers.py --net resnet --epochs 5          # fewer epochs, before and after pruning
     python benchmarks/peers.py --quick                          # 2,000 images and one epoch: does it run?
 
 Every arm starts from the same dense model of a seed, has the same budget, data and batches, and trains for as
@@ -38,7 +39,7 @@ import numpy as np
 import peers_libraries as libraries
 import tensorflow as tf
 from absl import app, flags
-from recipes import BATCH, Mlp, Random, Resnet, Resnet20
+from recipes import BATCH, Mlp, Random, Resnet, Resnet20, without_tuning
 
 import tfap
 from tfap.datasets import load
@@ -48,7 +49,10 @@ from tfap.utils.statistics import interval
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("net", ["resnet20", "mlp"], "Networks: resnet20, mlp, resnet.")
-flags.DEFINE_integer("seeds", 3, "Number of seeds: 0 to n - 1.", 1)
+flags.DEFINE_integer("seeds", 3, "Number of seeds.", 1)
+flags.DEFINE_integer("first_seed", 0, "The first seed.", 0)
+flags.DEFINE_integer("epochs", None, "Epochs of each training. The default depends on the network.", 1)
+flags.DEFINE_integer("images", 60000, "Train on the first so many images.", 1, 60000)
 flags.DEFINE_list("arms", None, "Only these arms.")
 flags.DEFINE_list("times", None, "How many times smaller. The default depends on the network.")
 flags.DEFINE_bool("quick", False, "2,000 images and one epoch, in a folder of its own.")
@@ -119,8 +123,8 @@ def dense(job):
     return Made(job.recipe.fitted(job.recipe.build(), *job.data))
 
 
-def in_fit(criterion, **options):
-    """Prunes while training, in stages that compact the model.
+def in_fit(criterion, regularizer=None, **options):
+    """Prunes while training, in stages that compact the model, with a regularizer if one is given.
 
     The unit of the schedule is neurons: with weights, those of pruned inputs count too after the first
     update, and the model ends larger than the budget that the schedule was made for.
@@ -130,7 +134,8 @@ def in_fit(criterion, **options):
         model, recipe = job.recipe.copied(job.model_of("dense")), job.recipe
         recipe.compiled(model, recipe.rate / 2, recipe.epochs * recipe.steps)
         fit = {"batch_size": BATCH, "epochs": recipe.epochs, "stages": min(4, recipe.epochs), "verbose": 0}
-        given = {"criterion": criterion, "target": "neurons", **options, **fit}
+        callbacks = [] if regularizer is None else [regularizer()]
+        given = {"criterion": criterion, "target": "neurons", "callbacks": callbacks, **options, **fit}
         return Made(tfap.fit_and_compact(model, job.budget, *job.data, **given).model)
 
     return make
@@ -314,7 +319,8 @@ def jobs(net, data):
     recipe = make(keras, data)
     if FLAGS.quick:
         recipe.epochs = 1
-    for seed in range(1 if FLAGS.quick else FLAGS.seeds):
+    recipe.epochs = FLAGS.epochs or recipe.epochs
+    for seed in range(FLAGS.first_seed, FLAGS.first_seed + (1 if FLAGS.quick else FLAGS.seeds)):
         for factor in [1.0, *(map(float, FLAGS.times) if FLAGS.times else times)]:
             for arm in ARMS:
                 wanted = FLAGS.arms is None or arm in FLAGS.arms or arm == "dense"
@@ -328,10 +334,10 @@ def _row_file(job):
 
 
 def measure():
-    data = load("fashion_mnist")
-    if FLAGS.quick:
-        few = {"x_train": 2000, "y_train": 2000, "x_test": 1000, "y_test": 1000}
-        data = dataclasses.replace(data, **{name: getattr(data, name)[:size] for name, size in few.items()})
+    data, images = load("fashion_mnist"), 2000 if FLAGS.quick else FLAGS.images
+    few = {"x_train": images, "y_train": images}
+    few |= {"x_test": 1000, "y_test": 1000} if FLAGS.quick else {}
+    data = dataclasses.replace(data, **{name: getattr(data, name)[:size] for name, size in few.items()})
     for name in ("rows", "models"):
         (_folder() / name).mkdir(parents=True, exist_ok=True)
     for net in FLAGS.net:
@@ -410,6 +416,7 @@ def main(arguments):
     for name in (*FLAGS.net, *(FLAGS.arms or ())):
         if name not in (*NETS, *ARMS):
             raise app.UsageError(f"Unknown: {name}. Nets: {', '.join(NETS)}; arms: {', '.join(ARMS)}.")
+    without_tuning()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     if not FLAGS.table:

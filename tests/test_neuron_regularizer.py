@@ -334,6 +334,35 @@ def test_growing_on_what_the_criterion_prunes_next(keras_module):
     np.testing.assert_array_equal(np.concatenate(pruned), chosen[-1])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [0.5, tfap.PolynomialDecay(0.0, 0.5, 0, 6, frequency=1)])
+def test_growing_without_sparsity_takes_what_the_schedule_reaches(keras_module, schedule):
+    growing = tfap.GrowingRegularization(0.1, rank_by="criterion")
+    model = tfap.prune(nets.mlp(keras_module), schedule, "magnitude", granularity="neuron", scope="local")
+    chosen = []
+
+    class Reads(keras_module.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            chosen.append(int((np.asarray(growing._penalty.factors.numpy()) > 0).sum()))
+
+    x, y = nets.data(model)
+    callbacks = [tfap.UpdatePruningStep(), growing, Reads()]
+    model.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=callbacks)
+    assert chosen == [12, 12, 12]
+
+
+def test_growing_without_sparsity_needs_a_schedule_with_steps():
+    with pytest.raises(ValueError, match='but rank_by="norm" needs no tfap.prune: pass the sparsity'):
+        tfap.GrowingRegularization(0.1)
+    import keras
+
+    schedule = tfap.AccuracyIntervals(0.5)
+    model = tfap.prune(nets.mlp(keras), schedule, "magnitude", granularity="neuron", scope="local")
+    growing = tfap.GrowingRegularization(0.1, rank_by="criterion")
+    with pytest.raises(ValueError, match="decides at the end of epochs: pass the sparsity"):
+        model.fit(*nets.data(model), callbacks=[growing, tfap.UpdatePruningStep()], verbose=0)
+
+
 def silenced(keras, units):
     """A trained step cannot wake the first units: their biases are far below zero."""
     model = nets.mlp(keras)

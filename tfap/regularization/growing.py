@@ -9,6 +9,7 @@ import numpy as np
 
 from tfap.layers.find import find_wrappers
 from tfap.regularization.regularizer import NeuronRegularizer
+from tfap.schedules import base as schedules
 from tfap.training.mask_update import decide_update, groups, pruned_weights
 from tfap.utils import checks
 
@@ -24,6 +25,9 @@ NEEDS_DATA = (
     'rank_by="criterion" needs a criterion without data of its own, such as tfap.ActivationCount or '
     'tfap.Magnitude: received {criterion}. Pass rank_by="norm".'
 )
+NEEDS_SPARSITY = (
+    "sparsity=None takes the final sparsity of the schedule of tfap.prune, but {reason}: pass the sparsity."
+)
 
 
 class GrowingRegularization(NeuronRegularizer):
@@ -36,7 +40,8 @@ class GrowingRegularization(NeuronRegularizer):
     Args:
         strength: As in `tfap.NeuronRegularizer`. The largest L2 penalty.
         sparsity: Float in (0, 1). The fraction of channels to choose. With `rank_by="criterion"`, it is the
-            sparsity of `tfap.prune`, in its unit.
+            sparsity of `tfap.prune`, in its unit, and None takes the sparsity that its schedule has at the
+            end of the fit. So does a budget of `tfap.fit_and_compact`.
         rank_by: "norm" ranks the channels of each layer by the root mean square of all weights of their
             group. "criterion" chooses what the criterion of a model from `tfap.prune` would prune next; it
             chooses none until activations have been counted.
@@ -73,7 +78,7 @@ class GrowingRegularization(NeuronRegularizer):
     def __init__(
         self,
         strength: float | PruningSchedule,
-        sparsity: float,
+        sparsity: float | None = None,
         rank_by: str = "norm",
         begin_step: int = 0,
         end_step: int | None = None,
@@ -82,10 +87,12 @@ class GrowingRegularization(NeuronRegularizer):
         skip: Iterable[str] = (),
     ) -> None:
         super().__init__(strength, begin_step, end_step, frequency, zero_below, skip)
-        self._sparsity = checks.number("sparsity", sparsity)
-        if not 0 < self._sparsity < 1:
-            raise ValueError(f"sparsity must be between 0 and 1: received {sparsity}.")
         self._rank_by = checks.choice("rank_by", rank_by, ("norm", "criterion"))
+        self._sparsity = None if sparsity is None else checks.number("sparsity", sparsity)
+        if sparsity is None and rank_by == "norm":
+            raise ValueError(NEEDS_SPARSITY.format(reason='rank_by="norm" needs no tfap.prune'))
+        if self._sparsity is not None and not 0 < self._sparsity < 1:
+            raise ValueError(f"sparsity must be between 0 and 1: received {sparsity}.")
 
     def on_train_begin(self, logs=None):
         if self._rank_by == "criterion":
@@ -95,7 +102,18 @@ class GrowingRegularization(NeuronRegularizer):
             for wrapper in wrappers:
                 if wrapper.criterion.needs & {"gradients", "removal_errors"}:
                     raise ValueError(NEEDS_DATA.format(criterion=wrapper.criterion))
+                if self._sparsity is None:
+                    self._check_schedule(wrapper.pruning_schedule)
         super().on_train_begin(logs)
+
+    def _check_schedule(self, schedule):
+        if isinstance(schedule, float):
+            return
+        if schedules.by_epochs(schedule):
+            reason = f"{type(schedule).__name__} decides at the end of epochs"
+            raise ValueError(NEEDS_SPARSITY.format(reason=reason))
+        if not (self.params or {}).get("steps"):
+            raise ValueError(NEEDS_SPARSITY.format(reason="the length of the fit is unknown"))
 
     def factors(self, groups: ChannelGroups, members: list[Member]) -> np.ndarray:
         by_norm = self._rank_by == "norm"
@@ -120,7 +138,7 @@ class GrowingRegularization(NeuronRegularizer):
             )
             if not counted or not weights[0].wrapper.settings.pattern.couples_neurons:
                 continue
-            update = decide_update(weights, self._sparsity)
+            update = decide_update(weights, self._final_sparsity(weights[0].wrapper.pruning_schedule))
             for weight, kernel, mask in zip(update.weights, update.kernels, update.masks, strict=True):
                 if not weight.spec.makes_channels:
                     continue
@@ -129,3 +147,8 @@ class GrowingRegularization(NeuronRegularizer):
                 chosen[produced[empty]] = True
                 kept[produced[~empty]] = True
         return (chosen & ~kept)[:-1]
+
+    def _final_sparsity(self, schedule):
+        if self._sparsity is not None or isinstance(schedule, float):
+            return schedule if self._sparsity is None else self._sparsity
+        return float(np.asarray(schedules.evaluate(schedule, self._last_step)[1]))
