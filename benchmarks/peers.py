@@ -9,7 +9,8 @@
 
 Every arm starts from the same dense model of a seed, has the same budget, data and batches, and trains for as
 many epochs as the dense model did, with a cosine decay from half of the rate. `scratch` is the small model of
-`l1` with random weights, trained for the epochs of both trainings. tfmot and PQuantML make masks only, so
+`l1` with random weights, trained for the epochs of both trainings. `whole_` arms have no dense model: they
+take the place of its training, from random weights, with its rate and epochs. tfmot and PQuantML make masks only, so
 their models keep the size of the dense one; their sparsity is the fraction of the weights that the budget
 takes.
 
@@ -123,22 +124,29 @@ def dense(job):
     return Made(job.recipe.fitted(job.recipe.build(), *job.data))
 
 
-def in_fit(criterion, regularizer=None, **options):
+def in_fit(criterion, regularizer=None, trained=True, **options):
     """Prunes while training, in stages that compact the model, with a regularizer if one is given.
+
+    If not trained, it takes the place of the dense training: the same rate and epochs from random weights.
 
     The unit of the schedule is neurons: with weights, those of pruned inputs count too after the first
     update, and the model ends larger than the budget that the schedule was made for.
     """
 
     def make(job):
-        model, recipe = job.recipe.copied(job.model_of("dense")), job.recipe
-        recipe.compiled(model, recipe.rate / 2, recipe.epochs * recipe.steps)
+        recipe = job.recipe
+        model = recipe.copied(job.model_of("dense")) if trained else recipe.build()
+        recipe.compiled(model, recipe.rate / (2 if trained else 1), recipe.epochs * recipe.steps)
         fit = {"batch_size": BATCH, "epochs": recipe.epochs, "stages": min(4, recipe.epochs), "verbose": 0}
         callbacks = [] if regularizer is None else [regularizer()]
         given = {"criterion": criterion, "target": "neurons", "callbacks": callbacks, **options, **fit}
         return Made(tfap.fit_and_compact(model, job.budget, *job.data, **given).model)
 
     return make
+
+
+def _growing():
+    return tfap.GrowingRegularization(0.3, rank_by="criterion")
 
 
 def once(criterion, **options):
@@ -211,12 +219,21 @@ ARMS = {
     "count": Arm("tfap", in_fit("activation_count")),
     "l1": Arm("tfap", in_fit("magnitude")),
     "random": Arm("tfap", in_fit(Random())),
+    "group_lasso": Arm("tfap", in_fit("magnitude", lambda: tfap.GroupLasso(3e-5))),
+    "growing": Arm("tfap", in_fit("magnitude", _growing)),
+    "growing_count": Arm("tfap", in_fit("activation_count", _growing)),
+    "demon": Arm("tfap", in_fit("activation_count", lambda: tfap.DemonPruning(1e-4), drop_silent=True)),
     "reconstruction": Arm("tfap", once("reconstruction")),
     "reconstruction_allocated": Arm("tfap", once("reconstruction", scope="allocated")),
     "group_taylor": Arm("tfap", once("group_taylor")),
     "group_taylor_isomorphic": Arm("tfap", once("group_taylor", scope="isomorphic")),
     "hessian_diagonal": Arm("tfap", once("hessian_diagonal")),
     "fpgm": Arm("tfap", once("fpgm")),
+    "whole_l1": Arm("tfap", in_fit("magnitude", trained=False)),
+    "whole_growing": Arm("tfap", in_fit("magnitude", _growing, trained=False)),
+    "whole_demon": Arm(
+        "tfap", in_fit("activation_count", lambda: tfap.DemonPruning(1e-4), False, drop_silent=True)
+    ),
     "scratch": Arm("Keras", scratch),
     "tfmot": Arm("tfmot", tfmot_magnitude),
     "pquant": Arm("PQuantML", in_pquant),
