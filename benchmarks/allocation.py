@@ -30,6 +30,7 @@ import warnings
 import keras
 import prune_once as dense_models
 from absl import app, flags
+from recipes import without_tuning
 
 import tfap
 from tfap.utils.statistics import interval
@@ -37,7 +38,8 @@ from tfap.utils.statistics import interval
 FLAGS = flags.FLAGS
 flags.DEFINE_string("rows", "build/allocation", "Folder of the rows.")
 flags.DEFINE_string("write", None, "Page to write.")
-flags.DEFINE_list("only", ["flops", "speedup"], "Budgets to measure.")
+flags.DEFINE_list("only", ["flops", "speedup"], "Units of the budgets to measure.")
+flags.DEFINE_list("amounts", ["0.5", "0.3", "1.5", "2.0"], "Amounts of the budgets to measure.")
 flags.FLAGS.set_default("nets", ["resnet", "mobilenet"])
 
 SCOPES = ("allocated", "uniform", "global")
@@ -113,7 +115,7 @@ def measure(rows):
             wanted = [
                 (unit, amount, scope)
                 for unit, amount in BUDGETS
-                if unit in FLAGS.only
+                if unit in FLAGS.only and amount in map(float, FLAGS.amounts)
                 for scope in SCOPES
                 if rows.missing(net=net, seed=seed, unit=unit, amount=amount, scope=scope)
             ]
@@ -219,6 +221,7 @@ def page(rows):
 
 
 def main(_):
+    without_tuning()
     rows = Rows(pathlib.Path(FLAGS.rows))
     pathlib.Path(FLAGS.directory).mkdir(parents=True, exist_ok=True)
     if not FLAGS.table:

@@ -10,9 +10,9 @@
 Every arm starts from the same dense model of a seed, has the same budget, data and batches, and trains for as
 many epochs as the dense model did, with a cosine decay from half of the rate. `scratch` is the small model of
 `l1` with random weights, trained for the epochs of both trainings. `whole_` arms have no dense model: they
-take the place of its training, from random weights, with its rate and epochs. tfmot and PQuantML make masks only, so
-their models keep the size of the dense one; their sparsity is the fraction of the weights that the budget
-takes.
+take the place of its training, from random weights, with its rate and epochs. tfmot and PQuantML make masks
+only, so their models keep the size of the dense one; their sparsity is the fraction of the weights that the
+budget takes.
 
 Torch-Pruning runs in an environment of its own (--torch-python, or one that the script makes), on the same
 weights: the script checks that the dense outputs, before a softmax, are equal to 1e-4 of the largest.

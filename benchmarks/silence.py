@@ -1,4 +1,4 @@
-"""Compares training that empties neurons with plain training, on Fashion-MNIST, and counts with L1 in finding them.
+"""Compares training that empties neurons with plain training, and counts with L1 in finding these neurons.
 
     python benchmarks/silence.py --seeds 3 --write docs/results/silence.md
     python benchmarks/silence.py --net mlp --seeds 1
@@ -45,10 +45,9 @@ NAMES = {"mlp": "MLP 784-300-200-100-50-10", "resnet": "Residual CNN"}
 ARMS = {
     "plain": lambda: None,
     "group lasso, 1e-4": lambda: tfap.GroupLasso(1e-4),
-    "group lasso, 3e-4": lambda: tfap.GroupLasso(3e-4),
-    "growing, 0.1, half": lambda: tfap.GrowingRegularization(0.1, sparsity=0.5, rank_by="norm"),
+    "growing, 0.3, half": lambda: tfap.GrowingRegularization(0.3, sparsity=0.5),
+    "Demon pruning, 1e-4": lambda: tfap.DemonPruning(1e-4),
     "Demon pruning, 3e-4": lambda: tfap.DemonPruning(3e-4),
-    "Demon pruning, 1e-3": lambda: tfap.DemonPruning(1e-3),
     "Demon pruning, 3e-3": lambda: tfap.DemonPruning(3e-3),
 }
 

@@ -23,6 +23,19 @@ hypothesis.settings.register_profile("quick", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("long", deadline=None, derandomize=False, print_blob=True)
 hypothesis.settings.load_profile("long" if LONG else "quick")
 
+tf = importlib.import_module("tensorflow")  # after tfap
+
+
+class Options(tf.data.Options):
+    """Without tf.data's tuning: with TensorFlow 2.21, each epoch of a fit waits for a thread that sleeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.autotune.enabled = False
+
+
+tf.data.Options = Options
+
 BACKEND = os.environ.get("KERAS_BACKEND") or "tensorflow"
 KERASES = ["keras", "tf_keras"] if BACKEND == "tensorflow" else ["keras"]
 if BACKEND == "torch":
