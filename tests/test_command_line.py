@@ -15,6 +15,7 @@ from conftest import KERASES
 
 import tfap
 from tfap.command_line import start
+from tfap.keras_compat import load_model
 
 pytestmark = pytest.mark.one_keras
 ROOT = pathlib.Path(__file__).parent.parent
@@ -205,6 +206,20 @@ def test_shrink_without_training(run, files):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("criterion", ["magnitude", "group_taylor"])
+def test_shrink_by_another_criterion(run, files, criterion):
+    given = ["dense.keras", "--data=data.npz", "--weights=0.5"]
+    assert run("shrink", *given, "--out=reconstruction")[0] == 0
+    code, _, err = run("shrink", *given, f"--criterion={criterion}", f"--out=by_{criterion}")
+    assert code == 0, err
+    kernels = [
+        load_model(f"{folder}/model.keras").get_weights()[0]
+        for folder in ("reconstruction", f"by_{criterion}")
+    ]
+    assert kernels[0].shape != kernels[1].shape or (kernels[0] != kernels[1]).any()
+
+
+@pytest.mark.slow
 def test_shrink_in_stages_with_training(run, files):
     given = ["dense.keras", "--data=data.npz", "--flops=0.5", "--epochs=1", "--stages=2", "--out=trained"]
     code, _, err = run("shrink", *given)
@@ -325,6 +340,8 @@ MISTAKES = {
     "shrink dense.keras --data=data.npz --out=o --weights=3kB": "--weights must be a number, or a fraction",
     "shrink dense.keras --data=data.npz --out=o --weights=1.5": "1.5",
     "shrink dense.keras --data=data.npz --out=o --weights=3": "The budget of 3 weights cannot be met: with",
+    "shrink dense.keras --data=data.npz --out=o --weights=9 --criterion=ap": "flag --criterion=ap",
+    "shrink dense.keras --data=x.npy --out=o --weights=0.5 --criterion=gradient": "so data with labels",
     "shrink dense.keras --data=data.npz --out=o --weights=9 --threads=1": "--threads is for --speedup and",
     "shrink dense.keras --data=data.npz --out=o --speedup=2 --runtime=tensorrt": "flag --runtime=tensorrt",
     "shrink dense.keras --data=data.npz --weights=0.5": "--out is missing: the folder to write",

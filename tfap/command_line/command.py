@@ -5,6 +5,11 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+CRITERIA = (
+    *("activation_count", "magnitude", "lamp", "lookahead", "gradient", "group_taylor", "hessian_diagonal"),
+    *("fpgm", "wanda", "ap", "reconstruction"),
+)
+
 
 class UserError(Exception):
     """A mistake of the user's: one line on stderr, and the exit code 2."""

@@ -6,19 +6,14 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfap.command_line import models, output
-from tfap.command_line.command import Command, only
-
-_CRITERIA = [
-    *("activation_count", "magnitude", "lamp", "lookahead", "gradient", "group_taylor", "hessian_diagonal"),
-    *("fpgm", "wanda", "ap", "reconstruction"),
-]
+from tfap.command_line.command import CRITERIA, Command, only
 
 
 def _define(values: flags.FlagValues) -> None:
     text = "Fraction of the prunable weights to prune, in [0, 1)."
     flags.DEFINE_float("sparsity", 0.5, text, 0.0, 0.999999, flag_values=values)
     text = "How weights or neurons are ranked."
-    flags.DEFINE_enum("criterion", "activation_count", _CRITERIA, text, flag_values=values)
+    flags.DEFINE_enum("criterion", "activation_count", CRITERIA, text, flag_values=values)
     text = "What is pruned. By default that of the criterion."
     flags.DEFINE_enum("granularity", None, ["weight", "neuron", "head"], text, flag_values=values)
     flags.DEFINE_list("include", [], "Output layers to prune, by name.", flag_values=values)

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from tfap.command_line import data, models, output
-from tfap.command_line.command import Command, UserError, only
+from tfap.command_line.command import CRITERIA, Command, UserError, only
 
 _BUDGETS = ("speedup", "latency_ms", "bytes", "weights", "flops")
 _FORMATS = {"tflite": "model.tflite", "onnx": "model.onnx", "saved_model": "saved_model"}
@@ -36,6 +36,9 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("runtime", None, list(_FORMATS), text, flag_values=values)
     flags.DEFINE_integer("batch_size", None, "Samples per timed call. 1 by default.", 1, flag_values=values)
     flags.DEFINE_integer("threads", None, "Threads of the runtime.", 1, flag_values=values)
+    text = "Which channels are removed: how they are ranked."
+    of_neurons = [name for name in CRITERIA if name != "ap"]
+    flags.DEFINE_enum("criterion", "reconstruction", of_neurons, text, flag_values=values)
     text = "Layers keep a multiple of so many channels. By default 8 for times if it comes near, else 1."
     flags.DEFINE_integer("round_to", None, text, 1, flag_values=values)
     text = "Largest loss of accuracy: 0.01 is one point. The smallest model within it is made."
@@ -63,7 +66,7 @@ def _run(arguments: Sequence[str], values: flags.FlagValues) -> None:
         elif flag == "data":
             raise UserError("--data is missing: a few hundred typical inputs are needed to prune on")
     with output.working("Loading"):
-        model = models.load(path, compiled=values.epochs is not None)
+        model = models.load(path, compiled=values.epochs is not None or _needs_loss(values.criterion))
         samples = data.read(values, model)
         validation = data.read(values, model, "validation")
     _check_labels(samples, validation, values)
@@ -71,6 +74,13 @@ def _run(arguments: Sequence[str], values: flags.FlagValues) -> None:
         result = _shrink(model, samples, validation, budget, values, out)
     print(result)
     _write(result, out, html, budget, values, samples)
+
+
+def _needs_loss(criterion):
+    from tfap import criteria
+    from tfap.criteria.gradient import NEEDS
+
+    return bool(criteria.get(criterion).needs & NEEDS)
 
 
 def budget_of(values: flags.FlagValues) -> dict[str, Any]:
@@ -142,6 +152,7 @@ def _shrink(model, samples, validation, budget, values, out):
         directory=out / "stages",
         teacher=values.teacher,
         stages=values.stages,
+        criterion=values.criterion,
         round_to=values.round_to,
         skip=values.skip,
     )

@@ -20,6 +20,19 @@ _NEURONS = WholeNeurons()
 _FROM_LAYERS = {"input_norms", "neuron_norms"}
 
 
+def check_labeled(criterion: Criterion, data: Any) -> None:
+    """Checks that data has the labels that a criterion needs.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if criterion.needs & NEEDS and (isinstance(data, list | dict) or hasattr(data, "__array__")):
+        raise ValueError(
+            MISSING.format(criterion=criterion).split(":")[0]
+            + ", and so data with labels: pass (x, y) or batches of (x, y) to tfap.prune_once."
+        )
+
+
 class ChannelScores:
     """Scores channels by the mean score of the weights that produce them, as `tfap.prune` does.
 
@@ -108,11 +121,7 @@ class ChannelScores:
             yield kernel, groups
 
     def _gradients(self, data):
-        if isinstance(data, list | dict) or hasattr(data, "__array__"):
-            raise ValueError(
-                MISSING.format(criterion=self._criterion).split(":")[0]
-                + ", and so data with labels: pass (x, y) or batches of (x, y) to tfap.prune_once."
-            )
+        check_labeled(self._criterion, data)
         gradients, needs = MeanGradients(self._model, data), self._criterion.needs
         variables = [variable for _, _, variable, _ in self._weights]
         if "loss_changes" in needs:

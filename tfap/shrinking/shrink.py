@@ -9,6 +9,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.activations.batches import check_repeatable
 from tfap.budgets.budget import Budget
+from tfap.compaction.channel_scores import check_labeled
 from tfap.compaction.choosing import Choice
 from tfap.compaction.input_batches import InputBatches, is_labeled
 from tfap.compaction.removable import RemovableChannels
@@ -126,6 +127,7 @@ def shrink(
     count = _check_arguments(model, fit, max_drop, teacher, stages, scope, metric, seed)
     check_repeatable("data", data, "stage")
     options = Options.checked(rates, (True,), criterion, samples, ridge)
+    check_labeled(options.pruning.criterion, data)
     labeled = _labeled(model, data, validation, max_drop, metric)
     plan = make_plan(model, options.pruning, (), skip)
     pruning = {
