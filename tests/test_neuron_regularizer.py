@@ -335,6 +335,22 @@ def test_growing_on_what_the_criterion_prunes_next(keras_module):
 
 
 @pytest.mark.slow
+def test_growing_begins_as_soon_as_there_are_counts(keras_module):
+    model = tfap.prune(nets.mlp(keras_module), 0.5, granularity="neuron", scope="local")
+    growing = tfap.GrowingRegularization(0.1, rank_by="criterion", frequency=1)
+    chosen = []
+
+    class Reads(keras_module.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            chosen.append(int((np.asarray(growing._penalty.factors.numpy()) > 0).sum()))
+
+    x, y = nets.data(model)
+    callbacks = [tfap.UpdatePruningStep(), growing, Reads()]
+    model.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=callbacks)
+    assert len(chosen) > 1 and set(chosen) == {12}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [0.5, tfap.PolynomialDecay(0.0, 0.5, 0, 6, frequency=1)])
 def test_growing_without_sparsity_takes_what_the_schedule_reaches(keras_module, schedule):
     growing = tfap.GrowingRegularization(0.1, rank_by="criterion")

@@ -89,7 +89,7 @@ class NeuronRegularizer(keras_compat.Callback):
         return groups.members
 
     def factors(self, groups: ChannelGroups, members: list[Member]) -> np.ndarray:
-        """Returns the factor of each group, at the beginning of every epoch.
+        """Returns the factor of each group, at the beginning of every epoch; until one is not 0, more often.
 
         Args:
             groups: The `ChannelGroups` of the model.
@@ -140,8 +140,13 @@ class NeuronRegularizer(keras_compat.Callback):
             self._begin(epoch)
         self._batches = 0
         self._backend.sync(self.model)
-        self._penalty.factors.assign(np.asarray(self.factors(self.groups, self._members), np.float32))
+        self._set_factors()
         self._set_strength()
+
+    def _set_factors(self):
+        factors = np.asarray(self.factors(self.groups, self._members), np.float32)
+        self._penalty.factors.assign(factors)
+        self._regularizes = bool(factors.any())
 
     def _begin(self, epoch):
         """Finds the step at which the fit begins: that of the optimizer, or of the epoch if it is new."""
@@ -163,6 +168,8 @@ class NeuronRegularizer(keras_compat.Callback):
         before, self._step = self._step, self._step + passed
         if before // self._frequency != self._step // self._frequency:
             self._backend.sync(self.model)
+            if not self._regularizes:  # what the factors depend on may be there now, such as counts
+                self._set_factors()
             self._set_strength()
 
     def on_epoch_end(self, epoch, logs=None):
