@@ -8,11 +8,11 @@
     python benchmarks/peers.py --quick                          # 2,000 images and one epoch: does it run?
 
 Every arm starts from the same dense model of a seed, has the same budget, data and batches, and trains for as
-many epochs as the dense model did, with a cosine decay from half of the rate. `scratch` is the small model of
-`l1` with random weights, trained for the epochs of both trainings. `whole_` arms have no dense model: they
-take the place of its training, from random weights, with its rate and epochs. tfmot and PQuantML make masks
-only, so their models keep the size of the dense one; their sparsity is the fraction of the weights that the
-budget takes.
+many epochs as the dense model did, with a cosine decay from half of the rate. `dense_twice` trains the dense
+model as long without pruning it. `scratch` is the small model of `l1` with random weights, trained for the
+epochs of both trainings. The arms whole_ and twice_ have no dense model: they prune from random weights, with
+its rate, and its epochs or those of both trainings. tfmot and PQuantML make masks only, so their models keep
+the size of the dense one; their sparsity is the fraction of the weights that the budget takes.
 
 Torch-Pruning runs in an environment of its own (--torch-python, or one that the script makes), on the same
 weights: the script checks that the dense outputs, before a softmax, are equal to 1e-4 of the largest.
@@ -124,10 +124,15 @@ def dense(job):
     return Made(job.recipe.fitted(job.recipe.build(), *job.data))
 
 
-def in_fit(criterion, regularizer=None, trained=True, **options):
+def dense_twice(job):
+    model = job.recipe.copied(job.model_of("dense"))
+    return Made(job.recipe.fitted(model, *job.data, rate=job.recipe.rate / 2))
+
+
+def in_fit(criterion, regularizer=None, whole=0, **options):
     """Prunes while training, in stages that compact the model, with a regularizer if one is given.
 
-    If not trained, it takes the place of the dense training: the same rate and epochs from random weights.
+    If whole is not 0, there is no dense training: a fit from random weights, of so many times its epochs.
 
     The unit of the schedule is neurons: with weights, those of pruned inputs count too after the first
     update, and the model ends larger than the budget that the schedule was made for.
@@ -135,18 +140,23 @@ def in_fit(criterion, regularizer=None, trained=True, **options):
 
     def make(job):
         recipe = job.recipe
-        model = recipe.copied(job.model_of("dense")) if trained else recipe.build()
-        recipe.compiled(model, recipe.rate / (2 if trained else 1), recipe.epochs * recipe.steps)
-        fit = {"batch_size": BATCH, "epochs": recipe.epochs, "stages": min(4, recipe.epochs), "verbose": 0}
-        callbacks = [] if regularizer is None else [regularizer()]
+        model, epochs = recipe.build() if whole else recipe.copied(job.model_of("dense")), recipe.epochs
+        rate, epochs = (recipe.rate, whole * epochs) if whole else (recipe.rate / 2, epochs)
+        recipe.compiled(model, rate, epochs * recipe.steps)
+        fit = {"batch_size": BATCH, "epochs": epochs, "stages": min(4, epochs), "verbose": 0}
+        callbacks = [] if regularizer is None else [regularizer(epochs * recipe.steps)]
         given = {"criterion": criterion, "target": "neurons", "callbacks": callbacks, **options, **fit}
         return Made(tfap.fit_and_compact(model, job.budget, *job.data, **given).model)
 
     return make
 
 
-def _growing():
-    return tfap.GrowingRegularization(0.3, rank_by="criterion")
+def _growing(steps):
+    return tfap.GrowingRegularization(0.1, rank_by="criterion", end_step=steps // 3)
+
+
+def _demon(steps):
+    return tfap.DemonPruning(1e-4)
 
 
 def once(criterion, **options):
@@ -216,24 +226,26 @@ class Arm:
 # One line per arm. Those that start from another arm come after it.
 ARMS = {
     "dense": Arm("Keras", dense),
+    "dense_twice": Arm("Keras", dense_twice),
     "count": Arm("tfap", in_fit("activation_count")),
     "l1": Arm("tfap", in_fit("magnitude")),
     "random": Arm("tfap", in_fit(Random())),
-    "group_lasso": Arm("tfap", in_fit("magnitude", lambda: tfap.GroupLasso(3e-5))),
+    "group_lasso": Arm("tfap", in_fit("magnitude", lambda steps: tfap.GroupLasso(3e-5))),
     "growing": Arm("tfap", in_fit("magnitude", _growing)),
     "growing_count": Arm("tfap", in_fit("activation_count", _growing)),
-    "demon": Arm("tfap", in_fit("activation_count", lambda: tfap.DemonPruning(1e-4), drop_silent=True)),
+    "demon": Arm("tfap", in_fit("activation_count", _demon, drop_silent=True)),
     "reconstruction": Arm("tfap", once("reconstruction")),
     "reconstruction_allocated": Arm("tfap", once("reconstruction", scope="allocated")),
     "group_taylor": Arm("tfap", once("group_taylor")),
     "group_taylor_isomorphic": Arm("tfap", once("group_taylor", scope="isomorphic")),
     "hessian_diagonal": Arm("tfap", once("hessian_diagonal")),
     "fpgm": Arm("tfap", once("fpgm")),
-    "whole_l1": Arm("tfap", in_fit("magnitude", trained=False)),
-    "whole_growing": Arm("tfap", in_fit("magnitude", _growing, trained=False)),
-    "whole_demon": Arm(
-        "tfap", in_fit("activation_count", lambda: tfap.DemonPruning(1e-4), False, drop_silent=True)
-    ),
+    "whole_l1": Arm("tfap", in_fit("magnitude", whole=1)),
+    "whole_growing": Arm("tfap", in_fit("magnitude", _growing, whole=1)),
+    "whole_demon": Arm("tfap", in_fit("activation_count", _demon, whole=1, drop_silent=True)),
+    "twice_l1": Arm("tfap", in_fit("magnitude", whole=2)),
+    "twice_growing": Arm("tfap", in_fit("magnitude", _growing, whole=2)),
+    "twice_growing_count": Arm("tfap", in_fit("activation_count", _growing, whole=2)),
     "scratch": Arm("Keras", scratch),
     "tfmot": Arm("tfmot", tfmot_magnitude),
     "pquant": Arm("PQuantML", in_pquant),
