@@ -89,6 +89,7 @@ class ChannelScores:
                 side=self._criterion.counts,
                 statistic=self._criterion.statistic,
                 threshold=self._criterion.threshold,
+                heads=any(spec.heads for _, spec, _, _ in self._weights),
             )
         norms = AdjacentLayers(self._model).norms() if needs & _FROM_LAYERS else {}
         measured = self._gradients(data) if needs & NEEDS else [{}] * len(self._weights)

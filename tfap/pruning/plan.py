@@ -209,7 +209,8 @@ def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
         return [LayerPlan(path, None, None, None, False, f"{kind} layers have no heads")]
     whole_neurons = settings.pattern.couples_neurons
     counts_outputs = side == "output" and any(spec.countable(side, whole_neurons) for spec in specs)
-    firing = graph.firing(path) if counts_outputs else None
+    heads = layer_types.query_heads(layer) if any(spec.heads for spec in specs) else 0
+    firing = graph.firing(path, heads) if counts_outputs else None
     if is_skipped:
         reason = NAMED_IN_SKIP
     elif graph.never_trains(path):

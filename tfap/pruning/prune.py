@@ -400,11 +400,12 @@ def _why_not_prunable_alone(layer, settings):
     if keras_compat.is_any_wrapper(layer):
         return "it is already wrapped for pruning"
     reason, side = layer_types.why_not_prunable(layer), settings.criterion.counts
-    specs = layer_types.kernel_specs(layer)  # none if the layer lists them itself and is not built
+    specs = settings.pattern.kernel_specs(layer)  # none if the layer lists them itself and is not built
     whole_neurons = settings.pattern.couples_neurons
     if reason is None and specs and not any(spec.countable(side, whole_neurons) for spec in specs):
         reason = layer_types.NOT_COUNTABLE[side]
-    if reason is None and side == "output" and not fires(layer):
+    by_heads = any(spec.heads for spec in specs)
+    if reason is None and side == "output" and not by_heads and not fires(layer):
         reason = "it has no activation of its own, which the criterion needs to count"
     if reason is None and keras_compat.copy_of(layer) is None:
         reason = "it cannot be rebuilt from its config: give its class a get_config()"
