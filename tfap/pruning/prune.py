@@ -57,7 +57,7 @@ def prune(
         pruning_schedule: A `PruningSchedule`, or the final sparsity: a float in [0, 1), reached by cubic
             decay between 10% and 70% of the fit. Or a budget of the whole model, such as `{"flops": 0.5}`,
             `{"weights": 50_000}` or `{"bytes": 300_000}`: the final sparsity with which the compacted model
-            meets it. It needs `granularity="neuron"` or "head", and `scope="local"`. With
+            meets it. It needs `granularity="neuron"`, "head" or "unit", and `scope="local"`. With
             `granularity="weight"`, only weights that are not zero count, for a budget of weights.
         criterion: A `tfap.Criterion` or its name: "activation_count", "magnitude", "lamp", "lookahead",
             "gradient", "group_taylor", "hessian_diagonal", "fpgm", "wanda", "reconstruction", "ap".
