@@ -128,6 +128,22 @@ def test_units_are_heads_and_neurons(keras_module, criterion):
     assert row["attention"].pruned and row["attention"].shape == (4, 3, 8) and row["hidden"].pruned
 
 
+def test_heads_of_equal_dimensions_are_isomorphic(keras_module):
+    """Two layers with heads of 3 dimensions are ranked together, one with heads of 5 for itself."""
+    layers = keras_module.layers
+    inputs = x = keras_module.Input((TIME, 8))
+    for at, size in enumerate((3, 3, 5)):
+        x = layers.Add()([x, layers.MultiHeadAttention(4, size, name=f"attention_{at}")(x, x)])
+        x = layers.LayerNormalization()(x)
+    model = keras_module.Model(inputs, layers.Dense(2, name="output")(x))
+    weights = [np.ones(w.shape, "float32") for w in model.get_layer("attention_0").get_weights()]
+    model.get_layer("attention_0").set_weights(weights)  # larger than those of the others
+    options = {"criterion": "magnitude", "granularity": "head", "target": "neurons", "scope": "isomorphic"}
+    small = tfap.prune_once(model, np.zeros((4, TIME, 8), "float32"), 0.25, **options)
+    heads = [small.get_layer(f"attention_{at}").get_config()["num_heads"] for at in range(3)]
+    assert heads == [4, 2, 3]  # 2 of 8, and 1 of 4
+
+
 @pytest.mark.slow
 def test_shrink_removes_heads(keras_module):
     model = transformer(keras_module)

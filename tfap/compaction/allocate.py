@@ -43,6 +43,7 @@ def allocate(
 
     Returns:
         An `Allocation`: a dict of layer path to the fraction of channels to remove, which prints as a table.
+            The path of an attention layer and ":heads" has the fraction of its heads.
 
     Raises:
         TypeError: If an argument has the wrong type.

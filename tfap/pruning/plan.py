@@ -208,8 +208,9 @@ def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
     side = settings.criterion.counts
     specs = settings.pattern.kernel_specs(layer)
     if not specs:
-        kind = type(layer).__name__
-        return [LayerPlan(path, None, None, None, False, f"{kind} layers have no heads")]
+        kind, inside = type(layer).__name__, layer_types.of(layer).inner_units
+        why = f"tfap removes no heads inside {kind} layers" if inside else f"{kind} layers have no heads"
+        return [LayerPlan(path, None, None, None, False, why)]
     whole_neurons = settings.pattern.couples_neurons
     counts_outputs = side == "output" and any(spec.countable(side, whole_neurons) for spec in specs)
     heads = layer_types.query_heads(layer) if any(spec.heads for spec in specs) else 0

@@ -67,7 +67,8 @@ def prune(
         granularity: "weight", "neuron", or None (default of the criterion; "weight" with `block_size` or
             `sparsity_m_by_n`, which exclude "neuron"). With "neuron", coupled channels
             are pruned together, and every layer keeps at least one neuron. Or "head": whole heads of
-            MultiHeadAttention and GroupedQueryAttention, and no other layers.
+            MultiHeadAttention and GroupedQueryAttention, and no other layers. "unit" prunes these heads, and
+            the neurons of all other layers.
         include: Output layers to prune: layers, names, paths, or predicates. A nested model selects all
             layers in it.
         skip: Layers not to prune, in the same form.
