@@ -12,10 +12,11 @@ import tfap
 from tfap.budgets.allocated import AllocatedProposals
 from tfap.budgets.rounding import Rounding
 from tfap.compaction.allocation import losses_of, removed_counts
+from tfap.compaction.planned_units import PlannedUnits
 from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.sensitivity_table import CoupledSet, Removal, Sensitivity
 from tfap.compensation.allocation import Allocation
-from tfap.pruning.prune import plan
+from tfap.layers.settings import PruningSettings
 
 pytestmark = pytest.mark.one_keras
 
@@ -37,7 +38,7 @@ def table(changes, rates=(0.25, 0.5, 0.75)):
 
 
 def removable_of(model):
-    return RemovableChannels(model, plan(model, criterion="reconstruction", scope="local"))
+    return RemovableChannels(model, PlannedUnits.of(model, PruningSettings(0.0, "reconstruction", "local")))
 
 
 class Cost:

@@ -114,6 +114,7 @@ def owners():
             f"{name}.layers.MultiHeadAttention": module.layers.MultiHeadAttention(1, 1),
             f"{name}.callbacks.Callback": module.callbacks.Callback(),
         }
+    found["keras.layers.GroupedQueryAttention"] = keras.layers.GroupQueryAttention(1, 1, 1)
     policy = tf_keras.mixed_precision.Policy("mixed_bfloat16")
     layer = tf_keras.layers.Dense(1, dtype=policy)
     layer.build((None, 2))

@@ -13,6 +13,7 @@ from tfap.activations.batches import EMPTY, Batches
 from tfap.graph import layer_types
 from tfap.graph.calls import Graph, channel_axis, unwrap
 from tfap.graph.counts import ActivationCounts
+from tfap.keras_compat import private
 from tfap.keras_compat.types import Data, Model
 from tfap.utils import checks
 
@@ -24,6 +25,7 @@ def measure_activations(
     threshold: float = 0.0,
     steps: int | None = None,
     positions: bool = False,
+    heads: bool = False,
 ) -> dict[str, ActivationCounts]:
     """Counts how often each neuron of a model fires on data, in inference mode.
 
@@ -41,6 +43,10 @@ def measure_activations(
         steps: Integer >= 1. Maximum number of batches. None for all batches.
         positions: Boolean. Whether to count at every position of a channel, such as the output pixels of a
             convolution, instead of once per neuron or channel.
+        heads: Boolean. Whether to count heads of attention layers instead of neurons: the query positions at
+            which a head attends elsewhere than everywhere alike. It does if its largest attention weight is
+            more than `2 x (1 + threshold) / keys`, of the keys that the position may attend to. In
+            GroupedQueryAttention, these are the query heads.
 
     Returns:
         Dict of layer path, such as `inner/dense` in a nested model, to `ActivationCounts`, in graph order.
@@ -68,7 +74,7 @@ def measure_activations(
     >>> counts.counts, counts.seen
     (array([3, 1]), 3)
     """
-    meter = ActivationMeter(model, "tfap.measure_activations", threshold, positions)
+    meter = ActivationMeter(model, "tfap.measure_activations", threshold, positions, heads)
     return meter.measure(Batches(model, data, batch_size, steps))
 
 
@@ -80,23 +86,27 @@ class ActivationMeter:
         user: String. Name of the calling function, for messages.
         threshold: Float. A neuron fires if its activation > `threshold`.
         positions: Boolean. Whether to count at every position of a channel.
+        heads: Boolean. Whether to count heads instead of neurons.
 
     Raises:
         TypeError: If `model` is not a model, or `threshold` is not a number.
         ValueError: If the model is not supported.
     """
 
-    def __init__(self, model: Model, user: str, threshold: float = 0.0, positions: bool = False) -> None:
+    def __init__(
+        self, model: Model, user: str, threshold: float = 0.0, positions: bool = False, heads: bool = False
+    ) -> None:
         keras_compat.check_measurable(model, user)
         threshold = checks.number("threshold", threshold)
         self._model = model
         graph = Graph(model)
-        self._places = _places(graph)
+        self._places = _places_of_heads(graph) if heads else _places(graph)
         if positions:
             _check_positions(graph, self._places)
         backend = keras_compat.backend_of(model)
         count = backend.firing_by_position if positions else backend.firing
-        self._counters = _counters(graph, self._places, count, threshold)
+        counter = functools.partial(_HeadCounter, backend.attention_excess) if heads else _OutputCounter
+        self._counters = _counters(graph, self._places, functools.partial(counter, count, threshold))
         # A partial, because TensorFlow warns of retracing if many functions share their code.
         self._forward = backend.compiled(model, functools.partial(_counts_of_batch, model, self._counters))
 
@@ -158,6 +168,12 @@ def _places(graph):
     return places
 
 
+def _places_of_heads(graph):
+    """Returns the same for the heads of every attention layer."""
+    heads = {path: layer_types.query_heads(unwrap(layer)) for path, layer in graph.layers()}
+    return {path: (graph.firing(path, count).sites, -1) for path, count in heads.items() if count}
+
+
 def _check_positions(graph, places):
     for path, (sites, axis) in places.items():
         calls = [call for site in sites for call in graph.calls_of[site.path]]
@@ -179,14 +195,14 @@ def _positions(shape, axis):
     return tuple(size for index, size in enumerate(shape) if index not in (0, axis % len(shape)))
 
 
-def _counters(graph, places, count, threshold):
+def _counters(graph, places, counter):
     """Returns `{(path of a site, channel axis): _OutputCounter}`: layers in the same place share one."""
     counters = {}
     for sites, axis in places.values():
         for site in sites:
             if (site.path, axis) not in counters:
                 call = graph.calls_of[site.path][0]
-                counters[site.path, axis] = _OutputCounter(call, axis, count, threshold)
+                counters[site.path, axis] = counter(call, axis)
     return counters
 
 
@@ -199,7 +215,7 @@ def _counts_of_batch(model, counters, batch):
 class _OutputCounter:
     """Counts the outputs of a layer above a threshold, inside the `counting` context."""
 
-    def __init__(self, call, axis, count, threshold):
+    def __init__(self, count, threshold, call, axis):
         self._layer, self._axis, self._count, self._threshold = call.layer, axis, count, threshold
         self._batch = []  # (counts, seen) of each call in one batch
         self.reset()
@@ -242,3 +258,22 @@ class _OutputCounter:
             self._batch = []
             del attributes[name]
             attributes.update(saved)
+
+
+class _HeadCounter(_OutputCounter):
+    """Counts the heads of an attention layer, by how far they are from attending everywhere alike."""
+
+    def __init__(self, excess, *arguments):
+        super().__init__(*arguments)
+        self._layer, self._excess = unwrap(self._layer), excess
+
+    @contextlib.contextmanager
+    def counting(self):
+        def note(*attended):
+            self._batch.append(self._count(self._excess(*attended), self._axis, self._threshold))
+
+        with private.attention_watched(self._layer, note):
+            try:
+                yield
+            finally:
+                self._batch = []

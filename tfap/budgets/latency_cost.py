@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfap.budgets import attention_times
 from tfap.budgets.budget import Budget
 from tfap.budgets.costs import ROUNDING
 from tfap.budgets.latency_table import LatencyTable, alone
@@ -96,8 +97,10 @@ class LatencyCost:
             sides = liveness.groups(path)
             pinned = list(liveness.channels.pinned)
             free = [side is not None and not np.isin(side, pinned).all() for side in sides]
-            is_attention = liveness.channels.heads(path) is not None  # its time counts as fixed
-            if isinstance(linear_map, Embedding) or is_attention or not any(free):
+            if liveness.channels.heads(path) is not None:
+                yield from self._of_heads(path, linear_map, sides, free)
+                continue
+            if isinstance(linear_map, Embedding) or not any(free):
                 continue
             fractions = FRACTIONS if _channels(sides, free) > 1 else (1.0,)
             for call in liveness.graph.calls_of[path]:
@@ -109,6 +112,30 @@ class LatencyCost:
                 if isinstance(linear_map, Depthwise):
                     inputs = None
                 yield inputs, outputs, sorted(points.items(), key=lambda point: point[0])
+
+    def _of_heads(self, path, linear_map, sides, free):
+        """Yields the same of an attention layer: the channels on both sides together, and its heads.
+
+        The work of a projection is a product of its channels and the heads.
+        """
+        heads = self._liveness.channels.heads(path)
+        if not any(free) and np.isin(heads, list(self._liveness.channels.pinned)).all():
+            return
+        around = [side for side, is_free in zip(sides, free) if is_free]
+        fractions = FRACTIONS if len(heads) > 1 else (1.0,)
+        for call in self._liveness.graph.calls_of[path]:
+            points = {}
+            for fraction in fractions:
+                changes, actual = attention_times.fewer_heads(linear_map, fraction)
+                description = {
+                    "type": type(call.layer).__name__,
+                    "config": _config_of(call.layer, changes),
+                    "shape": attention_times.shapes_of(call),
+                }
+                mean = actual ** (1 / 2 if around else 1)  # all channels are there
+                points[mean] = description, attention_times.alone(call, changes)
+            joined = np.concatenate(around) if around else None
+            yield joined, heads, sorted(points.items(), key=lambda point: point[0])
 
     def _entry(self, call, linear_map, sides, free, fraction):
         """Returns what to measure for a fraction of the channels, and the fraction that it really has."""

@@ -15,7 +15,7 @@ def _define(values: flags.FlagValues) -> None:
     text = "How weights or neurons are ranked."
     flags.DEFINE_enum("criterion", "activation_count", CRITERIA, text, flag_values=values)
     text = "What is pruned. By default that of the criterion."
-    flags.DEFINE_enum("granularity", None, ["weight", "neuron", "head"], text, flag_values=values)
+    flags.DEFINE_enum("granularity", None, ["weight", "neuron", "head", "unit"], text, flag_values=values)
     flags.DEFINE_list("include", [], "Output layers to prune, by name.", flag_values=values)
     flags.DEFINE_list("skip", [], "Layers not to prune, by name.", flag_values=values)
 

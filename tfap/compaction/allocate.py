@@ -9,11 +9,12 @@ from tfap import keras_compat
 from tfap.budgets.budget import Budget
 from tfap.compaction.allocation import Allocation, allocated_sets, allocation_of
 from tfap.compaction.choosing import Choice
+from tfap.compaction.planned_units import PlannedUnits
 from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.sensitivity_table import Sensitivity
 from tfap.keras_compat.types import Model
 from tfap.layers.settings import PruningSettings
-from tfap.pruning.plan import LayerSelection, make_plan
+from tfap.pruning.plan import LayerSelection
 
 
 def allocate(
@@ -42,6 +43,7 @@ def allocate(
 
     Returns:
         An `Allocation`: a dict of layer path to the fraction of channels to remove, which prints as a table.
+            The path of an attention layer and ":heads" has the fraction of its heads.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -65,8 +67,9 @@ def allocate(
             f"sensitivity must be the result of tfap.sensitivity: received {type(sensitivity).__name__}."
         )
     budget = Budget.of(budget)
-    settings = PruningSettings(0.0, "reconstruction", "local", "neuron", target="weights")
-    removable = RemovableChannels(model, make_plan(model, settings, (), skip))
+    granularity = "unit" if sensitivity.has_heads else "neuron"
+    settings = PruningSettings(0.0, "reconstruction", "local", granularity, target="weights")
+    removable = RemovableChannels(model, PlannedUnits.of(model, settings, skip))
     sets = allocated_sets(removable, sensitivity, compensate)
     choice = Choice(model, removable, budget, round_to=round_to)
     choice.losses = [each.losses for each in sets]

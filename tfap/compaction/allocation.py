@@ -12,6 +12,7 @@ import rich.table
 
 from tfap.budgets.budget import UNITS
 from tfap.budgets.search import BudgetResult
+from tfap.compaction.planned_units import HEADS_SUFFIX
 from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.sensitivity_table import CoupledSet, Sensitivity
 from tfap.graph.calls import Graph
@@ -226,7 +227,8 @@ def is_allocation(value: Any, model: Model) -> bool:
         return True
     if not isinstance(value, Mapping) or any(unit in value for unit in UNITS):
         return False
-    return any(path in Graph(model).calls_of for path in value)
+    layers = Graph(model).calls_of
+    return any(str(path).removesuffix(HEADS_SUFFIX) in layers for path in value)
 
 
 def removed_counts(removable: RemovableChannels, fractions: Mapping[str, float]) -> list[int]:
@@ -259,7 +261,7 @@ def removed_counts(removable: RemovableChannels, fractions: Mapping[str, float])
 
 
 def _check_unpruned(removable, path, fraction):
-    paths = list(removable.liveness.graph.calls_of)
+    paths = removable.paths()
     if path not in paths:
         near = difflib.get_close_matches(path, paths, 1, 0.5)
         advice = f"Did you mean '{near[0]}'?" if near else f"Layers: {', '.join(paths)}."

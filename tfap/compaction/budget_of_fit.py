@@ -49,7 +49,7 @@ class BudgetOfFit:
         pruned = [(row.path, row.weight) for row in plan.pruned if row.weight is not None]
         meter = meter_of(model, budget) if budget.is_exported else None
         self._search = Search(budget, meter, self._build)
-        allowed = multiples(options["round_to"], budget)
+        allowed = (1,) if settings.granularity == "head" else multiples(options["round_to"], budget)
         channels = [
             TrainedChannels(model, liveness, cost, dataclasses.replace(settings, round_to=each), pruned)
             for each in allowed

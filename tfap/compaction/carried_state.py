@@ -56,19 +56,30 @@ def _copy_counts(old, new, path, compaction):
     counts = old.own_counts()
     if counts is None:
         return
-    new.set_counts(counts[_kept_neurons(new, path, compaction, len(counts.counts))])
+    new.set_counts(counts[_kept_neurons(old, path, compaction, len(counts.counts))])
 
 
 def _copy_memory(old, new, path, compaction):
     if old.remembers:
-        new.carry_memory(old, _kept_neurons(new, path, compaction, len(old.counted().counts)))
+        new.carry_memory(old, _kept_neurons(old, path, compaction, len(old.counted().counts)))
 
 
 def _kept_neurons(wrapper, path, compaction, count):
     """Bool array of the counted neurons of a layer that compaction kept."""
+    if getattr(wrapper, "counts_heads", False):
+        return _kept_heads(wrapper, path, compaction, count)
     counts_inputs = getattr(wrapper, "criterion", None) and wrapper.criterion.counts == "input"
     kept = compaction.inputs if counts_inputs else compaction.channels
     return kept.get(path, np.ones(count, bool))
+
+
+def _kept_heads(wrapper, path, compaction, count):
+    """Bool array of the query heads that compaction kept, by the kept elements of the kernel of the query."""
+    if path not in compaction.weights:
+        return np.ones(count, bool)
+    _, query, _ = wrapper.kernel_and_mask()[0]  # shape (inputs, heads, dimensions)
+    _, heads, _ = np.unravel_index(compaction.weights[path][0], tuple(query.shape))
+    return np.isin(np.arange(count), heads)
 
 
 def _copy_masks(old, new, path, compaction):

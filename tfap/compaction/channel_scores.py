@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfap.activations.counting import count_activations
+from tfap.compaction.planned_units import PlannedUnits
 from tfap.criteria import AP, Criterion, Wanda
 from tfap.criteria.gradient import MISSING, NEEDS, MeanGradients
 from tfap.criteria.lookahead import AdjacentLayers
@@ -13,10 +14,8 @@ from tfap.criteria.taylor import CoupledParameters
 from tfap.graph.channels import produced_by
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.graph.liveness import Liveness
-from tfap.masks.patterns import Pattern, WholeNeurons
 from tfap.masks.weights import score
 
-_NEURONS = WholeNeurons()
 _FROM_LAYERS = {"input_norms", "neuron_norms"}
 
 
@@ -39,33 +38,28 @@ class ChannelScores:
     Args:
         model: The model without wrappers.
         criterion: A `tfap.Criterion`.
-        plan: The `PruningPlan` of the model.
+        planned: The `PlannedUnits` of the model.
         liveness: The `Liveness` of the model.
         errors: Array with what `tfap.Reconstruction` scores, per channel group. None for other criteria.
-        pattern: The `Pattern` of what is pruned: whole neurons, or whole heads.
     """
 
     def __init__(
         self,
         model: Any,
         criterion: Criterion,
-        plan: Any,
+        planned: PlannedUnits,
         liveness: Liveness,
         errors: np.ndarray | None,
-        pattern: Pattern = _NEURONS,
     ) -> None:
         self._model, self._criterion, self._liveness, self._errors = model, criterion, liveness, errors
         # (path, KernelSpec, variable, groups of the neurons)
         self._weights: list[tuple[str, Any, Any, np.ndarray]] = []
-        for row in plan.pruned:
-            call = liveness.graph.calls_of[row.path][0]
-            for spec in pattern.kernel_specs(call.layer):
-                variable = spec.find(call.layer)
-                if spec.name != row.weight:
-                    continue
-                groups = produced_by(call, spec, neuron_count(spec, variable.shape), liveness.channels)
-                if groups is not None:
-                    self._weights.append((row.path, spec, variable, groups))
+        calls_of = liveness.graph.calls_of
+        for path, spec, variable in planned.weights(lambda path: calls_of[path][0].layer):
+            neurons = neuron_count(spec, variable.shape)
+            groups = produced_by(calls_of[path][0], spec, neurons, liveness.channels)
+            if groups is not None:
+                self._weights.append((path, spec, variable, groups))
         # These two rank whole neurons by their scores.
         ranks_neurons = (Criterion.new_masks, AP.new_masks, Wanda.new_masks)
         chooses = type(criterion).new_masks not in ranks_neurons
@@ -94,15 +88,8 @@ class ChannelScores:
         return total / np.maximum(count, 1)
 
     def _kernels(self, batches, data):
-        needs, counts = self._criterion.needs, {}
-        if self._criterion.counts:
-            counts = count_activations(
-                self._model,
-                batches,
-                side=self._criterion.counts,
-                statistic=self._criterion.statistic,
-                threshold=self._criterion.threshold,
-            )
+        needs = self._criterion.needs
+        counts = self._counts(batches) if self._criterion.counts else {}
         norms = AdjacentLayers(self._model).norms() if needs & _FROM_LAYERS else {}
         measured = self._gradients(data) if needs & NEEDS else [{}] * len(self._weights)
         for (path, spec, variable, groups), its in zip(self._weights, measured):
@@ -112,13 +99,28 @@ class ChannelScores:
                 spec,
                 weights,
                 np.ones(weights.shape, np.uint8),
-                activations=_its_counts(spec, counts.get(path), len(groups)),
+                activations=_its_counts(spec, counts.get((path, spec.heads)), len(groups)),
                 previous=weights,
                 removal_errors=None if self._errors is None else self._errors[groups],
                 **norms.get((path, spec.name), {}),
                 **its,
             )
             yield kernel, groups
+
+    def _counts(self, batches):
+        """Returns the counts by `(path, whether they are those of heads)`."""
+        criterion, found = self._criterion, {}
+        for heads in sorted({spec.heads for _, spec, _, _ in self._weights}):
+            by_path = count_activations(
+                self._model,
+                batches,
+                side=criterion.counts,
+                statistic=criterion.statistic,
+                threshold=criterion.threshold,
+                heads=heads,
+            )
+            found |= {(path, heads): counts for path, counts in by_path.items()}
+        return found
 
     def _gradients(self, data):
         check_labeled(self._criterion, data)

@@ -119,7 +119,7 @@ class Choice:
     def _cost_of(self, goal, model):
         if not isinstance(goal, Budget):
             return ModelCost(
-                model, self._liveness, self._target, self._removable.prunable, self._removable.by_heads
+                model, self._liveness, self._target, self._removable.prunable, self._removable.with_heads
             )
         return (
             latency_cost(model, self._liveness, goal) if goal.is_timed else goal.cost(model, self._liveness)

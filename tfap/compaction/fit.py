@@ -72,12 +72,13 @@ def fit_and_compact(
     compensate: Data = None,
     round_to: int | None = None,
     drop_silent: bool = False,
+    granularity: str = "neuron",
     teacher: Model | None = None,
     temperature: float = 3.0,
     alpha: float = 0.5,
     **fit_arguments: Any,
 ) -> ShrunkFit:
-    """Trains a model, prunes its neurons, and compacts it after each stage of the training.
+    """Trains a model, prunes its neurons or heads, and compacts it after each stage of the training.
 
     The epochs are divided into stages. After each stage, removable neurons are removed as in `tfap.compact`.
     Training resumes in the smaller model with the same masks, activation counts, steps, and optimizer state.
@@ -110,6 +111,8 @@ def fit_and_compact(
         drop_silent: Whether to also remove, after each stage, the ReLU neurons that never fired in the last
             epoch of the stage. They may fire on other inputs, so the outputs may change. It needs a criterion
             that counts every step, such as `tfap.ActivationCount()`.
+        granularity: "neuron" prunes neurons and channels; "head", whole heads of attention layers; "unit",
+            heads of attention layers and the neurons of all other layers.
         teacher: A model of the same Keras, inputs and output, whose outputs the smaller models learn, such as
             `model` after training. Logits, or probabilities of a softmax. Unchanged. None has no teacher.
         temperature: Float > 0. Both outputs are softened by it, as in `tfap.shrink`.
@@ -143,12 +146,13 @@ def fit_and_compact(
     callbacks = _callbacks(fit_arguments.pop("callbacks", None))
     epochs = last_epoch - first_epoch
     stages = min(_DEFAULT_STAGES, epochs) if stages is None else stages
+    checks.choice("granularity", granularity, ("neuron", "head", "unit"))
     _check(model, data, stages, epochs)
     budget = Budget.of(pruning_schedule) if is_budget(pruning_schedule) else None
     options = {
         "criterion": criterion,
         "scope": scope,
-        "granularity": "neuron",
+        "granularity": granularity,
         "include": include,
         "skip": skip,
         "min_weights_per_layer": min_weights_per_layer,

@@ -19,11 +19,11 @@ from tfap.budgets.rounding import Rounded
 from tfap.budgets.search import BudgetResult
 from tfap.compaction.choosing import Choice
 from tfap.compaction.compact import compact, compact_to
+from tfap.compaction.planned_units import PlannedUnits
 from tfap.compaction.removable import RemovableChannels
 from tfap.compensation.consumers import Consumer
 from tfap.graph.features import features_of
 from tfap.keras_compat.types import Model
-from tfap.pruning.plan import PruningPlan
 
 EXACT = 1e-6  # left over of a channel, relative to its norm: within rounding of float32
 
@@ -95,7 +95,7 @@ class Merging:
 def merge_similar(
     model: Model,
     sparsity: float | Budget,
-    plan: PruningPlan,
+    planned: PlannedUnits,
     target: str = "weights",
     scope: str = "global",
     round_to: int | None = None,
@@ -105,7 +105,7 @@ def merge_similar(
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
         sparsity: Float in [0, 1). The fraction of the target that is removed at most. Or a `Budget`.
-        plan: The `PruningPlan` of the model: which layers may lose channels.
+        planned: The `PlannedUnits` of the model: which layers may lose channels.
         target: Unit of the sparsity: "weights", "flops", or "neurons".
         scope: "global" ranks all channels together; "local" removes the same fraction from every layer.
         round_to: As in `Choice`.
@@ -116,7 +116,7 @@ def merge_similar(
     Raises:
         ValueError: If nothing can be removed.
     """
-    merger = _Merger(model, plan)
+    merger = _Merger(model, planned)
     choice = Choice(model, merger.removable, sparsity, target, scope, round_to)
     kept = choice.kept(merger.scores(scope))
     merges = merger.merge(kept)
@@ -134,9 +134,9 @@ class _Merger:
         layers: List of `MergedLayer` so far.
     """
 
-    def __init__(self, model, plan):
+    def __init__(self, model, planned):
         # No other unit takes the place of a recurrent one, or of one that is normalized with others.
-        self.removable = RemovableChannels(model, plan, without_data=True)
+        self.removable = RemovableChannels(model, planned, without_data=True)
         self.model = self.removable.model
         self.layers: list[MergedLayer] = []
         self._liveness, self._sets = self.removable.liveness, self.removable.sets

@@ -18,6 +18,7 @@ from tfap.compaction.choosing import Choice
 from tfap.compaction.compact import compact, compact_to
 from tfap.compaction.input_batches import InputBatches
 from tfap.compaction.merging import merge_similar
+from tfap.compaction.planned_units import PlannedUnits, every_unit
 from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
 from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.sensitivity import output_sensitivity
@@ -34,7 +35,7 @@ from tfap.graph.linear import Grouped
 from tfap.keras_compat import equality
 from tfap.keras_compat.types import Data, Model
 from tfap.layers.settings import PruningSettings
-from tfap.pruning.plan import LayerSelection, make_plan
+from tfap.pruning.plan import LayerSelection
 from tfap.utils import checks
 from tfap.utils.progress import Progress
 
@@ -58,7 +59,7 @@ def prune_once(
     ridge: float = ...,
     round_to: int | None = ...,
     return_report: Literal[False] = ...,
-    granularity: str = ...,
+    granularity: str | None = ...,
 ) -> Model: ...
 
 
@@ -79,7 +80,7 @@ def prune_once(
     round_to: int | None = ...,
     *,
     return_report: Literal[True],
-    granularity: str = ...,
+    granularity: str | None = ...,
 ) -> tuple[Model, PruneOnceReport]: ...
 
 
@@ -98,7 +99,7 @@ def prune_once(
     ridge: float = RIDGE,
     round_to: int | None = None,
     return_report: bool = False,
-    granularity: str = "neuron",
+    granularity: str | None = None,
 ) -> Model | tuple[Model, PruneOnceReport]:
     """Removes neurons and channels from a trained model at once, without training.
 
@@ -140,8 +141,10 @@ def prune_once(
             because some runtimes are slower with other numbers. Rounding is up. None is 1, but for budgets
             of "latency_ms" and "speedup" it is 8 where multiples of 8 come near to the budget.
         return_report: Boolean. Whether to also return a `PruneOnceReport`.
-        granularity: "neuron" removes neurons and channels, "head" removes whole heads of attention layers and
-            refits the projections of their outputs. "head" needs data and the scope "local" or "global".
+        granularity: "neuron" removes neurons and channels; "head" removes whole heads of attention layers and
+            refits the projections of their outputs; "unit" removes both. "head" and "unit" need data. None is
+            "unit" if each layer gets a fraction of its own, with the scope "allocated", a sensitivity, or an
+            allocation. It is "neuron" for all else, and for criteria that do not rank heads.
 
     Returns:
         A new model of the same Keras with fewer units, compiled alike, with a fresh optimizer. With
@@ -177,7 +180,7 @@ def prune_once(
     equality.check_comparable(model)
     goal = _goal(sparsity, target, model)
     _check_arguments(target, scope, compensate, recalibrate, ridge)
-    _check_granularity(granularity, data, scope)
+    granularity = _checked_granularity(granularity, data, criterion, scope, goal)
     if round_to is not None:
         checks.integer("round_to", round_to)
     # What "allocated" allocates are channels per layer, of which the order is that of "local".
@@ -185,14 +188,13 @@ def prune_once(
     settings = PruningSettings(0.0, criterion, ranked, granularity, target=target)
     if data is None:
         _check_without_data(criterion, compensate, scope, goal)
-        plan = make_plan(model, settings, (), skip)
-        merging = merge_similar(model, goal, plan, target, ranked, round_to)
+        planned = PlannedUnits.of(model, settings, skip)
+        merging = merge_similar(model, goal, planned, target, ranked, round_to)
         if not return_report:
             return merging.model
-        return merging.model, _report_of_merging(model, merging, plan, time.monotonic() - start)
+        return merging.model, _report_of_merging(model, merging, planned, time.monotonic() - start)
     batches = InputBatches(model, data, checks.integer("samples", samples), batch_size)
-    plan = make_plan(model, settings, (), skip)
-    pruner = _Pruner(model, batches, settings, plan, float(ridge))
+    pruner = _Pruner(model, batches, settings, PlannedUnits.of(model, settings, skip), float(ridge))
     choice = Choice(model, pruner.removable, goal, target, ranked, round_to)
     with Progress("Pruning", pruner.steps) as progress:
         scores = pruner.scores(data, progress)
@@ -271,7 +273,7 @@ def _check_without_data(criterion, compensate, scope, goal):
         )
 
 
-def _report_of_merging(model, merging, plan, seconds):
+def _report_of_merging(model, merging, planned, seconds):
     layers = [
         RefittedLayer(
             layer.path, layer.inputs, (0, 0), layer.error_before, layer.error_after, 0, 0, layer.seconds
@@ -280,7 +282,7 @@ def _report_of_merging(model, merging, plan, seconds):
     ]
     return PruneOnceReport(
         layers=tuple(_with_units(layers, model, merging.model)),
-        unpruned=tuple((row.path, row.reason) for row in plan if row.weight and row.reason),
+        unpruned=tuple((row.path, row.reason) for row in planned.rows() if row.weight and row.reason),
         weights=(_weight_count(model), _weight_count(merging.model)),
         flops=(_flops(model), _flops(merging.model)),
         samples=0,
@@ -292,13 +294,18 @@ def _report_of_merging(model, merging, plan, seconds):
     )
 
 
-def _check_granularity(granularity, data, scope):
-    checks.choice("granularity", granularity, ("neuron", "head"))
-    if granularity == "head" and (data is None or scope not in ("local", "global")):
+def _checked_granularity(granularity, data, criterion, scope, goal):
+    if granularity is None:
+        measured = scope.has_heads if isinstance(scope, Sensitivity) else scope == "allocated"
+        with_heads = data is not None and (measured or isinstance(goal, Allocation))
+        return every_unit(criterion) if with_heads else "neuron"
+    checks.choice("granularity", granularity, ("neuron", "head", "unit"))
+    if granularity != "neuron" and data is None:
         raise ValueError(
-            "granularity='head' needs inputs as data and scope='local' or 'global': received "
-            f"{'no data' if data is None else f'scope={scope!r}'}."
+            f"granularity='{granularity}' needs inputs as data, because no weights tell which heads are "
+            "similar: received no data. Pass a few hundred inputs."
         )
+    return granularity
 
 
 def _check_arguments(target, scope, compensate, recalibrate, ridge):
@@ -320,11 +327,10 @@ class _Pruner:
         kept: Boolean array: the channel groups that are kept, after `remove`.
     """
 
-    def __init__(self, model, batches, settings, plan, ridge):
-        self._settings, self._plan, self._ridge = settings, plan, ridge
+    def __init__(self, model, batches, settings, planned, ridge):
+        self._settings, self._planned, self._ridge = settings, planned, ridge
         self._inputs = Repeatable(batches.inputs)
-        kind = "heads" if settings.granularity == "head" else "channels"
-        self.removable = RemovableChannels(model, plan, kinds=(kind,))
+        self.removable = RemovableChannels(model, planned)
         self.model, self._liveness = self.removable.model, self.removable.liveness
         self._consumers, self._sets = self.removable.consumers, self.removable.sets
 
@@ -339,7 +345,7 @@ class _Pruner:
 
     def unpruned(self):
         """Yields `(path, reason)` of layers whose channels are all kept."""
-        for row in self._plan:
+        for row in self._planned.rows():
             if row.weight and row.reason:
                 yield row.path, row.reason
 
@@ -348,14 +354,7 @@ class _Pruner:
     def scores(self, data, progress):
         """Returns the scores of the groups of each set: those with the lowest are removed first."""
         errors = self._removal_errors(progress) if self._measures_errors else None
-        scores = ChannelScores(
-            self.model,
-            self._settings.criterion,
-            self._plan,
-            self._liveness,
-            errors,
-            self._settings.pattern,
-        )
+        scores = ChannelScores(self.model, self._settings.criterion, self._planned, self._liveness, errors)
         by_group = scores.by_group(self._inputs, data)
         return [by_group[groups] for groups in self._sets]
 
@@ -375,7 +374,7 @@ class _Pruner:
         """Measures the losses of the coupled sets of the given model. Returns a list of `AllocatedSet`."""
         settings = self._settings
         sensitivity = output_sensitivity(
-            model, self.removable, data, batches, self._plan, settings.criterion, compensate, self._ridge
+            model, self.removable, data, batches, self._planned, settings.criterion, compensate, self._ridge
         )
         return allocated_sets(self.removable, sensitivity)
 

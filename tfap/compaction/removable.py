@@ -1,10 +1,11 @@
 """A copy of a model, and which of its channels can be removed together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from tfap import keras_compat
+from tfap.compaction.planned_units import CHANNELS, HEADS, HEADS_SUFFIX, PlannedUnits
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.finding import consumers_of
 from tfap.graph import composite, constants, contractions, layer_types, linear_maps, norms
@@ -14,28 +15,26 @@ from tfap.graph.layer_types import ChannelRule
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import Replacement
 from tfap.keras_compat.types import Model
-from tfap.pruning.plan import NAMED_IN_SKIP, PruningPlan
 
 
 class RemovableChannels:
-    """The channels of a model that a plan lets go.
+    """The channels and heads of a model that plans let go.
 
     Args:
         model: A built Sequential or Functional model of either Keras without wrappers. Unchanged.
-        plan: The `PruningPlan` of the model: which layers may lose channels.
+        planned: The `PlannedUnits` of the model: which layers may lose channels, and which heads.
         without_data: Whether channels are merged by their weights alone. Those then stay that have to be set
             to zero before they are removed, such as units of recurrent layers and channels that are
             normalized together, and those that attention consumes.
-        kinds: What may go: "channels", "heads" of attention layers, or both.
 
     Attributes:
         model: A copy of the model, whose weights may be changed. Tied layers are shared with the given one.
         liveness: The `Liveness` of the copy.
         consumers: Dict of path to `Consumer`.
-        prunable: Set of paths of the layers that the plan prunes.
-        by_heads: Whether heads of attention layers may go.
-        sets: List of arrays of channel groups. The groups of a set compete: they are those of one layer, or
-            of coupled layers.
+        prunable: Set of paths of the layers whose channels the plan prunes.
+        with_heads: Set of paths of the layers whose heads the plan prunes.
+        sets: List of arrays of channel groups. The groups of a set compete: they are those of one layer, of
+            coupled layers, or the heads of one layer.
 
     Raises:
         ValueError: If no channel can be removed.
@@ -44,9 +43,8 @@ class RemovableChannels:
     def __init__(
         self,
         model: Model,
-        plan: PruningPlan,
+        planned: PlannedUnits,
         without_data: bool = False,
-        kinds: Sequence[str] = ("channels",),
     ) -> None:
         graph = Graph(model)
         tied = keras_compat.tied_layers(layer for _, layer in graph.layers())
@@ -57,17 +55,16 @@ class RemovableChannels:
         given = {id(layer) for _, layer in graph.layers()}
         self._shared = {path for path, layer in self.liveness.graph.layers() if id(layer) in given}
         self.consumers = consumers_of(self.liveness.graph, self.liveness.channels, fixed=given)
-        self.prunable = {row.path for row in plan.pruned}
-        self._skipped = {row.path for row in plan if row.reason == NAMED_IN_SKIP}
+        self.prunable = planned.paths(CHANNELS)
+        self.with_heads = {path for path in planned.paths(HEADS) if self.channels.heads(path) is not None}
         self._without_data = without_data
-        self.by_heads = "heads" in kinds
         if without_data:
             self.consumers = {
                 path: each for path, each in self.consumers.items() if self.channels.heads(path) is None
             }
-        self.sets = self._removable_sets(kinds)
+        self.sets = self._removable_sets()
         if not self.sets:
-            raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{plan}")
+            raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{planned}")
 
     @property
     def channels(self):
@@ -78,7 +75,7 @@ class RemovableChannels:
         """The channel groups that are normalized together, which are set to zero before they are removed."""
         return self.channels.normalized
 
-    def _removable_sets(self, kinds):
+    def _removable_sets(self):
         removable = np.ones(self.channels.size, bool)
         removable[list(self.channels.pinned)] = False
         removable[list(self.normalized if self._without_data else never_zero(self.liveness))] = False
@@ -91,14 +88,12 @@ class RemovableChannels:
                 removable[groups] = False
             if consumed is not None and (path in self._shared or (heads is not None and stays)):
                 removable[consumed] = False  # its weights are those of the given model
-            if heads is not None and (path in self._shared or "heads" not in kinds or path in self._skipped):
+            if heads is not None and (path in self._shared or path not in self.with_heads):
                 removable[heads] = False
             produced.append(groups)
-            if "channels" not in kinds:
-                removable[groups] = False
         for path, _, groups in self.liveness.inner_units():
-            stay = self._without_data or "channels" not in kinds
-            removable[groups] = path in self.prunable and path not in self._shared and not stay
+            stay = self._without_data or path in self._shared
+            removable[groups] = path in self.prunable and not stay
             produced.append(groups)
         heads = filter(lambda its: its is not None, map(self.channels.heads, self.liveness.linear_maps))
         return coupled_sets([*produced, *heads], removable)
@@ -106,20 +101,26 @@ class RemovableChannels:
     def layers_of(self, groups: np.ndarray) -> list[str]:
         """Lists the paths of the layers that produce some of these channel groups, in graph order.
 
-        They also include attention layers of which some of these groups are heads, and composite layers of
-        which some are units.
+        They also include composite layers of which some of these groups are units. Heads of an attention
+        layer have its path and ":heads".
         """
         return [path for path, made in self._made if np.isin(made, groups).any()]
 
     @property
     def _made(self):
         """The groups of which a layer keeps one at least: of its output, of its heads, of its units."""
-        made = [(path, groups) for path in self._producers for groups in self._made_by(path)]
+        made = [each for path in self._producers for each in self._made_by(path)]
         return made + [(path, inside) for path, _, inside in self.liveness.inner_units()]
 
     def _made_by(self, path):
         heads = self.channels.heads(path)
-        return [self.liveness.groups(path)[1], *([] if heads is None else [heads])]
+        own = (path, self.liveness.groups(path)[1])
+        return [own, *([] if heads is None else [(path + HEADS_SUFFIX, heads)])]
+
+    def paths(self) -> list[str]:
+        """Lists the names that `layers_of` may return, and the paths of layers without such channels."""
+        names = [path for path, _ in self._made]
+        return [*names, *(path for path in self.liveness.graph.calls_of if path not in names)]
 
     @property
     def _producers(self):

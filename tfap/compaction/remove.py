@@ -8,6 +8,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.compaction.branches import without_branches
 from tfap.compaction.compact import remove_dead_channels
+from tfap.compaction.planned_units import CHANNELS, HEADS, PlannedUnits
 from tfap.compaction.removable import RemovableChannels
 from tfap.graph.calls import Graph
 from tfap.graph.linear import Grouped
@@ -15,7 +16,6 @@ from tfap.graph.liveness import Liveness
 from tfap.keras_compat import equality
 from tfap.keras_compat.types import Model
 from tfap.layers.settings import PruningSettings
-from tfap.pruning.plan import make_plan
 
 _NAMES = {"channels": "neurons", "heads": "heads", "units": "neurons"}
 
@@ -67,10 +67,11 @@ def remove(
     branches = [path for path, given in neurons.items() if isinstance(given, str)]
     if branches:
         return _without_branches(model, neurons, branches)
-    plan = make_plan(model, PruningSettings(0.0, "magnitude", "local", "neuron"))
-    channels = RemovableChannels(model, plan, kinds=("channels", "heads"))
+    planned = PlannedUnits.of(model, PruningSettings(0.0, "magnitude", "local", "unit"))
+    channels = RemovableChannels(model, planned)
     kept = np.ones(channels.channels.size, bool)
     for path, given in neurons.items():
+        plan = planned.plans[HEADS if isinstance(given, Mapping) else CHANNELS]
         kept[_groups(channels, plan, path, given)] = False
     _check_rest(channels, kept)
     for consumer in channels.consumers.values():

@@ -14,6 +14,7 @@ from tfap.compaction.allocation import removed_at
 from tfap.compaction.channel_scores import ChannelScores
 from tfap.compaction.input_batches import InputBatches, is_labeled
 from tfap.compaction.output_change import OutputChange
+from tfap.compaction.planned_units import PlannedUnits, every_unit
 from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.removed_channels import channels_removed
 from tfap.compaction.sensitivity_table import CoupledSet, Removal, Sensitivity, row_from_dict
@@ -25,7 +26,7 @@ from tfap.keras_compat import equality
 from tfap.keras_compat.inputs import listed
 from tfap.keras_compat.types import Data, Model
 from tfap.layers.settings import PruningSettings
-from tfap.pruning.plan import LayerSelection, PruningPlan, make_plan
+from tfap.pruning.plan import LayerSelection
 from tfap.reporting.labeled import read_labeled
 from tfap.utils import checks
 from tfap.utils.progress import Progress
@@ -51,6 +52,7 @@ def sensitivity(
     """Measures what pruning each layer alone does to the outputs, with and without the refit.
 
     Coupled layers, such as those around a residual connection, lose the same channels, so they are one row.
+    The heads of an attention layer are a row with the name of the layer and ":heads".
     The model is not rebuilt: the weights that consume the removed channels are zero for one pass over the
     data. The refit is that of `tfap.prune_once`, on the activations of the given model, which are measured
     once for all rates. BatchNormalization statistics are not computed anew.
@@ -102,8 +104,8 @@ def sensitivity(
     inputs, labels = _evaluated(model, data, validation, batches)
     if metric is not None and labels is None:
         raise ValueError("A metric needs labels: pass data=(x, y) or validation=(x, y).")
-    plan = make_plan(model, options.pruning, (), skip)
-    measured = _Rows(model, RemovableChannels(model, plan), data, batches, plan, options)
+    planned = PlannedUnits.of(model, options.pruning, skip)
+    measured = _Rows(model, RemovableChannels(model, planned), data, batches, planned, options)
     evaluated = fingerprint([*inputs, *map(np.asarray, keras_compat.tree.flatten(labels))])
     settings = {**measured.settings(), "evaluated": evaluated, "metric": _name_of(metric, labels)}
     folder = Folder(directory, settings, "tfap.sensitivity")
@@ -164,7 +166,7 @@ class Options:
             raise TypeError(f"metric must be a function of (y, outputs): received {metric!r}.")
         if checks.number("ridge", ridge) < 0:
             raise ValueError(f"ridge must be a number >= 0: received {ridge}.")
-        settings = PruningSettings(0.0, criterion, "local", "neuron", target="weights")
+        settings = PruningSettings(0.0, criterion, "local", every_unit(criterion), target="weights")
         samples = checks.integer("samples", samples)
         return cls(
             rates, tuple(sorted({bool(value) for value in compensate})), settings, samples, float(ridge)
@@ -176,7 +178,7 @@ def output_sensitivity(
     removable: RemovableChannels,
     data: Data,
     batches: InputBatches,
-    plan: PruningPlan,
+    planned: PlannedUnits,
     criterion: Any,
     compensate: bool,
     ridge: float,
@@ -190,7 +192,7 @@ def output_sensitivity(
         removable: Its `RemovableChannels`. Its weights are as before at the end.
         data: As in `sensitivity`.
         batches: The `InputBatches` of the data.
-        plan: The `PruningPlan` of the model.
+        planned: The `PlannedUnits` of the model.
         criterion: As in `sensitivity`.
         compensate: Boolean. Whether weights are refitted.
         ridge: As in `sensitivity`.
@@ -199,7 +201,7 @@ def output_sensitivity(
     """
     start = time.monotonic()
     options = Options.checked(rates, (compensate,), criterion, batches.samples, ridge, None)
-    rows = _Rows(model, removable, data, batches, plan, options)
+    rows = _Rows(model, removable, data, batches, planned, options)
     change = OutputChange(removable.model, batches.arrays())
     return Sensitivity(
         rows.rows(change, Folder(directory, rows.settings(), "tfap.shrink")),
@@ -232,8 +234,8 @@ class _Rows:
         removable: The `RemovableChannels` of the model, as given.
     """
 
-    def __init__(self, model, removable, data, batches, plan, options):
-        self._data, self._plan, self._options = data, plan, options
+    def __init__(self, model, removable, data, batches, planned, options):
+        self._data, self._planned, self._options = data, planned, options
         self._given, self._batches = model, batches
         self._inputs = Repeatable(batches.inputs)
         self.removable = removable
@@ -276,7 +278,7 @@ class _Rows:
             scores = ChannelScores(
                 self.removable.model,
                 self._options.pruning.criterion,
-                self._plan,
+                self._planned,
                 self.removable.liveness,
                 None,
             )

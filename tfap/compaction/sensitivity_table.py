@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rich.table
 
+from tfap.compaction.planned_units import HEADS_SUFFIX
 from tfap.utils import plots, tables
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class CoupledSet:
     """The sensitivity of one layer, or of coupled layers, whose channels are removed together.
 
     Attributes:
-        layers: Tuple of strings. Paths of all layers that have these channels as outputs.
+        layers: Tuple of strings. Paths of all layers that have these channels as outputs. For heads, the path
+            of the attention layer and ":heads".
         channels: Integer. The number of channels that can be removed together with their coupled ones.
         removals: Tuple of `Removal`, by `compensate` and rate.
     """
@@ -95,6 +97,11 @@ class Sensitivity:
             if path in row.layers:
                 return row
         raise KeyError(f"'{path}' is in no row: the rows are {', '.join(row.name for row in self.rows)}.")
+
+    @property
+    def has_heads(self) -> bool:
+        """Boolean. Whether heads of attention layers are among the rows."""
+        return any(row.name.endswith(HEADS_SUFFIX) for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the result as plain data: a dict of numbers, strings, tuples, and dicts."""

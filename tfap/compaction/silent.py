@@ -12,13 +12,13 @@ from tfap.training.epoch_counts import why_not_exact
 
 
 def check_counted(model: Any) -> None:
-    """Checks that the wrappers of a model count which neurons are silent.
+    """Checks that the wrappers of a model count which neurons are silent. Those that count heads need not.
 
     Raises:
         ValueError: If one does not.
     """
     for path, wrapper in with_paths(model):
-        reason = why_not_exact(wrapper)
+        reason = None if wrapper.counts_heads else why_not_exact(wrapper)
         if reason is not None:
             raise ValueError(
                 f"drop_silent=True needs the activation counts of every step, and in '{path}' {reason}: pass "

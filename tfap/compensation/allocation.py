@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -36,17 +36,24 @@ class ModelCost:
         liveness: Its `Liveness`.
         target: "weights" for the weights of kernels, "flops" for FLOPs, "neurons" for neurons and channels.
         prunable: Set of the paths of layers whose neurons count for "neurons".
-        by_heads: Whether the heads of attention layers count for "neurons".
+        with_heads: Set of the paths of layers whose heads count for "neurons".
     """
 
     def __init__(
-        self, model, liveness: Liveness, target: str, prunable: set[str], by_heads: bool = False
+        self,
+        model,
+        liveness: Liveness,
+        target: str,
+        prunable: set[str],
+        with_heads: Collection[str] = (),
     ) -> None:
         self._size = liveness.channels.size
         by_flops = layer_flops(model) if target == "flops" else {}
         self._layers = []
         for path, layer in liveness.graph.layers():
             cost = _kernel_size(layer) if target == "weights" else by_flops.get(path, 0)
+            if target == "neurons" and path in with_heads:
+                self._layers.append(_LayerCost(None, liveness.channels.heads(path), 1))
             if target == "neurons" and path not in prunable:
                 continue
             inside = list(_inner_costs(path, layer, liveness, target, cost))
@@ -60,8 +67,6 @@ class ModelCost:
                     liveness.linear_maps[path], liveness.groups(path), heads, cost
                 )
                 continue
-            if heads is not None and by_heads:
-                outputs = heads
             if target != "neurons" and path in liveness.linear_maps and liveness.is_recurrent(path):
                 self._layers += _recurrent_costs(liveness.linear_maps[path], inputs, outputs, cost)
                 continue

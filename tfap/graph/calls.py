@@ -134,18 +134,21 @@ class Graph:
         calls = self.calls_of[path]
         return not keras_compat.is_keras3(calls[0].layer) and all(call.training is False for call in calls)
 
-    def firing(self, path):
-        """Finds where the neurons of a layer fire.
+    def firing(self, path, heads=0):
+        """Finds where the neurons of a layer fire. Heads of an attention layer fire in it.
 
         A neuron fires at its activation: that of the layer itself, or the nearest one after normalization,
         merging, dropout, and pooling. The output of a layer without an activation does not count.
 
         Args:
             path: Path of the layer.
+            heads: Integer. The number of heads, if they are its neurons.
 
         Returns:
             A `Firing`.
         """
+        if heads:
+            return Firing((FiringSite(path, 0, heads),))
         layer = unwrap(self.calls_of[path][0].layer)
         if fires(layer):
             neurons = self.calls_of[path][0].outputs[0].shape[channel_axis(layer)]

@@ -74,7 +74,7 @@ class KernelSpec:
             side: String. The side that the criterion counts, "output" or "input". None if it does not count.
             whole_neurons: Whether whole neurons are pruned.
         """
-        of_output = self.feeds_output or (whole_neurons and self.first_neuron is not None)
+        of_output = self.feeds_output or self.heads or (whole_neurons and self.first_neuron is not None)
         return {"output": of_output, "input": self.reads_input, None: True}[side]
 
     @property
@@ -93,12 +93,22 @@ class KernelSpec:
         """Returns the values of its neurons among those of all channels of the layer's output.
 
         Args:
-            values: Array or `ActivationCounts` with one entry per channel.
+            values: Array or `ActivationCounts` with one entry per channel. For heads, `ActivationCounts` with
+                one entry per query head.
             neurons: Integer. The number of neurons of the kernel.
         """
+        if self.heads:
+            return _of_shared_heads(values, neurons)
         if self.first_neuron is None:
             return values
         return values[self.first_neuron : self.first_neuron + neurons]
+
+
+def _of_shared_heads(activations, heads):
+    """Returns the counts of heads of keys and values: those of the query heads that share them, together."""
+    shared = len(activations.counts) // heads
+    counts = activations.counts.reshape(heads, shared).sum(axis=1)
+    return dataclasses.replace(activations, counts=counts, seen=activations.seen * shared)
 
 
 def _part(owner, name):

@@ -212,6 +212,12 @@ def head_specs(layer):
     )
 
 
+def query_heads(layer):
+    """Returns the number of heads of the query of an attention layer. 0 for other layers."""
+    specs = head_specs(layer)
+    return specs[0].find(layer).shape[1] if specs else 0
+
+
 _FORWARD = (KernelSpec(),)
 _TRANSPOSED = (KernelSpec(neuron_axes=(-2,), input_axes=(-1,)),)
 _SEPARABLE = (

@@ -14,7 +14,8 @@ class Structures:
     """Describes the layers around channels, so that equal structures can be ranked together.
 
     Two sets of coupled channels have the same structure if as many layers of the same classes, with kernels
-    of the same window, produce, normalize and consume them. The number of channels does not matter.
+    of the same window, produce, normalize and consume them. The number of channels does not matter. Heads
+    have the same structure in attention layers of the same class whose heads have as many dimensions.
 
     Args:
         graph: The `Graph` of a model, wrapped or not.
@@ -35,6 +36,10 @@ class Structures:
             elif row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE):
                 self._add("produce", layer, produced)
                 self._add("consume", layer, consumed_by(call, channel_map) if call.inputs else None)
+            heads = channel_map.heads(path)
+            if heads is not None:
+                kernels = [kernel_structure(layer, spec) for spec in layer_types.head_specs(layer)]
+                self._around.append((("attend", _class_name(layer), *kernels), heads))
 
     def _add(self, side, layer, channels):
         if channels is not None:

@@ -12,10 +12,19 @@ from tfap.keras_compat.lazy import loaded
 _KERAS, _TF_KERAS, _TENSORFLOW, _TFMOT = "keras 3.15.1", "tf_keras 2.21.0", "tensorflow 2.21.0", "tfmot 0.8.1"
 # Attribute: whose it is, and the release in which it was seen.
 SEEN_IN = {
+    "_attention_axes": {
+        "keras.layers.MultiHeadAttention": _KERAS,
+        "tf_keras.layers.MultiHeadAttention": _TF_KERAS,
+    },
     "_build_input_shape": {"tf_keras.layers.Layer": _TF_KERAS},
     "_built": {"tf_keras.optimizers.Optimizer": _TF_KERAS},
     "_callable_losses": {"tf_keras.layers.Layer": _TF_KERAS},
     "_compile_config": {"keras.Model": _KERAS, "tf_keras.Model": _TF_KERAS},
+    "_compute_attention": {
+        "keras.layers.GroupedQueryAttention": _KERAS,
+        "keras.layers.MultiHeadAttention": _KERAS,
+        "tf_keras.layers.MultiHeadAttention": _TF_KERAS,
+    },
     "_constraint": {"tf.Variable": _TENSORFLOW},
     "_exclude_from_weight_decay_names": {"tf_keras.optimizers.Optimizer": _TF_KERAS},
     "_exclude_from_weight_decay_pattern": {"keras.optimizers.Optimizer": _KERAS},
@@ -139,6 +148,27 @@ def note_build_shape(layer, input_shape):
 def attention_shapes(layer):
     """Shapes of query, value and key of tf_keras's MultiHeadAttention; None where they are unknown."""
     return layer._query_shape, layer._value_shape, layer._key_shape
+
+
+@contextlib.contextmanager
+def attention_watched(layer, note):
+    """Passes what each call of an attention layer attends with to `note`, within this context.
+
+    These are the arguments of the backends' `attention_excess`: the projected queries and keys, the mask,
+    whether it is causal besides, and the axes. GroupedQueryAttention repeats its keys for all query heads.
+    """
+    attributes, compute = vars(layer), layer._compute_attention
+    axes = getattr(layer, "_attention_axes", None) or (1,)
+
+    def watched(query, key, value, attention_mask=None, *args, **kwargs):
+        note(query, key, attention_mask, bool(kwargs.get("use_causal_mask")), axes)
+        return compute(query, key, value, attention_mask, *args, **kwargs)
+
+    attributes["_compute_attention"] = watched  # Keras tracks attributes that are set
+    try:
+        yield
+    finally:
+        del attributes["_compute_attention"]
 
 
 def set_constraint(variable, constraint):

@@ -6,6 +6,7 @@ A class for one Keras adds to these mixins its backend (`_backend`), how to make
 shapes.
 """
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -18,7 +19,7 @@ from tfap.graph.activation import fires
 from tfap.graph.calls import channel_axis
 from tfap.graph.counts import STATISTICS, ActivationCounts
 from tfap.graph.kernel import KernelSpec, neuron_count
-from tfap.keras_compat import is_keras3
+from tfap.keras_compat import is_keras3, private
 from tfap.keras_compat.state import ExactArray
 from tfap.layers.history import CountMemory, PreviousWeights
 from tfap.layers.session import PruningSession
@@ -191,12 +192,22 @@ class CountingWrapper:
 
     def _count(self, activations, axis, threshold, sample_every, statistic):
         """Counts one call in training, before the weight update, if `sample_every` includes the step."""
+        count = getattr(self._backend, _FUNCTIONS[statistic])
+        measure = functools.partial(count, activations, axis, threshold)
+        self._add_counts(measure, activations.shape[axis], sample_every, statistic)
+
+    def _count_heads(self, attended, threshold, sample_every, statistic):
+        """Counts as `_count` the heads of an attention layer, by what `attention_watched` has noted."""
         backend = self._backend
-        measure = functools.partial(getattr(backend, _FUNCTIONS[statistic]), activations, axis, threshold)
+        count = getattr(backend, _FUNCTIONS[statistic])
+        measure = functools.partial(_count_excess, backend.attention_excess, attended, count, threshold)
+        self._add_counts(measure, attended[0].shape[-2], sample_every, statistic)
+
+    def _add_counts(self, measure, neurons, sample_every, statistic):
+        backend, dtype = self._backend, STATISTICS[statistic]
         if sample_every == 1:
             counts, seen = measure()
         else:
-            neurons, dtype = activations.shape[axis], STATISTICS[statistic]
             counts, seen = backend.every_nth(self.pruning_step, sample_every, measure, neurons, dtype)
         counts, seen = backend.sum_over_replicas(counts, seen)
         backend.add_to(self._counts, counts)
@@ -331,7 +342,12 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
     def counts_here(self):
         """Whether this wrapper counts; False if no counts are needed or another layer counts."""
         side = self.criterion.counts
-        return side == "input" or (side == "output" and fires(self.layer))
+        return side == "input" or self.counts_heads or (side == "output" and fires(self.layer))
+
+    @property
+    def counts_heads(self):
+        """Whether this wrapper counts at which positions heads attend elsewhere than everywhere alike."""
+        return self.criterion.counts == "output" and any(spec.heads for spec in self.specs)
 
     def _build_state(self, input_shape):
         self._add_step()
@@ -401,18 +417,30 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
         if training or self.session.running:
             for constraint in self._zeroing.values():
                 constraint.note()
-        outputs = self.layer(inputs, *args, **kwargs)
+        with self._watched(training) as attended:
+            outputs = self.layer(inputs, *args, **kwargs)
         if training:
             self._step_once()
-            if self.counts_here:
+            every, criterion = self.settings.sample_every, self.criterion
+            if self.counts_heads:
+                self._count_heads(attended[0], criterion.threshold, every, criterion.statistic)
+            elif self.counts_here:
                 counted = inputs if self.criterion.counts == "input" else _first(outputs)
                 axis = channel_axis(self.layer)
-                criterion = self.criterion
-                every = self.settings.sample_every
                 self._count(counted, axis, criterion.threshold, every, criterion.statistic)
             if in_graph:
                 self._prune_in_graph()
         return outputs
+
+    @contextlib.contextmanager
+    def _watched(self, training):
+        """Lists what the layer attends with in this context, if its heads are counted."""
+        attended = []
+        with contextlib.ExitStack() as stack:
+            if training and self.counts_heads:
+                note = functools.partial(_append, attended)
+                stack.enter_context(private.attention_watched(self.layer, note))
+            yield attended
 
     def _own_state(self):
         own = {"last_update_step": self.last_update_step, "updates_made": self.updates_made}
@@ -500,6 +528,15 @@ class _LinkedCounters:
 def _prunes_bias(spec):
     """Returns whether the bias next to a kernel is pruned with its neurons, which vary without weights."""
     return spec.first_neuron is not None or (spec.heads and spec.neuron_axes != (0,))
+
+
+def _append(attended, *arguments):
+    attended.append(arguments)
+
+
+def _count_excess(excess, attended, count, threshold):
+    """Counts with a function of a backend how far heads are from attending everywhere alike."""
+    return count(excess(*attended), -1, threshold)
 
 
 def _first(outputs):

@@ -10,7 +10,7 @@ import numpy as np
 from tfap import criteria, schedules
 from tfap.keras_compat.registry import serialize
 from tfap.masks.blocks import POOLING_TYPES
-from tfap.masks.patterns import PATTERNS, Blocks, MByN, Pattern, SingleWeights, WholeNeurons
+from tfap.masks.patterns import PATTERNS, Blocks, MByN, Pattern, SingleWeights
 from tfap.utils import checks
 
 # In the order of the patterns, each once.
@@ -67,7 +67,7 @@ class PruningSettings:
             raise TypeError(
                 f"remove_disconnected must be True or False: received {self.remove_disconnected!r}."
             )
-        if checks.integer("round_to", self.round_to) > 1 and self.granularity != "neuron":
+        if checks.integer("round_to", self.round_to) > 1 and self.granularity not in ("neuron", "unit"):
             raise ValueError(
                 f"round_to={self.round_to} is a number of neurons: it needs granularity='neuron', received "
                 f"'{self.granularity}'."
@@ -81,7 +81,8 @@ class PruningSettings:
         if self._structure:
             self._check_structure()
         supported = self.criterion.granularities
-        if supported is not None and self.granularity not in supported:
+        needed = ("neuron", "head") if self.granularity == "unit" else (self.granularity,)
+        if supported is not None and not set(needed) <= set(supported):
             raise ValueError(
                 f"{self.criterion} does not support granularity='{self.granularity}': it needs "
                 f"granularity={' or '.join(map(repr, supported))}."
@@ -97,7 +98,7 @@ class PruningSettings:
         if self.as_tfmot:
             return SingleWeights(self.min_weights_per_layer, rounds_kept=True)
         if self.round_to > 1:
-            return WholeNeurons(self.min_weights_per_layer, self.round_to)
+            return PATTERNS[self.granularity](self.min_weights_per_layer, self.round_to)
         return PATTERNS[self.granularity](self.min_weights_per_layer)
 
     @property

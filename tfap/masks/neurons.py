@@ -27,7 +27,7 @@ def prune_neurons(
         sparsity: A float. The fraction of the cost that is pruned afterwards, earlier pruning included.
         min_weights_per_layer: Integer. Weights that each kernel keeps whatever their scores.
         round_to: Integer >= 1. A kernel with at least as many neurons keeps a multiple of it, or all: those
-            that would be pruned last stay.
+            that would be pruned last stay. Heads are not rounded.
 
     Returns:
         One uint8 mask per kernel.
@@ -138,7 +138,7 @@ class _Groups:
             for kernel in self._kernels:
                 neurons = self._numbers.of_neurons(kernel)
                 missing = -int((~dead[neurons]).sum()) % multiple
-                if not missing or len(neurons) < multiple:
+                if not missing or len(neurons) < multiple or kernel.spec.heads:
                     continue
                 own = set(neurons.tolist())
                 for group in [group for group in reversed(removed) if dead[group] and group in own]:

@@ -194,6 +194,15 @@ class WholeHeads(WholeNeurons):
         return layer_types.head_specs(layer)
 
 
+class WholeUnits(WholeNeurons):
+    """Prunes whole heads of attention layers as `WholeHeads`, and whole neurons of all other layers."""
+
+    granularity = "unit"
+
+    def kernel_specs(self, layer):
+        return layer_types.head_specs(layer) or layer_types.kernel_specs(layer)
+
+
 def _why_no_matrix(argument, shape):
     if len(shape) > 1:
         return None
@@ -204,4 +213,5 @@ PATTERNS: dict[str, type[Pattern]] = {
     "weight": SingleWeights,
     "neuron": WholeNeurons,
     "head": WholeHeads,
+    "unit": WholeUnits,
 }

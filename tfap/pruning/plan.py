@@ -103,23 +103,25 @@ def make_plan(
     included = _SelectedLayers("include", include, graph, model)
     skipped = _SelectedLayers("skip", skip, graph, model)
     output_paths = graph.output_paths()
-    by_heads = settings.granularity == "head"
     channel_map = ChannelMap(graph) if settings.pattern.couples_neurons else None
     weight_tying = keras_compat.tied_layers(layer for _, layer in graph.layers())
     trained = {id(weight) for weight in model.trainable_weights}
     rows: list[LayerPlan] = []
+    heads: set[str] = set()  # paths of the layers of which heads are pruned, and no channels
     for path, layer in graph.layers():
         if keras_compat.is_layer(layer) and layer.weights:
+            by_heads = any(spec.heads for spec in settings.pattern.kernel_specs(layer))
+            heads |= {path} if by_heads else set()
             is_output = path in output_paths and layer not in included and not by_heads
             why_shared = weight_tying.get(id(layer)) or keras_compat.why_shared(layer)
             rows += [
                 _with_details(row, layer, trained, channel_map, graph.calls_of[path][0], by_heads)
                 for row in _layer_rows(graph, path, settings, is_output, layer in skipped, why_shared)
             ]
-    return PruningPlan(rows if channel_map is None or by_heads else _with_coupling(rows, graph, channel_map))
+    return PruningPlan(rows if channel_map is None else _with_coupling(rows, graph, channel_map, heads))
 
 
-def _with_coupling(rows, graph, channel_map):
+def _with_coupling(rows, graph, channel_map, heads):
     """The rows, with a reason for those whose channels are coupled with channels that nothing prunes."""
 
     def groups_of(row):
@@ -128,11 +130,12 @@ def _with_coupling(rows, graph, channel_map):
         is_linear = layer_types.of(unwrap(call.layer)).channels is layer_types.ChannelRule.LINEAR
         return [] if produced is None or not is_linear else produced.groups.tolist()
 
-    unpruned = {group: row.path for row in rows if row.weight and not row.pruned for group in groups_of(row)}
+    kept = [row for row in rows if row.weight and (not row.pruned or row.path in heads)]
+    unpruned = {group: row.path for row in kept for group in groups_of(row)}
 
     def with_reason(row):
         coupled = [unpruned.get(group) for group in groups_of(row)] if row.pruned and not row.reason else []
-        if not coupled or None in coupled:
+        if not coupled or None in coupled or row.path in heads:
             return row
         why = f"they are coupled with those of '{coupled[0]}', which is not pruned"
         return dataclasses.replace(row, reason=f"its channels are not removable: {why}")
@@ -205,11 +208,13 @@ def _layer_rows(graph, path, settings, is_output, is_skipped, why_shared):
     side = settings.criterion.counts
     specs = settings.pattern.kernel_specs(layer)
     if not specs:
-        kind = type(layer).__name__
-        return [LayerPlan(path, None, None, None, False, f"{kind} layers have no heads")]
+        kind, inside = type(layer).__name__, layer_types.of(layer).inner_units
+        why = f"tfap removes no heads inside {kind} layers" if inside else f"{kind} layers have no heads"
+        return [LayerPlan(path, None, None, None, False, why)]
     whole_neurons = settings.pattern.couples_neurons
     counts_outputs = side == "output" and any(spec.countable(side, whole_neurons) for spec in specs)
-    firing = graph.firing(path) if counts_outputs else None
+    heads = layer_types.query_heads(layer) if any(spec.heads for spec in specs) else 0
+    firing = graph.firing(path, heads) if counts_outputs else None
     if is_skipped:
         reason = NAMED_IN_SKIP
     elif graph.never_trains(path):

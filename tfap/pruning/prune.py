@@ -57,7 +57,7 @@ def prune(
         pruning_schedule: A `PruningSchedule`, or the final sparsity: a float in [0, 1), reached by cubic
             decay between 10% and 70% of the fit. Or a budget of the whole model, such as `{"flops": 0.5}`,
             `{"weights": 50_000}` or `{"bytes": 300_000}`: the final sparsity with which the compacted model
-            meets it. It needs `granularity="neuron"` or "head", and `scope="local"`. With
+            meets it. It needs `granularity="neuron"`, "head" or "unit", and `scope="local"`. With
             `granularity="weight"`, only weights that are not zero count, for a budget of weights.
         criterion: A `tfap.Criterion` or its name: "activation_count", "magnitude", "lamp", "lookahead",
             "gradient", "group_taylor", "hessian_diagonal", "fpgm", "wanda", "reconstruction", "ap".
@@ -67,7 +67,8 @@ def prune(
         granularity: "weight", "neuron", or None (default of the criterion; "weight" with `block_size` or
             `sparsity_m_by_n`, which exclude "neuron"). With "neuron", coupled channels
             are pruned together, and every layer keeps at least one neuron. Or "head": whole heads of
-            MultiHeadAttention and GroupedQueryAttention, and no other layers.
+            MultiHeadAttention and GroupedQueryAttention, and no other layers. "unit" prunes these heads, and
+            the neurons of all other layers.
         include: Output layers to prune: layers, names, paths, or predicates. A nested model selects all
             layers in it.
         skip: Layers not to prune, in the same form.
@@ -400,11 +401,12 @@ def _why_not_prunable_alone(layer, settings):
     if keras_compat.is_any_wrapper(layer):
         return "it is already wrapped for pruning"
     reason, side = layer_types.why_not_prunable(layer), settings.criterion.counts
-    specs = layer_types.kernel_specs(layer)  # none if the layer lists them itself and is not built
+    specs = settings.pattern.kernel_specs(layer)  # none if the layer lists them itself and is not built
     whole_neurons = settings.pattern.couples_neurons
     if reason is None and specs and not any(spec.countable(side, whole_neurons) for spec in specs):
         reason = layer_types.NOT_COUNTABLE[side]
-    if reason is None and side == "output" and not fires(layer):
+    by_heads = any(spec.heads for spec in specs)
+    if reason is None and side == "output" and not by_heads and not fires(layer):
         reason = "it has no activation of its own, which the criterion needs to count"
     if reason is None and keras_compat.copy_of(layer) is None:
         reason = "it cannot be rebuilt from its config: give its class a get_config()"

@@ -12,13 +12,14 @@ from tfap.budgets.budget import Budget
 from tfap.compaction.channel_scores import check_labeled
 from tfap.compaction.choosing import Choice
 from tfap.compaction.input_batches import InputBatches, is_labeled
+from tfap.compaction.planned_units import PlannedUnits
 from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.sensitivity import RATES, Options, fingerprint
 from tfap.compensation.refit import RIDGE
 from tfap.criteria import Criterion
 from tfap.keras_compat import equality
 from tfap.keras_compat.types import Data, Model
-from tfap.pruning.plan import NAMED_IN_SKIP, LayerSelection, make_plan
+from tfap.pruning.plan import LayerSelection
 from tfap.reporting.labeled import read_labeled
 from tfap.shrinking.result import ShrinkResult
 from tfap.shrinking.stages import Stages
@@ -129,13 +130,14 @@ def shrink(
     options = Options.checked(rates, (True,), criterion, samples, ridge)
     check_labeled(options.pruning.criterion, data)
     labeled = _labeled(model, data, validation, max_drop, metric)
-    plan = make_plan(model, options.pruning, (), skip)
+    planned = PlannedUnits.of(model, options.pruning, skip)
     pruning = {
         "criterion": criterion,
         "scope": scope,
         "samples": options.samples,
         "batch_size": checks.integer("batch_size", batch_size),
-        "skip": [row.path for row in plan if row.reason == NAMED_IN_SKIP],  # also in models of later stages
+        "skip": planned.skipped(),  # also in models of later stages
+        "granularity": options.pruning.granularity,
         "ridge": options.ridge,
         "round_to": None if round_to is None else checks.integer("round_to", round_to),
     }
@@ -145,7 +147,7 @@ def shrink(
         **{"stages": count, "metric": _metric_name(labeled, metric), "rates": options.rates},
         **{"seed": int(seed), **_fingerprints(model, data, labeled, options, batch_size)},
     }
-    removable = RemovableChannels(model, plan)
+    removable = RemovableChannels(model, planned)
     store = StageStore(directory, described, model)
     given = store.stage(0)
     if given is None:

@@ -10,6 +10,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.compaction.input_batches import InputBatches
 from tfap.compaction.output_change import OutputChange
+from tfap.compaction.planned_units import PlannedUnits, every_unit
 from tfap.compaction.prune_once import prune_once
 from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.sensitivity import output_sensitivity
@@ -19,7 +20,6 @@ from tfap.graph.flops import flops
 from tfap.iterative.cycles import seed_of
 from tfap.keras_compat.types import Data, Model
 from tfap.layers.settings import PruningSettings
-from tfap.pruning.plan import make_plan
 from tfap.shrinking.result import Stage
 from tfap.shrinking.store import StageStore
 from tfap.shrinking.targets import Targets
@@ -143,14 +143,15 @@ class Stages:
 
     def _sensitivity(self, number, model) -> Sensitivity:
         options = self.pruning
-        settings = PruningSettings(0.0, options["criterion"], "local", "neuron", target="weights")
-        plan = make_plan(model, settings, (), options["skip"])
+        criterion = options["criterion"]
+        settings = PruningSettings(0.0, criterion, "local", every_unit(criterion), target="weights")
+        planned = PlannedUnits.of(model, settings, options["skip"])
         return output_sensitivity(
             model,
-            RemovableChannels(model, plan),
+            RemovableChannels(model, planned),
             self.data,
             InputBatches(model, self.data, options["samples"], options["batch_size"]),
-            plan,
+            planned,
             settings.criterion,
             True,
             options["ridge"],

@@ -15,6 +15,8 @@ def why_not_exact(wrapper: Any) -> str | None:
         return f"the criterion {criterion} adds up activations and does not count them"
     if criterion.threshold:
         return f"the criterion {criterion} counts activations above {criterion.threshold}, not above 0"
+    if wrapper.counts_heads:
+        return "heads are counted, not neurons"
     if wrapper.settings.sample_every != 1:
         return f"only every step number {wrapper.settings.sample_every} is counted (sample_every)"
     return None

@@ -3,6 +3,7 @@
 | Function | Does |
 |---|---|
 | `firing`, `summed`, `squared`, `firing_by_position` | Count a batch of activations |
+| `attention_excess` | Computes the activations of heads, to count |
 | `every_nth` | Counts in every n-th step only |
 | `sum_over_replicas` | Adds up what replicas have counted |
 | `counter`, `host_state` | Make the state that a step adds to, and the state that only the host writes |

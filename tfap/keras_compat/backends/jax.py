@@ -13,10 +13,11 @@ import numpy as np
 
 from tfap.keras_compat import private
 from tfap.keras_compat.backends.common import made_by_each_worker, prepared, replica, sum_over_replicas
-from tfap.keras_compat.backends.ops import firing, firing_by_position, squared, summed
+from tfap.keras_compat.backends.ops import attention_excess, firing, firing_by_position, squared, summed
 from tfap.keras_compat.state import StoredArray
 
 __all__ = [
+    "attention_excess",
     "firing",
     "firing_by_position",
     "made_by_each_worker",

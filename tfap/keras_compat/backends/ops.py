@@ -3,9 +3,12 @@
 Arguments and results are those of the functions of the same names in `tensorflow.py`.
 """
 
+import functools
 import math
 
 from keras import ops
+
+from tfap.keras_compat.backends import attention
 
 LARGEST = 2**30 - 1  # activations of a neuron in a batch, so that a sum of two fits into int32
 
@@ -31,6 +34,9 @@ def firing_by_position(activations, axis, threshold):
     if axis == 1:
         fired = ops.moveaxis(fired, 1, -1)
     return ops.reshape(ops.sum(fired, axis=0), (-1, fired.shape[-1])), activations.shape[0]
+
+
+attention_excess = functools.partial(attention.excess, ops)
 
 
 def _above(activations, threshold):

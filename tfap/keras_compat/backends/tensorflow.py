@@ -1,10 +1,13 @@
 """The backend functions on TensorFlow, for Keras 3 and for tf_keras: native int64, graphs, and replicas."""
 
+import functools
+import types
 import weakref
 
 import numpy as np
 import tensorflow as tf
 
+from tfap.keras_compat.backends import attention
 from tfap.keras_compat.backends.common import keep_weights, noted, prepared, protected, restored, sync
 from tfap.keras_compat.owner import is_keras3, tensorflow_variable
 from tfap.keras_compat.private import made_by_each_worker
@@ -65,6 +68,20 @@ def firing_by_position(activations, axis, threshold):
         fired = tf.transpose(fired, [0, *range(2, fired.shape.rank), 1])
     by_position = tf.reduce_sum(fired, axis=0)
     return tf.reshape(by_position, (-1, fired.shape[-1])), tf.shape(activations, tf.int64)[0]
+
+
+# As in `keras.ops`, which run on another backend where Keras 3 does.
+_NAMES = (
+    *("cast", "einsum", "exp", "expand_dims", "logical_and", "maximum"),
+    *("ones_like", "shape", "stop_gradient", "transpose", "where", "zeros_like"),
+)
+_OPS = types.SimpleNamespace(
+    **{name: getattr(tf, name) for name in _NAMES},
+    arange=tf.range,
+    max=tf.reduce_max,
+    sum=tf.reduce_sum,
+)
+attention_excess = functools.partial(attention.excess, _OPS)
 
 
 def _over_all_but(axis, values):

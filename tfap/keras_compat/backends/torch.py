@@ -19,11 +19,12 @@ from tfap.keras_compat.backends.common import (
     sum_over_replicas,
     sync,
 )
-from tfap.keras_compat.backends.ops import firing, firing_by_position
+from tfap.keras_compat.backends.ops import attention_excess, firing, firing_by_position
 from tfap.keras_compat.backends.ops import squared as _squared
 from tfap.keras_compat.backends.ops import summed as _summed
 
 __all__ = [
+    "attention_excess",
     "firing",
     "firing_by_position",
     "keep_weights",
