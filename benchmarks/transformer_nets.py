@@ -23,7 +23,7 @@ def _block(keras, x, block, heads, ratio, norm, gated=False, **call):
         gate = layers.Dense(units, activation="silu", use_bias=False, name=f"up_gate_{block}")(y)
         y = layers.Multiply()([gate, layers.Dense(units, use_bias=False, name=f"up_{block}")(y)])
     else:
-        y = layers.Dense(units, activation="gelu", name=f"up_{block}")(y)
+        y = layers.Dense(units, activation="gelu", use_bias=biases, name=f"up_{block}")(y)
     return layers.Add()([x, layers.Dense(width, use_bias=biases, name=f"down_{block}")(y)])
 
 
@@ -45,7 +45,9 @@ def decoder(
 ):
     """Builds a GPT-like decoder that predicts the next token. Token and position embeddings are added."""
     layers = keras.layers
-    tokens, positions = keras.Input((length,), dtype="int32"), keras.Input((length,), dtype="int32")
+    tokens, positions = (
+        keras.Input((length,), dtype="int32", name=name) for name in ("tokens", "positions")
+    )
     embedded = layers.Embedding(vocabulary, width, name="stem")(tokens)
     x = layers.Add()([embedded, layers.Embedding(length, width, name="stem_positions")(positions)])
     for block in range(depth):

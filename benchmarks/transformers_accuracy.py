@@ -39,7 +39,7 @@ flags.DEFINE_string("directory", "build/transformers", "Folder of the rows and m
 flags.DEFINE_list("nets", ["vit", "lstm"], "Nets.")
 flags.DEFINE_integer("seeds", 3, "Number of seeds: 0 to n - 1.", 1)
 flags.DEFINE_integer("epochs", 4, "Epochs of each half of the training.", 1)
-flags.DEFINE_integer("images", 10_000, "Training images, the first ones.", 128, 60_000)
+flags.DEFINE_integer("images", 5_000, "Training images, the first ones.", 128, 60_000)
 
 
 def vit():
@@ -57,8 +57,8 @@ def lstm_pruned(model, data):
 
 # Per net: how to build and to prune it, the learning rate, and the shape of an image.
 NETS = {
-    "vit": (vit, vit_pruned, 1e-3, (28, 28, 1)),
-    "lstm": (lambda: nets.rows_of_image(keras), lstm_pruned, 2e-3, (28, 28)),
+    "vit": (vit, vit_pruned, 2e-3, (28, 28, 1)),
+    "lstm": (lambda: nets.rows_of_image(keras), lstm_pruned, 4e-3, (28, 28)),
 }
 
 
@@ -66,7 +66,7 @@ def fitted(model, data, rate, epochs):
     x, y = data
     decay = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // BATCH))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(decay), loss)
+    model.compile(keras.optimizers.Adam(decay), loss, jit_compile=False)  # compiling takes longer
     model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
     return model
 

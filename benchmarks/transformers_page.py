@@ -1,0 +1,2 @@
+def page(rows, order, machine):
+    return ""
