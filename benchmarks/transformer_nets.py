@@ -1,4 +1,4 @@
-"""Transformers and recurrent nets that benchmarks/transformers.py and transformers_accuracy.py prune.
+"""Transformers and recurrent nets that benchmarks/transformer_sizes.py and transformer_accuracy.py prune.
 
 Functional nets take the Keras that makes them. Layers that the benchmarks prune have names: `up_*` make
 feed-forward units, and `stem` and `down_*` write to the residual stream.
@@ -40,14 +40,10 @@ def vit(keras, shape, patch, width, heads, depth, classes=10, ratio=4, norm="Lay
     return keras.Model(inputs, layers.Dense(classes, name="output")(x))
 
 
-def decoder(
-    keras, length, vocabulary, width, heads, depth, ratio=4, norm="LayerNormalization", gated=False
-):
+def decoder(keras, length, vocabulary, width, heads, depth, ratio=4, norm="LayerNormalization", gated=False):
     """Builds a GPT-like decoder that predicts the next token. Token and position embeddings are added."""
     layers = keras.layers
-    tokens, positions = (
-        keras.Input((length,), dtype="int32", name=name) for name in ("tokens", "positions")
-    )
+    tokens, positions = (keras.Input((length,), dtype="int32", name=name) for name in ("tokens", "positions"))
     embedded = layers.Embedding(vocabulary, width, name="stem")(tokens)
     x = layers.Add()([embedded, layers.Embedding(length, width, name="stem_positions")(positions)])
     for block in range(depth):

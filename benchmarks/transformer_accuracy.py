@@ -1,7 +1,7 @@
 """Trains a ViT and an LSTM on Fashion-MNIST, prunes half of their weights, and compares, paired by seed.
 
-    python benchmarks/transformers_accuracy.py                  # all seeds; resumes
-    python benchmarks/transformers_accuracy.py --nets lstm --seeds 1
+    python benchmarks/transformer_accuracy.py                  # all seeds; resumes
+    python benchmarks/transformer_accuracy.py --nets lstm --seeds 1
 
 The dense model of a seed trains for `--epochs`. Then the arms train until each has had twice as many epochs:
 
@@ -11,7 +11,7 @@ The dense model of a seed trains for `--epochs`. Then the arms train until each 
 - scratch: a model with the layers of the pruned one starts from random weights.
 
 The first half of the epochs has a cosine decay from the rate, the second half one from half of it; scratch
-has one decay over all epochs. benchmarks/transformers.py writes the page from the rows in DIRECTORY/rows.
+has one decay over all epochs. transformer_sizes.py writes the page from the rows in DIRECTORY/rows.
 """
 
 import os

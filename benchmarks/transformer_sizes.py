@@ -1,13 +1,13 @@
 """Prunes transformers and recurrent nets by magnitude: weights, equal outputs, and latency.
 
-    python benchmarks/transformers.py                            # all rows; resumes
-    python benchmarks/transformers.py --models vit --rows size   # some
-    python benchmarks/transformers.py --rows latency --again     # measures the latencies again
-    python benchmarks/transformers.py --table                    # only prints the page of the rows that exist
-    python benchmarks/transformers.py --table --write docs/results/transformers.md
+    python benchmarks/transformer_sizes.py                            # all rows; resumes
+    python benchmarks/transformer_sizes.py --models vit --rows size   # some
+    python benchmarks/transformer_sizes.py --rows latency --again     # measures latencies again
+    python benchmarks/transformer_sizes.py --table                    # prints the page
+    python benchmarks/transformer_sizes.py --table --write docs/results/transformers.md
 
 The models of KerasHub need `pip install keras-hub`. Their weights, like all others here, are random, with
-nonzero biases: sizes, equality and latencies do not depend on training. transformers_accuracy.py trains.
+nonzero biases: sizes, equality and latencies do not depend on training. transformer_accuracy.py trains.
 
 Rows, one JSON file each in DIRECTORY/rows:
 
@@ -36,7 +36,7 @@ from collections.abc import Callable
 import numpy as np
 import transformer_nets as nets
 from absl import app, flags
-from transformers_page import page
+from transformer_page import page
 
 import tfap
 from tfap.budgets.latency_table import cpu_name
@@ -61,10 +61,10 @@ class Subject:
 
     Attributes:
         title: String. Name in the tables.
-        build: Function of the Keras that returns the dense model.
+        build: Function that takes keras or tf_keras and returns the dense model.
         steps: Tuple of `(granularity, fraction, prefixes of layer names)`.
         encoder: Prefixes of the names of the layers whose weights count as the encoder's.
-        worlds: Names of the Kerases that have all its layers.
+        keras_names: Which of keras and tf_keras have all its layers.
         recurrent: Boolean. Whether it is a row of recurrent layers, with no latency.
     """
 
@@ -72,8 +72,13 @@ class Subject:
     build: Callable
     steps: tuple
     encoder: tuple
-    worlds: tuple = ("keras", "tf_keras")
+    keras_names: tuple = ("keras", "tf_keras")
     recurrent: bool = False
+
+    @property
+    def also(self):
+        """What is pruned besides units."""
+        return {1: "", 2: "heads", 3: "heads, width"}[len(self.steps)]
 
 
 def bert(keras):
@@ -113,31 +118,29 @@ def text(kind):
     return Subject(f"{kind}, 2 x 64 units", build, steps, ("first", "second"), recurrent=True)
 
 
+def of_hub(title, build, fraction, layers):
+    return Subject(title, build, (("neuron", fraction, layers),), layers, keras_names=("keras",))
+
+
 UNITS, HEADS = ("neuron", 0.5, ("up_",)), ("head", 0.25, ("attention_",))
 WIDTH = ("neuron", 0.25, ("stem", "positions", "attention_", "down_"))
 BLOCKS = ("norm_a", "norm_b", "attention_", "up_", "down_")
-HUB = {"worlds": ("keras",)}
 RMS = {"norm": "RMSNormalization"}
+BERT, VIT = ("transformer_",), ("vit_encoder",)
 SUBJECTS = {
-    "bert": Subject(
-        "KerasHub BERT", bert, (("neuron", 0.5, ("transformer_",)),), ("transformer_",), **HUB
-    ),
-    "bert_more": Subject(
-        "KerasHub BERT, 3/4 of the units", bert, (("neuron", 0.75, ("transformer_",)),), ("transformer_",), **HUB
-    ),
-    "hub_vit": Subject("KerasHub ViT", hub_vit, (("neuron", 0.5, ("vit_encoder",)),), ("vit_encoder",), **HUB),
-    "hub_vit_more": Subject(
-        "KerasHub ViT, 3/4 of the units", hub_vit, (("neuron", 0.75, ("vit_encoder",)),), ("vit_encoder",), **HUB
-    ),
+    "bert": of_hub("KerasHub BERT", bert, 0.5, BERT),
+    "bert_more": of_hub("KerasHub BERT, 3/4 of the units", bert, 0.75, BERT),
+    "hub_vit": of_hub("KerasHub ViT", hub_vit, 0.5, VIT),
+    "hub_vit_more": of_hub("KerasHub ViT, 3/4 of the units", hub_vit, 0.75, VIT),
     "vit": Subject("ViT", vit(), (UNITS, HEADS), BLOCKS),
-    "vit_rms": Subject("ViT with RMSNormalization", vit(**RMS), (UNITS, HEADS, WIDTH), BLOCKS, **HUB),
+    "vit_rms": Subject("ViT with RMSNormalization", vit(**RMS), (UNITS, HEADS, WIDTH), BLOCKS, ("keras",)),
     "decoder": Subject("GPT-like decoder", decoder(), (UNITS, HEADS), BLOCKS),
     "decoder_rms": Subject(
         "Decoder with RMSNormalization and gated units",
         decoder(ratio=3, gated=True, **RMS),
         (UNITS, HEADS, WIDTH),
         BLOCKS,
-        **HUB,
+        ("keras",),
     ),
     "lstm": text("LSTM"),
     "gru": text("GRU"),
@@ -148,11 +151,11 @@ SUBJECTS = {
 
 
 class Made:
-    """A subject in one Keras: the dense, masked and compacted model, and inputs."""
+    """A subject: dense, masked and compacted model, and inputs."""
 
-    def __init__(self, subject, world):
-        keras = importlib.import_module(world)
-        self.subject, self.world = subject, world
+    def __init__(self, subject, keras_name):
+        keras = importlib.import_module(keras_name)
+        self.subject, self.keras_name = subject, keras_name
         keras.utils.set_random_seed(0)
         self.dense = with_biases(subject.build(keras))
         self.masked = self.dense
@@ -287,22 +290,22 @@ def run(directory):
     for name, subject in SUBJECTS.items():
         if FLAGS.models is not None and name not in FLAGS.models:
             continue
-        if name in ("bert", "bert_more", "hub_vit", "hub_vit_more") and not importlib.util.find_spec("keras_hub"):
-            print(f"{name}: left out, because KerasHub is not installed: pip install keras-hub", file=sys.stderr)
+        if subject.build in (bert, hub_vit) and not importlib.util.find_spec("keras_hub"):
+            print(f"{name}: left out without KerasHub: pip install keras-hub", file=sys.stderr)
             continue
-        for world in subject.worlds:
-            rows_of(directory, name, subject, world)
+        for keras_name in subject.keras_names:
+            rows_of(directory, name, subject, keras_name)
 
 
-def rows_of(directory, name, subject, world):
-    made, folder = None, directory / "models" / f"{name}-{world}"
+def rows_of(directory, name, subject, keras_name):
+    made, folder = None, directory / "models" / f"{name}-{keras_name}"
     folder.mkdir(parents=True, exist_ok=True)
     for kind, runtime, make in kinds(subject):
-        path = directory / "rows" / f"{'-'.join(filter(None, (kind, name, world, runtime)))}.json"
+        path = directory / "rows" / f"{'-'.join(filter(None, (kind, name, keras_name, runtime)))}.json"
         if kind not in FLAGS.rows or (path.exists() and not FLAGS.again):
             continue
-        made = made or Made(subject, world)
-        row = {"kind": kind, "model": name, "title": subject.title, "keras": world, "runtime": runtime}
+        made = made or Made(subject, keras_name)
+        row = {"kind": kind, "model": name, "keras": keras_name, "runtime": runtime}
         row |= make(made, folder)
         print(row, flush=True)
         path.write_text(json.dumps(row, indent=1))
@@ -329,7 +332,7 @@ def main(_):
     if not FLAGS.table:
         run(directory)
     rows = [json.loads(path.read_text()) for path in sorted((directory / "rows").glob("*.json"))]
-    made = page(rows, list(SUBJECTS), machine())
+    made = page(rows, SUBJECTS, machine())
     if FLAGS.write:
         pathlib.Path(FLAGS.write).write_text(made)
     else:

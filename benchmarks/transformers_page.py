@@ -1,2 +1,0 @@
-def page(rows, order, machine):
-    return ""
