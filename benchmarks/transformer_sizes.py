@@ -46,7 +46,7 @@ RUNTIMES = ("tflite", "onnx")
 LOADS, THREADS = 5, 1
 
 flags.DEFINE_string("directory", "build/transformers", "Folder of the rows and models.")
-flags.DEFINE_list("models", None, "Only these models.")
+flags.DEFINE_list("models", None, "Only these models, in this order.")
 flags.DEFINE_list("rows", ["size", "text", "latency"], "Kinds of rows.")
 flags.DEFINE_float("seconds", 2.0, "Measurement time per load in the new process.", 0.01)
 flags.DEFINE_bool("again", False, "Makes rows that exist again.")
@@ -287,13 +287,15 @@ def kinds(subject):
 
 
 def run(directory):
-    for name, subject in SUBJECTS.items():
-        if FLAGS.models is not None and name not in FLAGS.models:
-            continue
-        if subject.build in (bert, hub_vit) and not importlib.util.find_spec("keras_hub"):
-            print(f"{name}: left out without KerasHub: pip install keras-hub", file=sys.stderr)
-            continue
-        for keras_name in subject.keras_names:
+    names = FLAGS.models or list(SUBJECTS)
+    for keras_name in ("keras", "tf_keras"):
+        for name in names:
+            subject = SUBJECTS[name]
+            if keras_name not in subject.keras_names:
+                continue
+            if subject.build in (bert, hub_vit) and not importlib.util.find_spec("keras_hub"):
+                print(f"{name}: left out without KerasHub: pip install keras-hub", file=sys.stderr)
+                continue
             rows_of(directory, name, subject, keras_name)
 
 
