@@ -1,9 +1,10 @@
-"""Trains a ViT and an LSTM on Fashion-MNIST, prunes half of their weights, and compares, paired by seed.
+"""Trains a ViT and an LSTM on images, prunes half of their weights, and compares, paired by seed.
 
     python benchmarks/transformer_accuracy.py                  # all seeds; resumes
-    python benchmarks/transformer_accuracy.py --nets lstm --seeds 1
+    python benchmarks/transformer_accuracy.py --data digits --nets lstm --seeds 1
 
-The dense model of a seed trains for `--epochs`. Then the arms train until each has had twice as many epochs:
+The data are digits of scikit-learn and the first images of Fashion-MNIST. The dense model of a seed
+trains for some epochs. Then the arms train until each has had twice as many epochs:
 
 - dense: the same model goes on.
 - pruned: the dense model is pruned once and goes on. `tfap.prune_once` removes half of the heads of the ViT,
@@ -19,6 +20,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import dataclasses
 import json
 import pathlib
 import time
@@ -32,18 +34,25 @@ import tfap
 from tfap.datasets import load
 
 FLAGS = flags.FLAGS
-BATCH, TEST, DATA = 64, 10_000, 1024  # DATA: images that pruning reads
+BATCH, DATA = 64, 1024  # DATA: images that pruning reads
 ARMS = ("dense", "pruned", "scratch")
 
 flags.DEFINE_string("directory", "build/transformers", "Folder of the rows and models.")
 flags.DEFINE_list("nets", ["vit", "lstm"], "Nets.")
 flags.DEFINE_integer("seeds", 3, "Number of seeds: 0 to n - 1.", 1)
-flags.DEFINE_integer("epochs", 4, "Epochs of each half of the training.", 1)
+flags.DEFINE_list("data", ["digits", "fashion_mnist"], "Data sets.")
+flags.DEFINE_integer(
+    "epochs", None, "Epochs of each half of the training. The default depends on the data.", 1
+)
 flags.DEFINE_integer("images", 5_000, "Training images, the first ones.", 128, 60_000)
 
 
-def vit():
-    return nets.vit(keras, (28, 28, 1), patch=7, width=48, heads=4, depth=2)
+# Per data set: the size of images and of patches, and the epochs of each half of the training.
+SETS = {"digits": (8, 2, 10), "fashion_mnist": (28, 7, 4)}
+
+
+def vit(size, patch):
+    return nets.vit(keras, (size, size, 1), patch, width=48, heads=4, depth=2)
 
 
 def vit_pruned(model, data):
@@ -51,15 +60,16 @@ def vit_pruned(model, data):
     return tfap.prune_once(fewer_heads, data, {"weights": model.count_params() // 2})
 
 
+def lstm(size, patch):
+    return nets.rows_of_image(keras, (size, size))
+
+
 def lstm_pruned(model, data):
     return tfap.prune_once(model, data, {"weights": 0.5})
 
 
-# Per net: how to build and to prune it, the learning rate, and the shape of an image.
-NETS = {
-    "vit": (vit, vit_pruned, 2e-3, (28, 28, 1)),
-    "lstm": (lambda: nets.rows_of_image(keras), lstm_pruned, 4e-3, (28, 28)),
-}
+# Per net: how to build and to prune it, and the learning rate.
+NETS = {"vit": (vit, vit_pruned, 2e-3), "lstm": (lstm, lstm_pruned, 4e-3)}
 
 
 def fitted(model, data, rate, epochs):
@@ -71,18 +81,28 @@ def fitted(model, data, rate, epochs):
     return model
 
 
-def made(net, arm, data, path):
+def made(job, arm, data, path):
     """Trains the model of an arm. Those that start from the dense one load it from the path."""
-    build, prune, rate, _ = NETS[net]
+    build, prune, rate = NETS[job.net]
     if arm == "scratch":
         small = keras.models.load_model(path.with_name(path.name.replace("dense", "pruned")))
-        return fitted(keras.models.clone_model(small), data, rate, 2 * FLAGS.epochs)
+        return fitted(keras.models.clone_model(small), data, rate, 2 * job.epochs)
     if not path.exists():
-        fitted(build(), data, rate, FLAGS.epochs).save(path)
+        fitted(build(*SETS[job.data][:2]), data, rate, job.epochs).save(path)
     model = keras.models.load_model(path)
     if arm == "pruned":
         model = prune(model, data[0][:DATA])
-    return fitted(model, data, rate / 2, FLAGS.epochs)
+    return fitted(model, data, rate / 2, job.epochs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The rows of a net, a data set, and a seed."""
+
+    data: str
+    net: str
+    seed: int
+    epochs: int
 
 
 def main(_):
@@ -93,31 +113,33 @@ def main(_):
             self.autotune.enabled = False
 
     tf.data.Options = Options
-    folder, data = pathlib.Path(FLAGS.directory), load("fashion_mnist")
+    folder = pathlib.Path(FLAGS.directory)
     for name in ("rows", "models"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for seed in range(FLAGS.seeds):
-        for net in FLAGS.nets:
-            run(folder, data, net, seed)
+    for name in FLAGS.data:
+        data, epochs = load(name), FLAGS.epochs or SETS[name][2]
+        for seed in range(FLAGS.seeds):
+            for net in FLAGS.nets:
+                run(folder, data, Job(name, net, seed, epochs))
 
 
-def run(folder, data, net, seed):
-    shape = NETS[net][3]
-    train = data.x_train[: FLAGS.images].reshape(-1, *shape), data.y_train[: FLAGS.images]
-    test = data.x_test[:TEST].reshape(-1, *shape), data.y_test[:TEST]
+def run(folder, data, job):
+    channels = (1,) if job.net == "vit" else ()
+    x, x_test = (part.reshape(*part.shape[:3], *channels) for part in (data.x_train, data.x_test))
+    train = x[: FLAGS.images], data.y_train[: FLAGS.images]
     for arm in ARMS:
-        row = folder / "rows" / f"accuracy-{net}-{arm}-{seed}.json"
+        row = folder / "rows" / f"accuracy-{job.data}-{job.net}-{arm}-{job.seed}.json"
         if row.exists():
             continue
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(job.seed)
         start = time.process_time()
-        path = folder / "models" / f"{net}-dense-{seed}.keras"
-        model = made(net, arm, train, path)
+        path = folder / "models" / f"{job.data}-{job.net}-dense-{job.seed}.keras"
+        model = made(job, arm, train, path)
         if arm == "pruned":
-            model.save(path.with_name(f"{net}-pruned-{seed}.keras"))
-        right = model.predict(test[0], 500, verbose=0).argmax(axis=1) == test[1]
+            model.save(path.with_name(path.name.replace("dense", "pruned")))
+        right = model.predict(x_test, 500, verbose=0).argmax(axis=1) == data.y_test
         found = {
-            **{"net": net, "arm": arm, "seed": seed, "epochs": 2 * FLAGS.epochs, "images": FLAGS.images},
+            **{**dataclasses.asdict(job), "arm": arm, "epochs": 2 * job.epochs, "images": len(train[0])},
             **{"weights": model.count_params(), "flops": tfap.flops(model)},
             **{"accuracy": 100 * float(right.mean()), "seconds": time.process_time() - start},
         }

@@ -66,11 +66,11 @@ def text(keras, kind, units, length=32, vocabulary=2000, width=64, classes=4):
     return keras.Sequential(stack)
 
 
-def rows_of_image(keras, units=64, classes=10):
-    """Builds two stacked LSTM layers that read an image of 28 rows, one row per step."""
+def rows_of_image(keras, shape, units=64, classes=10):
+    """Builds two stacked LSTM layers that read an image, one row per step."""
     layers = keras.layers
     stack = [
-        layers.Input((28, 28)),
+        layers.Input(shape),
         layers.LSTM(units, return_sequences=True, name="first"),
         layers.LSTM(units, name="second"),
         layers.Dense(classes, name="output"),

@@ -4,6 +4,7 @@ from tfap.utils.statistics import interval
 
 NAMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime", "keras": "Keras 3", "tf_keras": "tf_keras"}
 NETS = {"vit": "ViT", "lstm": "LSTM over rows"}
+SETS = {"digits": ("digits", 360), "fashion_mnist": ("Fashion-MNIST", 10_000)}  # with test images
 PAGE = """# Transformers and recurrent nets: sizes, speed and accuracy
 
 What [attention heads](../attention.md), feed-forward units, [width](../width.md) and
@@ -13,8 +14,7 @@ to write this page:
     python benchmarks/transformer_accuracy.py
     python benchmarks/transformer_sizes.py --write docs/results/transformers.md
 
-Machine: MACHINE. All processes had one core, and shared it with other work. So the latencies in milliseconds
-are too long. The ratios hold better, because both files run in turns.
+Machine: MACHINE. All processes had one core, which other work may have had too.
 
 ## Weights
 
@@ -34,7 +34,8 @@ WEIGHTS
 ## Latency
 
 The dense and the smaller file run in turns in a new process, with one thread and batch 1. Each is loaded
-five times. The ratio is the median of the loads, and the range is that of all loads.
+five times. Times are processor time, because other work may have had the same core. The ratio is the median
+of the loads, and the range is that of all loads.
 
 LATENCY
 ## Recurrent layers
@@ -46,17 +47,17 @@ between the outputs of the file and of the compacted Keras model, relative to th
 TEXT
 ## Accuracy
 
-Nets for Fashion-MNIST, with IMAGES training images and the 10,000 test images. Every arm trains for EPOCHS
-epochs:
+Nets for digits (8 x 8) and Fashion-MNIST (28 x 28). The column "Images" has the numbers of training and test
+images. Every arm trains for as many epochs as "Epochs" says:
 
 - dense: the dense net.
 - pruned: the dense net after half of the epochs loses half of its weights with `tfap.prune_once`, and trains
   for the other half.
 - scratch: a net with the layers of the pruned one trains from random weights.
 
-The ViT has patches of 7, width 48 and 2 blocks. It loses half of its heads first, and then units. The LSTM
-has two layers of 64 units and reads one row of the image per step. Differences are in points, with 95% CIs
-paired by seed. The runs are short, so the accuracies are below what these nets reach.
+The ViT has 16 patches, width 48 and 2 blocks. It loses half of its heads first, and then units. The LSTM has
+two layers of 64 units and reads one row of the image per step. Differences are in points, with 95% CIs paired
+by seed, which need two seeds. The runs are short, so the accuracies are below what these nets reach.
 
 ACCURACY"""
 
@@ -131,23 +132,29 @@ def text_table(rows):
 
 def accuracy_table(rows):
     def lines():
-        for net, title in NETS.items():
-            its = {(row["arm"], row["seed"]): row for row in rows if row["net"] == net}
+        for data, net in sorted({(row["data"], row["net"]) for row in rows}):
+            its = {(row["arm"], row["seed"]): row for row in rows if (row["data"], row["net"]) == (data, net)}
             for arm in ("dense", "pruned", "scratch"):
                 found = [row for (name, _), row in its.items() if name == arm]
                 if found:
-                    yield (title, arm, str(len(found)), *cells(found, its))
+                    yield (SETS[data][0], NETS[net], arm, *cells(found, its), *training(found, data))
 
-    return table(
-        ("Net", "Arm", "Seeds", "Weights", "FLOPs", "Accuracy", "Minus dense", "Minus scratch"), lines()
-    )
+    headings = ("Data", "Net", "Arm", "Seeds", "Weights", "FLOPs", "Accuracy", "Minus dense", "Minus scratch")
+    return table((*headings, "Epochs", "Images"), lines())
 
 
 def cells(found, its):
     """Returns means, and differences to the other arms of the same seeds."""
     size = [f"{sum(row[key] for row in found) / len(found):,.0f}" for key in ("weights", "flops")]
     accuracy = f"{interval([row['accuracy'] for row in found]).mean:.1f}%"
-    return *size, accuracy, *(against(other, found, its) for other in ("dense", "scratch"))
+    return str(len(found)), *size, accuracy, *(against(other, found, its) for other in ("dense", "scratch"))
+
+
+def training(found, data):
+    """Returns the numbers of epochs and of images."""
+    epochs, images = (sorted({row[key] for row in found}) for key in ("epochs", "images"))
+    numbers = " or ".join(f"{number:,}" for number in images)
+    return " or ".join(map(str, epochs)), f"{numbers} / {SETS[data][1]:,}"
 
 
 def against(other, found, its):
@@ -170,8 +177,6 @@ def page(rows, subjects, machine):
         "LATENCY": latency_table(kinds["latency"]),
         "TEXT": text_table(kinds["text"]),
         "ACCURACY": accuracy_table(accuracy),
-        "IMAGES": " or ".join(sorted({f"{row['images']:,}" for row in accuracy})),
-        "EPOCHS": " or ".join(sorted({f"{row['epochs']}" for row in accuracy})),
         "COUNT": count(kinds["size"]),
     }
     text = PAGE
