@@ -35,7 +35,8 @@ WEIGHTS
 
 The dense and the smaller file run in turns in a new process, with one thread and batch 1. Each is loaded
 five times. Times are processor time, because other work may have had the same core. The ratio is the median
-of the loads, and the range is that of all loads.
+of the loads, and the range is that of all loads. Models of the first table without a row here are not
+measured yet.
 
 LATENCY
 ## Recurrent layers
@@ -57,7 +58,8 @@ images. Every arm trains for as many epochs as "Epochs" says:
 
 The ViT has 16 patches, width 48 and 2 blocks. It loses half of its heads first, and then units. The LSTM has
 two layers of 64 units and reads one row of the image per step. Differences are in points, with 95% CIs paired
-by seed, which need two seeds. The runs are short, so the accuracies are below what these nets reach.
+by seed. One seed gives no CI, so its difference may be chance. The runs are short, so the accuracies are below
+what these nets reach.
 
 ACCURACY"""
 

@@ -49,7 +49,7 @@ LOADS, THREADS = 5, 1
 flags.DEFINE_string("directory", "build/transformers", "Folder of the rows and models.")
 flags.DEFINE_list("models", None, "Only these models, in this order.")
 flags.DEFINE_list("rows", ["size", "text", "latency"], "Kinds of rows.")
-flags.DEFINE_float("seconds", 2.0, "Processor time per load in the new process.", 0.01)
+flags.DEFINE_float("seconds", 0.5, "Processor time per load in the new process.", 0.01)
 flags.DEFINE_bool("again", False, "Makes rows that exist again.")
 flags.DEFINE_bool("table", False, "Makes no rows.")
 flags.DEFINE_string("write", None, "File for the page.")
