@@ -58,8 +58,8 @@ images. Every arm trains for as many epochs as "Epochs" says:
 
 The ViT has 16 patches, width 48 and 2 blocks. It loses half of its heads first, and then units. The LSTM has
 two layers of 64 units and reads one row of the image per step. Differences are in points, with 95% CIs paired
-by seed. One seed gives no CI, so its difference may be chance. The runs are short, so the accuracies are below
-what these nets reach.
+by seed. One seed gives no CI, so its difference may be chance. The runs are short, so the accuracies are
+below what these nets reach.
 
 ACCURACY"""
 
