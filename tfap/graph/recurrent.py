@@ -17,7 +17,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.graph import layer_types
 from tfap.graph.activation import is_elementwise
-from tfap.graph.linear import LinearMap, kernel_values, without_prefix
+from tfap.graph.linear import LinearMap, kernel_values, multiply, without_prefix
 
 _CANDIDATE = {1: 0, 3: 2, 4: 2}  # the index of the candidate gate, by the number of gates
 
@@ -193,6 +193,9 @@ class Recurrent(LinearMap):
         """Sets the weights to zero with which all units read some units, a boolean array."""
         self.recurrent_kernel[outputs] = 0
 
+    def _scale_inputs(self, factors):
+        multiply(self.kernel, 0, factors)
+
     def _take(self, arrays, inputs, outputs):
         kernel, recurrent_kernel, *bias = arrays
         columns = self._columns(outputs)
@@ -304,6 +307,10 @@ class Bidirectional(LinearMap):
     def clear_recurrence(self, outputs):
         for each, part in zip(self._directions, self._split(outputs)):
             each.clear_recurrence(part)
+
+    def _scale_inputs(self, factors):
+        for each in self._directions:
+            each.scale(factors, None)
 
     def _take(self, arrays, inputs, outputs):
         return [
