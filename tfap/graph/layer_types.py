@@ -236,7 +236,13 @@ _SEPARABLE_CONVOLUTION = _linear(_SEPARABLE, products.at_output_positions)
 _DEPTHWISE_CONVOLUTION = LayerType(_depthwise, products.at_output_positions, ChannelRule.DEPTHWISE)
 _LOCALLY_CONNECTED = LayerType((KernelSpec(feeds_output=False, reads_input=False),))
 _RECURRENT = LayerType(_units, products.at_time_steps, ChannelRule.LINEAR, units="units", recurrent=True)
-_RECURRENT_CONVOLUTION = dataclasses.replace(_RECURRENT, units="filters")
+_RECURRENT_CONVOLUTION = dataclasses.replace(
+    _RECURRENT,
+    kernels=tuple(
+        dataclasses.replace(_within("cell", spec), first_neuron=0) for spec in _recurrent(gates=4)
+    ),
+    units="filters",
+)
 _ATTENTION = LayerType(_attention, products.attention, ChannelRule.LINEAR, attention=True)
 _ACTIVATION = _same(ConstantRule.APPLIED, is_activation=True)
 _DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
@@ -275,7 +281,6 @@ LAYERS = {
     "SimpleRNN": _RECURRENT,
     "GRU": _RECURRENT,
     "LSTM": _RECURRENT,
-    "ConvLSTMCell": LayerType(_recurrent(gates=4)),
     **{f"ConvLSTM{d}D": _RECURRENT_CONVOLUTION for d in _DIMENSIONS},
     "RNN": LayerType(_inside("cell"), products.at_time_steps),
     "Bidirectional": dataclasses.replace(_RECURRENT, kernels=_both_directions),
