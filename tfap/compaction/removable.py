@@ -8,6 +8,7 @@ from tfap import keras_compat
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.consumers import Consumer
 from tfap.compensation.finding import consumers_of
+from tfap.compensation.inner import inner_consumers_of
 from tfap.compensation.normalizers import Normalizer, in_order, normalizers_of, scale_kept
 from tfap.graph import composite, constants, contractions, layer_types, linear_maps, norms
 from tfap.graph.calls import Graph
@@ -62,6 +63,9 @@ class RemovableChannels:
         given = {id(layer) for _, layer in graph.layers()}
         self._shared = {path for path, layer in self.liveness.graph.layers() if id(layer) in given}
         self.consumers = consumers_of(self.liveness.graph, self.liveness.channels, fixed=given)
+        if not without_data:
+            inner = inner_consumers_of(self.liveness.graph, self.channels)
+            self.consumers = in_order(self.liveness.graph, self.consumers, inner)
         self.scales = ChannelScales(self.liveness, self._shared)
         self.normalizers = normalizers_of(self.liveness.graph, self.channels, self.consumers, self.scales)
         self.prunable = {row.path for row in plan.pruned}
@@ -203,12 +207,14 @@ class RemovableChannels:
     def clear_reads(self, kept: np.ndarray) -> None:
         """Sets the weights to zero with which layers read their own units that are removed.
 
-        These are recurrent layers and composite layers.
+        These are recurrent layers, and composite layers that are no consumers.
 
         Args:
             kept: Boolean array: which channel groups are kept.
         """
         for path, entry, removed in self.units_removed(kept):
+            if path in self.consumers:
+                continue
             composite.clear_reads(self.liveness.graph.calls_of[path][0].layer, entry, removed)
         for path, removed in self.recurrent_reads(kept):
             linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)

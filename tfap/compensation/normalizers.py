@@ -11,12 +11,11 @@ first order, half of what they cannot take over is the relative change of all th
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tfap import keras_compat
-from tfap.compensation.consumers import Consumer
 from tfap.compensation.moments import SecondMoments
 from tfap.compensation.refit import RIDGE, LeastSquares
 from tfap.graph import layer_types, norms
@@ -26,6 +25,7 @@ from tfap.graph.layer_types import ConstantRule
 from tfap.graph.scaling import ChannelScales
 from tfap.graph.values import Value
 
+_Reader = TypeVar("_Reader")
 _LEAST_WEIGHT = 0.05  # of a square: a channel that is scaled to less is hardly there
 _LEAST_SQUARES = 1e-12  # UnitNormalization divides by no less
 
@@ -145,7 +145,7 @@ def _following(calls, consumers, channels) -> Iterator[str]:
                 waiting += call.outputs
 
 
-def in_order(graph: Graph, *readers: Mapping[str, Consumer | Normalizer]) -> dict[str, Consumer | Normalizer]:
+def in_order(graph: Graph, *readers: Mapping[str, _Reader]) -> dict[str, _Reader]:
     """Joins dicts of path to what reads channels, in graph order."""
     every = {path: reader for each in readers for path, reader in each.items()}
     return {path: every[path] for path in graph.calls_of if path in every}

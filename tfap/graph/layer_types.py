@@ -238,9 +238,7 @@ _LOCALLY_CONNECTED = LayerType((KernelSpec(feeds_output=False, reads_input=False
 _RECURRENT = LayerType(_units, products.at_time_steps, ChannelRule.LINEAR, units="units", recurrent=True)
 _RECURRENT_CONVOLUTION = dataclasses.replace(
     _RECURRENT,
-    kernels=tuple(
-        dataclasses.replace(_within("cell", spec), first_neuron=0) for spec in _recurrent(gates=4)
-    ),
+    kernels=tuple(dataclasses.replace(_within("cell", spec), first_neuron=0) for spec in _recurrent(gates=4)),
     units="filters",
 )
 _ATTENTION = LayerType(_attention, products.attention, ChannelRule.LINEAR, attention=True)
