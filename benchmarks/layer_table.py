@@ -102,6 +102,7 @@ ENTRIES = [
     Entry("SimpleRNN", (5, 4), lambda k: k.SimpleRNN(6), 2, 0),
     Entry("GRU", (5, 4), lambda k: k.GRU(6), 2, 0),
     Entry("LSTM", (5, 4), lambda k: k.LSTM(6), 2, 0),
+    Entry("ConvLSTM2D", (3, 5, 5, 2), lambda k: k.ConvLSTM2D(4, 3), 2, 0),
     Entry("RNN, stacked cells", (5, 4), lambda k: k.RNN([k.LSTMCell(6), k.GRUCell(4)]), 4, 0),
     Entry("Bidirectional(LSTM)", (5, 4), lambda k: k.Bidirectional(k.LSTM(6)), 4, 0),
     Entry("TimeDistributed(Dense)", (5, 4), lambda k: k.TimeDistributed(k.Dense(6, "relu"))),

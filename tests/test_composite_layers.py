@@ -301,3 +301,22 @@ def test_liveness_knows_the_units(keras_module, block):
     units = {path: groups for path, entry, groups in liveness.inner_units()}
     assert liveness.alive[units["first"]].all()
     assert np.flatnonzero(~liveness.alive[units["second"]]).tolist() == [3]
+
+
+def test_prune_once_refits_what_reads_the_units(keras_module, block):
+    """Half of the units are copies, and the others take over."""
+    model, x, half = net(keras_module, block), samples(40), UNITS // 2
+    for name in ("first", "second"):
+        for inner in ("gate", "up", "norm"):
+            layer = getattr(model.get_layer(name), inner)
+            weights = layer.get_weights()
+            for array in weights:
+                array[..., half:] = array[..., :half]
+            layer.set_weights(weights)
+    small, report = tfap.prune_once(
+        model, x, 0.5, target="neurons", ridge=1e-9, recalibrate=False, return_report=True
+    )
+    assert [small.get_layer(name).hidden_dim for name in ("first", "second")] == [half, half]
+    assert [row.path for row in report.layers] == ["first", "second"]
+    expected = np.asarray(model(x))
+    assert np.abs(np.asarray(small(x)) - expected).max() < 1e-3 * np.abs(expected).max()

@@ -169,6 +169,50 @@ def test_prune_once_removes_width(keras_module, scaling):
     assert width(tfap.prune_once(model, None, 0.3)) == WIDTH  # nothing takes the place of such a channel
 
 
+def with_copies(model, factor=1.0):
+    """Channels 2, 5 and 7 of the stream are multiples of 0, 1 and 3."""
+    for layer in writers(model):
+        weights = layer.get_weights()
+        for array in weights:
+            array[..., ZERO] = factor * array[..., [0, 1, 3]]
+        layer.set_weights(weights)
+    return model
+
+
+@pytest.mark.parametrize("factor", [1.0, -0.5])
+def test_prune_once_removes_copies_of_normalized_channels_exactly(keras_module, scaling, factor):
+    model = with_copies(transformer(keras_module, scaling), factor)
+    tokens_of_all = np.arange(11 * 5).reshape(11, 5) % 11
+    options = {"target": "neurons", "skip": ["up_0", "up_1"], "ridge": 1e-12}
+    small = tfap.prune_once(model, tokens_of_all, 3 / 8, **options)
+    assert width(small) == 5
+    expected = np.asarray(model(tokens_of_all))
+    assert np.abs(expected - np.asarray(small(tokens_of_all))).max() < 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["linear", "gelu"])
+def test_the_change_of_the_divisor_counts(keras_module, scaling, activation, monkeypatch):
+    """Outputs are closer than without the normalizers, whether channels can be scaled or not."""
+
+    def change(seed):
+        layers, generator = keras_module.layers, np.random.default_rng(seed)
+        norm = getattr(layers, scaling)(name="norm")
+        stack = [layers.Dense(12, activation=activation, name="stream"), norm, layers.Dense(3, name="output")]
+        model = keras_module.Sequential([layers.Input((6,)), *stack])
+        spread = np.exp(0.7 * generator.normal(size=12))
+        kernels = [generator.normal(size=(6, 12)) * spread, generator.normal(size=(12, 3))]
+        model.get_layer("stream").set_weights([kernels[0], np.zeros(12)])
+        model.get_layer("output").set_weights([kernels[1], np.zeros(3)])
+        x = generator.normal(size=(300, 6)).astype("float32")
+        small = tfap.prune_once(model, x[:200], 0.25, target="neurons", batch_size=200)
+        return np.square(np.asarray(model(x[200:])) - np.asarray(small(x[200:]))).mean()
+
+    changes = [change(seed) for seed in range(4)]
+    monkeypatch.setattr("tfap.compaction.removable.normalizers_of", lambda *args: {})
+    assert np.mean(changes) < np.mean([change(seed) for seed in range(4)])
+
+
 def test_pruned_width_without_biases_goes(keras_module, scaling):
     model = transformer(keras_module, scaling, bias=False)
     pruned = tfap.prune(model, 0.5, "magnitude", granularity="neuron", scope="local", target="neurons")

@@ -24,6 +24,7 @@ from tfap.compaction.removable import RemovableChannels
 from tfap.compaction.sensitivity import output_sensitivity
 from tfap.compaction.sensitivity_table import Sensitivity
 from tfap.compensation.consumers import Consumer
+from tfap.compensation.normalizers import Normalizer
 from tfap.compensation.refit import RIDGE, relative
 from tfap.compensation.removal import Repeatable, consuming, removal_errors
 from tfap.compensation.selection import removal_order
@@ -365,7 +366,8 @@ class _Pruner:
         """
         is_local = self._settings.scope == "local"
         sets = [groups for groups in self._sets if not (is_local and self._only_consumer(groups))]
-        found = removal_errors(self.model, self._inputs, sets, self._consumers, self._ridge, progress.advance)
+        readers = self.removable.readers
+        found = removal_errors(self.model, self._inputs, sets, readers, self._ridge, progress.advance)
         errors = np.zeros(self.removable.channels.size)
         errors[list(found)] = list(found.values())
         return errors
@@ -388,16 +390,21 @@ class _Pruner:
     def remove(self, kept, compensate, progress):
         """Takes removed channels out of their consumers. Returns a list of `RefittedLayer`."""
         self.kept = kept.copy()  # `_choose_again` changes it
-        self.removable.clear_made(kept)
+        self.removable.clear_reads(kept)
         rows = []
 
-        def done(consumer):
-            rows.append(self._refit(consumer, compensate))
-            consumer.forget()
+        def done(reader):
+            if isinstance(reader, Normalizer):
+                return
+            rows.append(self._refit(reader, compensate))
+            reader.forget()
             progress.advance()
 
-        reading = [consumer for consumer in self._consumers.values() if not self.kept[consumer.groups].all()]
-        self._sweep(reading, done)
+        readers = self.removable.readers.values()
+        self._sweep([reader for reader in readers if not self.kept[reader.groups].all()], done)
+        self.removable.clear_made(kept)
+        if compensate is True:
+            self.removable.scale_kept(kept, self._ridge)
         return rows
 
     def _refit(self, consumer: Consumer, compensate):

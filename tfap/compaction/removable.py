@@ -7,12 +7,16 @@ import numpy as np
 from tfap import keras_compat
 from tfap.compaction.planned_units import CHANNELS, HEADS, HEADS_SUFFIX, PlannedUnits
 from tfap.compensation.allocation import coupled_sets
+from tfap.compensation.consumers import Consumer
 from tfap.compensation.finding import consumers_of
+from tfap.compensation.inner import inner_consumers_of
+from tfap.compensation.normalizers import Normalizer, in_order, normalizers_of, scale_kept
 from tfap.graph import composite, constants, contractions, layer_types, linear_maps, norms
 from tfap.graph.calls import Graph
 from tfap.graph.evening import evened
 from tfap.graph.layer_types import ChannelRule
 from tfap.graph.liveness import Liveness
+from tfap.graph.scaling import ChannelScales
 from tfap.keras_compat import Replacement
 from tfap.keras_compat.types import Model
 
@@ -31,6 +35,8 @@ class RemovableChannels:
         model: A copy of the model, whose weights may be changed. Tied layers are shared with the given one.
         liveness: The `Liveness` of the copy.
         consumers: Dict of path to `Consumer`.
+        normalizers: Dict of path to `Normalizer`.
+        scales: The `ChannelScales` of the copy.
         prunable: Set of paths of the layers whose channels the plan prunes.
         with_heads: Set of paths of the layers whose heads the plan prunes.
         sets: List of arrays of channel groups. The groups of a set compete: they are those of one layer, of
@@ -55,6 +61,11 @@ class RemovableChannels:
         given = {id(layer) for _, layer in graph.layers()}
         self._shared = {path for path, layer in self.liveness.graph.layers() if id(layer) in given}
         self.consumers = consumers_of(self.liveness.graph, self.liveness.channels, fixed=given)
+        if not without_data:
+            inner = inner_consumers_of(self.liveness.graph, self.channels)
+            self.consumers = in_order(self.liveness.graph, self.consumers, inner)
+        self.scales = ChannelScales(self.liveness, self._shared)
+        self.normalizers = normalizers_of(self.liveness.graph, self.channels, self.consumers, self.scales)
         self.prunable = planned.paths(CHANNELS)
         self.with_heads = {path for path in planned.paths(HEADS) if self.channels.heads(path) is not None}
         self._without_data = without_data
@@ -65,6 +76,15 @@ class RemovableChannels:
         self.sets = self._removable_sets()
         if not self.sets:
             raise ValueError(f"Nothing in the model '{model.name}' can be removed:\n{planned}")
+
+    @property
+    def readers(self) -> dict[str, Consumer | Normalizer]:
+        """Dict of path to all that the removal of channels changes, in graph order."""
+        return in_order(self.liveness.graph, self.consumers, self.normalizers)
+
+    def scale_kept(self, kept: np.ndarray, ridge: float) -> None:
+        """Makes up for removed channels in what layers divide by; see `normalizers.scale_kept`."""
+        scale_kept(list(self.normalizers.values()), kept, self.scales, self._shared, ridge)
 
     @property
     def channels(self):
@@ -185,24 +205,18 @@ class RemovableChannels:
             if not kept[groups].all():
                 yield path, entry, ~kept[groups]
 
-    def clear_made(self, kept: np.ndarray) -> None:
-        """Sets weights to zero by which removed channels change others, besides the layers that consume them.
+    def clear_reads(self, kept: np.ndarray) -> None:
+        """Sets the weights to zero with which layers read their own units that are removed.
 
-        These are the weights with which recurrent layers read their own units, those that make channels that
-        are normalized together with others, and those that read units inside composite layers.
+        These are recurrent layers, and composite layers that are no consumers.
 
         Args:
             kept: Boolean array: which channel groups are kept.
         """
         for path, entry, removed in self.units_removed(kept):
+            if path in self.consumers:
+                continue
             composite.clear_reads(self.liveness.graph.calls_of[path][0].layer, entry, removed)
-        for path, outputs in self.made_zero(kept):
-            linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)
-            if consumer is None:
-                linear_map.clear_outputs(outputs)
-                linear_map.layer.set_weights(linear_map.weights())
-            else:
-                consumer.clear_outputs(outputs)
         for path, removed in self.recurrent_reads(kept):
             linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)
             if consumer is None:
@@ -210,6 +224,20 @@ class RemovableChannels:
                 linear_map.layer.set_weights(linear_map.weights())
             else:
                 consumer.clear_recurrence(removed)
+
+    def clear_made(self, kept: np.ndarray) -> None:
+        """Sets the weights to zero that make removed channels which are normalized together with others.
+
+        Args:
+            kept: Boolean array: which channel groups are kept.
+        """
+        for path, outputs in self.made_zero(kept):
+            linear_map, consumer = self.liveness.linear_maps[path], self.consumers.get(path)
+            if consumer is None:
+                linear_map.clear_outputs(outputs)
+                linear_map.layer.set_weights(linear_map.weights())
+            else:
+                consumer.clear_outputs(outputs)
 
     def evened(self, kept: np.ndarray) -> np.ndarray:
         """Keeps as many channels of every group of a grouped convolution.

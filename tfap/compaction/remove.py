@@ -77,6 +77,7 @@ def remove(
     for consumer in channels.consumers.values():
         if not kept[consumer.groups].all():
             consumer.clear(~kept[consumer.groups])
+    channels.clear_reads(kept)
     channels.clear_made(kept)
     return _without(channels.model, kept)
 

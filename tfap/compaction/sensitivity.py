@@ -288,7 +288,7 @@ class _Rows:
                 self.removable.model,
                 self._inputs,
                 sets,
-                self.removable.consumers,
+                self.removable.readers,
                 measured,
                 self._options.ridge,
             )

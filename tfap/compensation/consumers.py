@@ -12,7 +12,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.compensation.moments import SecondMoments, Window
 from tfap.compensation.refit import RIDGE, LeastSquares, scaled
-from tfap.graph import layer_types, linear, linear_maps
+from tfap.graph import layer_types, linear, linear_maps, recurrent
 from tfap.graph.calls import Call
 from tfap.graph.values import Value
 
@@ -46,12 +46,15 @@ class Consumer:
         self.path, self.calls, self.groups, self._fixed = path, calls, groups, fixed
         self.layer = calls[0].layer
         self._map: Any = linear_maps.from_layer(self.layer)
-        self._kernel: np.ndarray = self._map.kernels[-1]
+        self._kernel: np.ndarray = self._read_kernel()
         self.unit_groups, self.blocks = self._units()
         self._shift = _shift_of(self, fixed)
         self.forget()
 
     # -- for each kind of layer ------------------------------------------------------------------------
+
+    def _read_kernel(self) -> np.ndarray:
+        return self._map.kernels[-1]
 
     def _units(self) -> tuple[np.ndarray, list[np.ndarray]]:
         """Returns the group of each unit, and the units of each block."""
@@ -230,7 +233,7 @@ class _Convolution(Consumer):
     """A convolution, by what each output position reads: units are taps x channels (im2col)."""
 
     def _units(self):
-        layer, groups = self._map.layer, self._map.groups
+        layer, groups = self._geometry(), self._map.groups
         window = tuple(self._kernel.shape[:-2])
         ndim = len(window)
         self._taps = int(np.prod(window))
@@ -241,6 +244,10 @@ class _Convolution(Consumer):
         own = np.split(np.arange(channels), groups)
         taps = np.arange(self._taps)[:, None] * channels
         return np.tile(self.groups, self._taps), [(taps + part).ravel() for part in own]
+
+    def _geometry(self):
+        """Returns the layer that has the strides and the padding."""
+        return self._map.layer
 
     def _rows(self, values):
         patches = self._window.patches(values)
@@ -260,6 +267,26 @@ class _Convolution(Consumer):
 
     def _bias_change(self, changes):
         return np.concatenate(changes)
+
+
+class _RecurrentConvolution(_Convolution):
+    """A ConvLSTM, by what all gates read of each time step. What they read of its filters stays.
+
+    Both directions of a Bidirectional read the same windows.
+    """
+
+    def _read_kernel(self):
+        return self._map.inputs_matrix.copy()
+
+    def _geometry(self):
+        return recurrent.layers_of(self._map.layer)[0]
+
+    def _rows(self, values):
+        return super()._rows(values.reshape(-1, *values.shape[2:]))  # every time step is a sample
+
+    def _set_matrix(self, block, matrix):
+        super()._set_matrix(block, matrix)
+        self._map.set_inputs_matrix(self._kernel)
 
 
 class _Pooled(_Convolution):
@@ -333,7 +360,8 @@ class _Separable(Consumer):
 def kind_of(layer, channels: int, im2col: bool = True) -> type[Consumer]:
     """Returns the subclass of `Consumer` for a layer; see `finding.consumers_of`."""
     if layer_types.of(layer).recurrent:
-        return _Recurrent
+        kernel = layer_types.kernel_specs(layer)[0].find(layer)
+        return _Recurrent if len(kernel.shape) < 3 else _RecurrentConvolution
     specs = layer_types.kernel_specs(layer)
     if len(specs) > 1:
         return _Separable
@@ -364,7 +392,7 @@ def _shift_of(consumer, fixed):
     if layer_types.of(consumer.layer).attention:
         return None  # it has a bias for each block
     if layer_types.of(consumer.layer).recurrent:
-        return linear_map.add_to_bias if linear_map.folds_constants else None
+        return None if linear_map.bias is None else linear_map.add_to_bias
     if linear_map.bias is not None:
         return linear_map.add_to_bias
     normalization = _normalization_after(consumer, fixed)

@@ -9,6 +9,7 @@ from tfap.activations.batches import Batches, can_repeat
 from tfap.compensation.allocation import coupled_sets
 from tfap.compensation.consumers import Consumer
 from tfap.compensation.finding import consumers_of
+from tfap.compensation.normalizers import Normalizer, in_order, normalizers_of
 from tfap.compensation.refit import RIDGE, LeastSquares
 from tfap.compensation.selection import removal_order
 from tfap.compensation.sweep import Sweep
@@ -59,7 +60,9 @@ class RemovalErrors:
         removable[list(channel_map.pinned)] = False
         heads = {path: its for path in graph.calls_of if (its := channel_map.heads(path)) is not None}
         sets = coupled_sets([*groups.values(), *heads.values()], removable)
-        errors = removal_errors(self._model, self._batches, sets, consumers_of(graph, channel_map))
+        consumers = consumers_of(graph, channel_map)
+        readers = in_order(graph, consumers, normalizers_of(graph, channel_map, consumers))
+        errors = removal_errors(self._model, self._batches, sets, readers)
         return {
             path: np.array([errors.get(int(group), np.inf) for group in its])
             for path, its in {**groups, **{f"{path}:heads": its for path, its in heads.items()}}.items()
@@ -70,7 +73,7 @@ def removal_errors(
     model: Any,
     batches: Iterable[Any],
     sets: Sequence[np.ndarray],
-    consumers: Mapping[str, Consumer],
+    consumers: Mapping[str, Consumer | Normalizer],
     ridge: float = RIDGE,
     done: Callable[[], None] = lambda: None,
 ) -> dict[int, float]:
@@ -82,7 +85,7 @@ def removal_errors(
         model: The model.
         batches: Model inputs, which can be read again.
         sets: The groups of each set of coupled layers, as integer arrays.
-        consumers: Dict of path to `Consumer`, in graph order.
+        consumers: Dict of path to `Consumer` or `Normalizer`, in graph order.
         ridge: See `refit.LeastSquares.of`.
         done: Called after each consumer.
 
@@ -104,7 +107,7 @@ def visit_problems(
     model: Any,
     batches: Iterable[Any],
     sets: Sequence[np.ndarray],
-    consumers: Mapping[str, Consumer],
+    consumers: Mapping[str, Consumer | Normalizer],
     ready: Callable[[int, dict[str, list[LeastSquares]]], None],
     ridge: float = RIDGE,
     done: Callable[[], None] = lambda: None,
@@ -117,7 +120,7 @@ def visit_problems(
         model: The model.
         batches: Model inputs, which can be read again.
         sets: The groups of each set of coupled layers, as integer arrays.
-        consumers: Dict of path to `Consumer`, in graph order.
+        consumers: Dict of path to `Consumer` or `Normalizer`, in graph order.
         ready: Function `(position of the set, dict of path to the problems of a consumer)`. It may change
             weights of the model if it restores them.
         ridge: See `refit.LeastSquares.of`.
@@ -126,7 +129,7 @@ def visit_problems(
     waiting = {at: consuming(groups, consumers) for at, groups in enumerate(sets)}
     problems: dict[str, list[LeastSquares]] = {}
 
-    def measured(consumer: Consumer) -> None:
+    def measured(consumer: Consumer | Normalizer) -> None:
         problems[consumer.path] = consumer.problems(ridge)
         consumer.forget()
         for at, paths in list(waiting.items()):
@@ -138,7 +141,7 @@ def visit_problems(
             problems[path] = []  # frees its matrices
         done()
 
-    def may_open(consumer: Consumer, open_ones: Sequence[Consumer]) -> bool:
+    def may_open(consumer: Consumer | Normalizer, open_ones: Sequence[Consumer | Normalizer]) -> bool:
         return not open_ones or consumer.bytes + sum(other.bytes for other in open_ones) <= _OPEN_BYTES
 
     paths = {path for paths in waiting.values() for path in paths}
@@ -147,7 +150,7 @@ def visit_problems(
     )
 
 
-def consuming(groups: np.ndarray, consumers: Mapping[str, Consumer]) -> list[str]:
+def consuming(groups: np.ndarray, consumers: Mapping[str, Consumer | Normalizer]) -> list[str]:
     """Lists the paths of the layers that consume some of these channel groups."""
     return [path for path, consumer in consumers.items() if np.isin(consumer.groups, groups).any()]
 

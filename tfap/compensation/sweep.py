@@ -6,6 +6,9 @@ from typing import Any
 from tfap.activations.batches import EMPTY
 from tfap.activations.stepwise import StepwiseRun, filled
 from tfap.compensation.consumers import Consumer
+from tfap.compensation.normalizers import Normalizer
+
+Reader = Consumer | Normalizer
 
 
 class Sweep(StepwiseRun):
@@ -20,14 +23,14 @@ class Sweep(StepwiseRun):
     def __init__(self, model: Any, batches: Iterable[Any], paths: Iterable[str]) -> None:
         wanted = set(paths)
         super().__init__(model, batches, lambda call: call.path in wanted)
-        self._waiting: dict[str, Consumer] = {}
+        self._waiting: dict[str, Reader] = {}
         self._seen: dict[str, set[tuple[int, int]]] = {}
 
     def run(
         self,
-        consumers: Sequence[Consumer],
-        done: Callable[[Consumer], None],
-        may_open: Callable[[Consumer, Sequence[Consumer]], bool] = lambda consumer, waiting: True,
+        consumers: Sequence[Reader],
+        done: Callable[[Any], None],
+        may_open: Callable[[Any, Sequence[Any]], bool] = lambda consumer, waiting: True,
     ) -> None:
         """Calls `done` with each consumer once its second moments are those over all batches.
 
@@ -43,7 +46,7 @@ class Sweep(StepwiseRun):
         self._seen = {path: set() for path in self._waiting}
         self._may_open = may_open
         while self._waiting:
-            self._open: list[Consumer] = []
+            self._open: list[Reader] = []
             self.make_pass()
             if not self.batches:
                 raise ValueError(EMPTY)

@@ -21,7 +21,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.graph import layer_types
 from tfap.graph.kernel import KernelSpec
-from tfap.graph.linear import LinearMap, at_least, kernel_values
+from tfap.graph.linear import LinearMap, at_least, kernel_values, multiply
 
 ROLES = ("query", "key", "value")
 
@@ -217,6 +217,15 @@ class Attention(LinearMap):
         for bias in biases:
             if bias is not None:
                 bias.reshape(self.heads, -1)[heads] = 0
+
+    def scale(self, inputs, outputs):
+        if inputs is not None:
+            for kernel, factors in zip(self._kernels, self.by_role(inputs)):
+                multiply(kernel, 0, factors)
+        if outputs is not None:
+            multiply(self._kernels[3], -1, outputs)
+            if self._bias_values is not None:
+                self._bias_values[3] = (self.bias * outputs).astype(self._dtype)
 
     def fold(self, inputs, values, outputs):
         parts = zip(self.by_role(inputs), self.by_role(values))

@@ -163,7 +163,7 @@ def _both_directions(layer):
     specs = _inside("forward_layer", "backward_layer")(layer)
     if layer.merge_mode != "concat" or any(spec.first_neuron is None for spec in specs):
         return specs
-    units = layer.forward_layer.units
+    units = getattr(layer.forward_layer, of(layer.forward_layer).units)
     return tuple(
         dataclasses.replace(spec, first_neuron=units) if spec.name.startswith("backward_layer") else spec
         for spec in specs
@@ -242,6 +242,11 @@ _SEPARABLE_CONVOLUTION = _linear(_SEPARABLE, products.at_output_positions)
 _DEPTHWISE_CONVOLUTION = LayerType(_depthwise, products.at_output_positions, ChannelRule.DEPTHWISE)
 _LOCALLY_CONNECTED = LayerType((KernelSpec(feeds_output=False, reads_input=False),))
 _RECURRENT = LayerType(_units, products.at_time_steps, ChannelRule.LINEAR, units="units", recurrent=True)
+_RECURRENT_CONVOLUTION = dataclasses.replace(
+    _RECURRENT,
+    kernels=tuple(dataclasses.replace(_within("cell", spec), first_neuron=0) for spec in _recurrent(gates=4)),
+    units="filters",
+)
 _ATTENTION = LayerType(_attention, products.attention, ChannelRule.LINEAR, attention=True)
 _ACTIVATION = _same(ConstantRule.APPLIED, is_activation=True)
 _DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
@@ -280,6 +285,7 @@ LAYERS = {
     "SimpleRNN": _RECURRENT,
     "GRU": _RECURRENT,
     "LSTM": _RECURRENT,
+    **{f"ConvLSTM{d}D": _RECURRENT_CONVOLUTION for d in _DIMENSIONS},
     "RNN": LayerType(_inside("cell"), products.at_time_steps),
     "Bidirectional": dataclasses.replace(_RECURRENT, kernels=_both_directions),
     "TimeDistributed": LayerType(_inside("layer"), per_time_step=True),

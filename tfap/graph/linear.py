@@ -100,6 +100,26 @@ class LinearMap:
             bias = np.zeros(len(added), self._dtype) if self.bias is None else self.bias
             self.bias = (bias + added).astype(self._dtype)
 
+    def scale(self, inputs, outputs):
+        """Multiplies the weights of each input, and those of each output with its bias.
+
+        Args:
+            inputs: Float array, shape `(inputs,)`, or None to leave them.
+            outputs: Float array, shape `(outputs,)`, or None to leave them.
+        """
+        if inputs is not None:
+            self._scale_inputs(inputs)
+        if outputs is not None:
+            self._scale_outputs(outputs)
+            if self.bias is not None:
+                self.bias = (self.bias * outputs).astype(self._dtype)
+
+    def _scale_inputs(self, factors):
+        multiply(self.kernel, self.spec.input_axes[0], factors)
+
+    def _scale_outputs(self, factors):
+        multiply(self.kernel, self.spec.neuron_axes[0], factors)
+
     @property
     def _dtype(self):
         return self.kernel.dtype
@@ -157,6 +177,11 @@ class Grouped(LinearMap):
         for block_inputs, block_outputs, block in self._blocks(inputs, outputs, arrays[0]):
             block[..., block_inputs, :] = 0
             block[..., block_outputs] = 0
+
+    def _scale_inputs(self, factors):
+        every = np.ones(self.nonzero.shape[1])
+        for part, _, block in self._blocks(factors, every, self.kernel):
+            multiply(block, -2, part)
 
     def _take(self, arrays, inputs, outputs):
         kernel, *bias = arrays
@@ -220,6 +245,12 @@ class Separable(LinearMap):
         pointwise[..., np.repeat(inputs, depthwise.shape[-1]), :] = 0
         pointwise[..., outputs] = 0
 
+    def _scale_inputs(self, factors):
+        multiply(self.depthwise, -2, factors)
+
+    def _scale_outputs(self, factors):
+        multiply(self.pointwise, -1, factors)
+
     def _take(self, arrays, inputs, outputs):
         depthwise, pointwise, *bias = arrays
         mixed = np.repeat(inputs, depthwise.shape[-1])
@@ -247,6 +278,9 @@ class Embedding(LinearMap):
 
     def zero(self, arrays, inputs, outputs):
         arrays[0][:, outputs] = 0
+
+    def _scale_outputs(self, factors):
+        multiply(self.kernel, -1, factors)
 
     def _take(self, arrays, inputs, outputs):
         return [arrays[0][:, outputs]]
@@ -288,6 +322,12 @@ def without_prefix(prefix, masks):
     if masks is None:
         return None
     return {name.removeprefix(prefix): mask for name, mask in masks.items() if name.startswith(prefix)}
+
+
+def multiply(array, axis, factors):
+    """Multiplies an array in place by one factor per index on an axis."""
+    along = _along(array, axis)
+    along *= factors.reshape(-1, *[1] * (along.ndim - 1)).astype(array.dtype)
 
 
 def _along(array, axis):

@@ -26,8 +26,11 @@ def at_input_positions(layer, weights, inputs, output):
 
 
 def at_time_steps(layer, weights, inputs, output):
-    """Applies every weight once per time step."""
-    return product(weights, inputs[0][1])
+    """Applies every weight once per time step, in a ConvLSTM at every output position."""
+    data_format = getattr(getattr(layer, "forward_layer", layer), "data_format", None)
+    count = 0 if data_format is None else len(inputs[0]) - 3
+    end = len(output) - (data_format != "channels_first")
+    return product(weights, inputs[0][1], *output[end - count : end])
 
 
 def none(layer, weights, inputs, output):

@@ -4,6 +4,8 @@ The kernels of SimpleRNN, GRU and LSTM have the gates of all units along their l
 
     kernel (inputs, gates * units), recurrent kernel (units, gates * units), bias (gates * units,)
 
+Those of a ConvLSTM have a window in front of these axes, and its units are its filters.
+
 GRU with `reset_after=True` has a bias for each kernel, shape `(2, gates * units)`. A unit is removed with its
 column in every gate, its row of the recurrent kernel, and its bias.
 
@@ -17,7 +19,7 @@ import numpy as np
 from tfap import keras_compat
 from tfap.graph import layer_types
 from tfap.graph.activation import is_elementwise
-from tfap.graph.linear import LinearMap, kernel_values, without_prefix
+from tfap.graph.linear import LinearMap, is_uniform, kernel_values, multiply, without_prefix
 
 _CANDIDATE = {1: 0, 3: 2, 4: 2}  # the index of the candidate gate, by the number of gates
 
@@ -58,6 +60,11 @@ def by_output(layer, values, outputs):
     return [values, *[forward] * states, *[backward] * states]
 
 
+def unit_count(layer):
+    """Returns the number of units of a SimpleRNN, GRU or LSTM, or of filters of a ConvLSTM."""
+    return getattr(layer, layer_types.of(layer).units)
+
+
 def why_not_analyzed(layer, call):
     """Returns which recurrent layers tfap does not analyze, such as this one. None if it does.
 
@@ -72,12 +79,14 @@ def why_not_analyzed(layer, call):
     inner = layers_of(layer)
     if any(each.stateful for each in inner):
         return "with stateful=True"
+    if any(getattr(each, "data_format", None) == "channels_first" for each in inner):
+        return "with data_format='channels_first'"
     if _is_bidirectional(layer):
         if not all(layer_types.of(each).recurrent and hasattr(each, "cell") for each in inner):
-            return "around layers of other types than SimpleRNN, GRU and LSTM"
+            return "around layers of other types than SimpleRNN, GRU, LSTM and ConvLSTM"
         if layer.merge_mode is None:
             return "with merge_mode=None"
-        if inner[0].units != inner[1].units or type(inner[0]) is not type(inner[1]):
+        if type(inner[0]) is not type(inner[1]) or unit_count(inner[0]) != unit_count(inner[1]):
             return "with different layers for the two directions"
     if not all(_gates_are_elementwise(each.cell) for each in inner):
         return "with activations that may combine units"
@@ -106,7 +115,7 @@ def _weights_of(cell):
 
 
 class Recurrent(LinearMap):
-    """A SimpleRNN, GRU, or LSTM.
+    """A SimpleRNN, GRU, LSTM, or ConvLSTM.
 
     Attributes:
         always_zero: Boolean array, shape `(units,)`. Which units are zero for every input, as far as
@@ -121,8 +130,10 @@ class Recurrent(LinearMap):
             kernel_values(spec.find(layer), spec.name, masks) for spec in specs
         )
         self.bias = np.array(layer.cell.bias) if layer.cell.use_bias else None
-        self.folds_constants = self.bias is not None
-        self._reads, self._recurs = self._by_gate(reads), self._by_gate(recurs)
+        self.folds_constants = self.bias is not None and is_uniform(layer, self.kernel.shape[:-2])
+        self._reads, self._recurs = (
+            self._by_gate(alive.any(axis=tuple(range(alive.ndim - 2)))) for alive in (reads, recurs)
+        )
         self.nonzero = self._reads.any(axis=1)
         self.always_zero = np.zeros(self.nonzero.shape[1], bool)
 
@@ -175,7 +186,7 @@ class Recurrent(LinearMap):
 
     @property
     def inputs_matrix(self):
-        """The weights of the inputs in all gates: array, shape `(inputs, gates * units)`."""
+        """The weights of the inputs in all gates: array, shape `(..., inputs, gates * units)`."""
         return self.kernel
 
     def set_inputs_matrix(self, matrix):
@@ -184,23 +195,27 @@ class Recurrent(LinearMap):
 
     def zero(self, arrays, inputs, outputs):
         kernel, recurrent_kernel = arrays
-        kernel[inputs] = 0
-        kernel[:, self._columns(outputs)] = 0
-        recurrent_kernel[outputs] = 0
-        recurrent_kernel[:, self._columns(outputs)] = 0
+        kernel[..., inputs, :] = 0
+        kernel[..., self._columns(outputs)] = 0
+        recurrent_kernel[..., outputs, :] = 0
+        recurrent_kernel[..., self._columns(outputs)] = 0
 
     def clear_recurrence(self, outputs):
         """Sets the weights to zero with which all units read some units, a boolean array."""
-        self.recurrent_kernel[outputs] = 0
+        self.recurrent_kernel[..., outputs, :] = 0
+
+    def _scale_inputs(self, factors):
+        multiply(self.kernel, -2, factors)
 
     def _take(self, arrays, inputs, outputs):
         kernel, recurrent_kernel, *bias = arrays
         columns = self._columns(outputs)
-        kernels = [kernel[inputs][:, columns], recurrent_kernel[outputs][:, columns]]
+        kernels = [kernel[..., inputs, :][..., columns], recurrent_kernel[..., outputs, :][..., columns]]
         return [*kernels, *(values[..., columns] for values in bias)]
 
     def fold(self, inputs, values, outputs):
-        added = values[inputs] @ self.kernel[inputs].astype(np.float64)
+        kernel = self.kernel.astype(np.float64).sum(axis=tuple(range(self.kernel.ndim - 2)))
+        added = values[inputs] @ kernel[inputs]
         self.add_to_bias(added * self._columns(outputs))
 
     def add_to_bias(self, added):
@@ -225,7 +240,7 @@ class Recurrent(LinearMap):
         return [(True, every, self.kernel.size), (False, every, self.recurrent_kernel.size)]
 
     def config(self, inputs, outputs):
-        return {"units": int(outputs.sum())}
+        return {layer_types.of(self.layer).units: int(outputs.sum())}
 
 
 class Bidirectional(LinearMap):
@@ -291,10 +306,10 @@ class Bidirectional(LinearMap):
 
     @property
     def inputs_matrix(self):
-        return np.concatenate([each.inputs_matrix for each in self._directions], axis=1)
+        return np.concatenate([each.inputs_matrix for each in self._directions], axis=-1)
 
     def set_inputs_matrix(self, matrix):
-        for each, part in zip(self._directions, np.split(matrix, 2, axis=1)):
+        for each, part in zip(self._directions, np.split(matrix, 2, axis=-1)):
             each.set_inputs_matrix(part)
 
     def zero(self, arrays, inputs, outputs):
@@ -304,6 +319,10 @@ class Bidirectional(LinearMap):
     def clear_recurrence(self, outputs):
         for each, part in zip(self._directions, self._split(outputs)):
             each.clear_recurrence(part)
+
+    def _scale_inputs(self, factors):
+        for each in self._directions:
+            each.scale(factors, None)
 
     def _take(self, arrays, inputs, outputs):
         return [
@@ -337,8 +356,9 @@ class Bidirectional(LinearMap):
 
     def config(self, inputs, outputs):
         units, config = int(self._split(outputs)[0].sum()), self.layer.get_config()
+        forward = self.layer.forward_layer
         return {
-            name: keras_compat.inner_config(config[name], {"units": units})
+            name: keras_compat.inner_config(config[name], {layer_types.of(forward).units: units})
             for name in ("layer", "backward_layer")
             if config.get(name) is not None
         }

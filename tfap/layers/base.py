@@ -401,9 +401,7 @@ class PruneByActivationBase(CountMemory, PreviousWeights, CountingWrapper):
             if masks[0][0].heads:  # kernel (inputs, heads, dimensions), bias (heads, dimensions)
                 kept = masks[0][1].any(axis=(0, 2))[:, None]
             else:
-                kept = np.any(
-                    [values.any(axis=0).reshape(spec.gates, -1).any(axis=0) for spec, values in masks], 0
-                )
+                kept = np.any([_by_unit(spec, values).any(axis=(0, 1)) for spec, values in masks], 0)
                 kept = np.tile(kept, masks[0][0].gates)
             mask.assign(np.broadcast_to(kept, mask.shape).astype(np.uint8))
             bias.assign(bias.numpy() * mask.numpy())
@@ -547,3 +545,8 @@ def _first(outputs):
 def _as_saved(values):
     """Returns what files hold, whatever dtypes a backend has."""
     return values.astype(np.int64) if values.dtype == np.int32 else values
+
+
+def _by_unit(spec, mask):
+    """Reshapes the mask of a kernel of a recurrent layer to `(weights, gates, units)`."""
+    return mask.reshape(-1, spec.gates, mask.shape[-1] // spec.gates)
