@@ -14,8 +14,9 @@ Every arm prunes the same dense model with `tfap.prune_once` to the same budget:
 - global: `scope="global"`, the channels of all layers ranked together.
 
 Budgets are a share of the FLOPs, or a measured speedup in LiteRT at batch 1. The MobileNet is too small for
-the speedups: its images are 14 x 14, and with the fewest channels it is 1.2 times as fast. Accuracies are those of the
-test images, after the refit alone and after two more epochs. Differences are paired by seed, with 95% CIs.
+the speedups: its images are 14 x 14, and with the fewest channels it is 1.2 times as fast. Accuracies are
+those of the test images, after the refit alone and after two more epochs. Differences are paired by seed,
+with 95% CIs.
 """
 
 import os
