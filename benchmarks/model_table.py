@@ -47,7 +47,9 @@ flags.DEFINE_string("write", None, "File for the page; printed if empty.")
 flags.DEFINE_string("one", None, "Internal: the model to run in this process.")
 flags.DEFINE_string("into", None, "Internal: the file for the outcomes of that model.")
 flags.DEFINE_string("results", "build/models", "Folder for outcomes. Stored outcomes are not run again.")
-flags.DEFINE_bool("run", True, "If false, writes the page from the stored outcomes.")
+flags.DEFINE_bool(
+    "run", True, "If false, writes the page from the stored outcomes and, for other models, the rows it has."
+)
 flags.DEFINE_integer("seconds", 1800, "Time limit per model.", 1)
 
 CRITERIA = ("magnitude", "activation_count")
@@ -386,8 +388,16 @@ def page(results):
     titles = ["model", "Keras", "pruned by", *STEPS, *(f"{step} without tfap" for step in PLAIN_STEPS)]
     yield f"| {' | '.join(titles)} |"
     yield "|" + "---|" * len(titles)
+    earlier = {} if FLAGS.run or not FLAGS.write else rows_by_model(pathlib.Path(FLAGS.write))
+    taken = []
     for entry, keras_name, found in results:
-        yield from rows(entry, keras_name, found)
+        if "problem" in found and (entry.name, keras_name) in earlier:
+            taken.append(f"{entry.name} ({keras_name})")
+            yield from earlier[entry.name, keras_name]
+        else:
+            yield from rows(entry, keras_name, found)
+    if taken:
+        yield f"\nThese rows are from a run with an earlier version of tfap: {', '.join(taken)}."
     if not model_zoo.KERAS_HUB:
         yield "\nThe models of KerasHub are missing because it is not installed: `pip install '.[models]'`."
     yield NOTES + STAYED
@@ -401,6 +411,16 @@ def page(results):
         yield f"| {model} | {', '.join(keras_names)} | `{name}` | {reason} |"
     if not others:
         yield "| none | | | |"
+
+
+def rows_by_model(path):
+    """Returns the rows of the table in a page: `{(model, Keras): list of lines}`."""
+    found = {}
+    for line in path.read_text().partition("## Limitations")[0].splitlines() if path.exists() else ():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 4:
+            found.setdefault((cells[1], cells[2]), []).append(line)
+    return found
 
 
 def stayed_rows(results):

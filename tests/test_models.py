@@ -129,3 +129,11 @@ def test_what_stays_is_listed_by_reason():
     results = [(entry, name, {"stayed": {"magnitude": reasons[:1]}}) for name in ("keras", "tf_keras")]
     (row,) = model_table.stayed_rows(results)
     assert row == "| net | keras, tf_keras | magnitude | 2 | 5 | a layer divides it |"
+
+
+def test_rows_of_a_page_are_found_again(tmp_path):
+    page = tmp_path / "models.md"
+    assert model_table.rows_by_model(page) == {}
+    rows = ["| net | keras | magnitude | 1 |", "| net | keras | ap | 2 |"]
+    page.write_text("\n".join(["# Page", *rows, "", "## Limitations", "| x | keras | y | z |"]))
+    assert model_table.rows_by_model(page) == {("net", "keras"): rows}
