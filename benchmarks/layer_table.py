@@ -80,6 +80,11 @@ def _attention(layers):
     return lambda x: attention(x, x)
 
 
+def _grouped_attention(layers):
+    attention = layers.GroupQueryAttention(4, num_query_heads=4, num_key_value_heads=2)
+    return lambda x: attention(x, x)
+
+
 ENTRIES = [
     Entry("Dense", (4,), lambda k: k.Dense(6, "relu")),
     Entry("Dense on (time, features)", (5, 4), lambda k: k.Dense(6, "relu")),
@@ -107,6 +112,7 @@ ENTRIES = [
     Entry("Bidirectional(LSTM)", (5, 4), lambda k: k.Bidirectional(k.LSTM(6)), 4, 0),
     Entry("TimeDistributed(Dense)", (5, 4), lambda k: k.TimeDistributed(k.Dense(6, "relu"))),
     Entry("MultiHeadAttention", (5, 4), _attention, 4, 0),
+    Entry("GroupedQueryAttention", (5, 4), _grouped_attention, 4, 0, kerases=("keras",)),
     Entry("LocallyConnected1D", (9, 4), lambda k: k.LocallyConnected1D(6, 3), 1, 0, kerases=("tf_keras",)),
     Entry("LocallyConnected2D", (5, 5, 4), lambda k: k.LocallyConnected2D(6, 3), 1, 0, kerases=("tf_keras",)),
 ]

@@ -47,7 +47,9 @@ flags.DEFINE_string("write", None, "File for the page; printed if empty.")
 flags.DEFINE_string("one", None, "Internal: the model to run in this process.")
 flags.DEFINE_string("into", None, "Internal: the file for the outcomes of that model.")
 flags.DEFINE_string("results", "build/models", "Folder for outcomes. Stored outcomes are not run again.")
-flags.DEFINE_bool("run", True, "If false, writes the page from the stored outcomes.")
+flags.DEFINE_bool(
+    "run", True, "If false, writes the page from the stored outcomes and, for other models, the rows it has."
+)
 flags.DEFINE_integer("seconds", 1800, "Time limit per model.", 1)
 
 CRITERIA = ("magnitude", "activation_count")
@@ -103,9 +105,17 @@ NOTES = """
   itself does. Use `save_weights` there.
 - If the number of positions is an undefined dimension, `compact` compares outputs on random inputs with 16
   positions. `export` uses 32 if it receives no `data`. Position embeddings must have at least this size.
-- The script of this table registers the layers of KerasHub with `tfap.register_prunable_layer`. tfap does not
-  know them otherwise.
+- Llama of KerasHub 0.32.0: `get_config` of `LlamaTransformerDecoder` fails, because it names an attribute
+  that the layer does not have. tfap cannot rebuild these layers, so it does not prune them.
 """
+STAYED = """
+## Channels that are pruned and stay
+
+These are the channels that are constant or disconnected after pruning, and that `compact` does not remove,
+with the reasons that `tfap.compaction_report` gives. The names of layers in reasons are left out.
+
+| model | Keras | pruned by | layers | channels | reason |
+|---|---|---|---|---|---|"""
 OTHERS = """
 ## Kernels that are not pruned
 
@@ -179,7 +189,7 @@ class Pruned(Plain):
     def __init__(self, entry, keras, folder, criterion):
         super().__init__(entry, keras, folder)
         self.criterion = criterion
-        self.others = {}
+        self.others, self.stayed = {}, []
 
     def plan(self):
         if not keras_compat.is_graph_model(self.model):
@@ -237,6 +247,7 @@ class Pruned(Plain):
         if not keras_compat.is_graph_model(self.plain):
             return "not subclassed models"
         self.smaller = tfap.compact(self.plain)  # raises if outputs differ by more than float tolerance
+        self.stayed = stayed(tfap.compaction_report(self.plain, self.smaller).kept)
         before, after = (model.count_params() for model in (self.plain, self.smaller))
         if before == after:
             return "equal, nothing removed"
@@ -260,6 +271,17 @@ def check_equal(expected, received, exactly=True):
         apart, largest = equality.largest_difference(other, one), np.abs(one).max()
         allowed = 0 if exactly else 1e-6 + 1e-4 * largest
         assert apart <= allowed, f"outputs differ by {apart:.1e}, the largest is {largest:.1e}"
+
+
+def stayed(kept):
+    """Returns lists `[layers, channels, reason]`: what `compact` keeps of what was pruned, by reason."""
+    found = {}
+    for each in kept:
+        found.setdefault(re.sub(r"'[^']+'", "a layer", each.reason), []).append(each)
+    return [
+        [len({each.path for each in group}), sum(each.channels for each in group), reason]
+        for reason, group in found.items()
+    ]
 
 
 def kernels(model, criterion):
@@ -292,7 +314,7 @@ def kernels(model, criterion):
 def run_one(entry, keras, folder):
     """Returns every outcome of a model in one Keras, as plain data."""
     start = time.perf_counter()
-    found, others = {}, {}
+    found, others, stay = {}, {}, {}
     for name in (WITHOUT, *entry.criteria):
         keras_compat.start_afresh(seed=0)
         inside = folder / name.replace(" ", "_")
@@ -301,8 +323,8 @@ def run_one(entry, keras, folder):
             found[name] = outcomes(PLAIN_STEPS, Plain(entry, keras, inside))
         else:
             walk = Pruned(entry, keras, inside, name)
-            found[name], others = outcomes(STEPS, walk), walk.others
-    return {"outcomes": found, "others": others, "seconds": time.perf_counter() - start}
+            found[name], others, stay[name] = outcomes(STEPS, walk), walk.others, walk.stayed
+    return {"outcomes": found, "others": others, "stayed": stay, "seconds": time.perf_counter() - start}
 
 
 def main_of_one(name, keras_name, path):
@@ -366,11 +388,21 @@ def page(results):
     titles = ["model", "Keras", "pruned by", *STEPS, *(f"{step} without tfap" for step in PLAIN_STEPS)]
     yield f"| {' | '.join(titles)} |"
     yield "|" + "---|" * len(titles)
+    earlier = {} if FLAGS.run or not FLAGS.write else rows_by_model(pathlib.Path(FLAGS.write))
+    taken = []
     for entry, keras_name, found in results:
-        yield from rows(entry, keras_name, found)
+        if "problem" in found and (entry.name, keras_name) in earlier:
+            taken.append(f"{entry.name} ({keras_name})")
+            yield from earlier[entry.name, keras_name]
+        else:
+            yield from rows(entry, keras_name, found)
+    if taken:
+        yield f"\nThese rows are from a run with an earlier version of tfap: {', '.join(taken)}."
     if not model_zoo.KERAS_HUB:
         yield "\nThe models of KerasHub are missing because it is not installed: `pip install '.[models]'`."
-    yield NOTES + OTHERS
+    yield NOTES + STAYED
+    yield from stayed_rows(results)
+    yield OTHERS
     others = {}
     for entry, keras_name, found in results:
         for name, reason in found.get("others", {}).items():
@@ -379,6 +411,29 @@ def page(results):
         yield f"| {model} | {', '.join(keras_names)} | `{name}` | {reason} |"
     if not others:
         yield "| none | | | |"
+
+
+def rows_by_model(path):
+    """Returns the rows of the table in a page: `{(model, Keras): list of lines}`."""
+    found = {}
+    for line in path.read_text().partition("## Limitations")[0].splitlines() if path.exists() else ():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 4:
+            found.setdefault((cells[1], cells[2]), []).append(line)
+    return found
+
+
+def stayed_rows(results):
+    """Yields the rows of channels that stay, one for all Kerases in which they are the same."""
+    rows = {}
+    for entry, keras_name, found in results:
+        for criterion, reasons in found.get("stayed", {}).items():
+            for reason in reasons:
+                rows.setdefault((entry.name, criterion, *reason), []).append(keras_name)
+    for (model, criterion, *reason), keras_names in rows.items():
+        yield f"| {' | '.join([model, ', '.join(keras_names), criterion, *map(str, reason)])} |"
+    if not rows:
+        yield "| none | | | | | |"
 
 
 def wanted():

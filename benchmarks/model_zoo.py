@@ -14,7 +14,6 @@ import tensorflow as tf
 
 import tfap
 from tfap import keras_compat
-from tfap.graph import layer_types
 
 CLASSES = 10
 UNDEFINED_SIZE = 9  # size for undefined dimensions
@@ -251,27 +250,10 @@ def subclassed(keras):
 # -- KerasHub --------------------------------------------------------------------------------------
 
 
-def _transformer(attention, *dense):
-    """Returns the kernels in a layer with an attention layer and Dense layers of these names."""
-    in_attention = layer_types.LAYERS["MultiHeadAttention"].kernel_specs(None)
-    inside = dict(feeds_output=False, reads_input=False)  # these are not the inputs and outputs of the layer
-    return [
-        *(dataclasses.replace(spec, name=f"{attention}.{spec.name}") for spec in in_attention),
-        *(tfap.KernelSpec(f"{name}.kernel", **inside) for name in dense),
-    ]
-
-
 def bert(keras):
-    """Builds a classifier on KerasHub's BERT backbone, and registers the kernels of its layers."""
+    """Builds a classifier on KerasHub's BERT backbone."""
     import keras_hub
 
-    tfap.register_prunable_layer(
-        keras_hub.layers.TransformerEncoder,
-        _transformer("_self_attention_layer", "_feedforward_intermediate_dense", "_feedforward_output_dense"),
-    )
-    tfap.register_prunable_layer(
-        keras_hub.layers.PositionEmbedding, [tfap.KernelSpec("position_embeddings", reads_input=False)]
-    )
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=40,
         num_layers=2,
@@ -285,20 +267,30 @@ def bert(keras):
 
 
 def hub_vit(keras):
-    """Builds a classifier on KerasHub's ViT backbone, and registers the kernels of its encoder."""
+    """Builds a classifier on KerasHub's ViT backbone."""
     import keras_hub
-    from keras_hub.src.models.vit.vit_layers import ViTEncoder
 
-    blocks = [f"encoder_layers.{number}" for number in range(2)]
-    specs = [_transformer(f"{block}.mha", f"{block}.mlp.dense_1", f"{block}.mlp.dense_2") for block in blocks]
-    tfap.register_prunable_layer(ViTEncoder, [spec for block in specs for spec in block])
     backbone = keras_hub.models.ViTBackbone(
         image_shape=(16, 16, 3), patch_size=(4, 4), num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32
     )
+    return _pooled(keras, backbone, "hub_vit")
+
+
+def hub_decoder(keras, backbone, **sizes):
+    """Builds a classifier on a backbone of KerasHub for language models."""
+    import keras_hub
+
+    sizes = {"vocabulary_size": 40, "num_layers": 2, "hidden_dim": 16, "intermediate_dim": 32, **sizes}
+    return _pooled(keras, getattr(keras_hub.models, backbone)(**sizes), backbone)
+
+
+def _pooled(keras, backbone, name):
     x = keras.layers.GlobalAveragePooling1D()(backbone.output)
-    return keras.Model(backbone.input, keras.layers.Dense(CLASSES, activation="softmax")(x), name="hub_vit")
+    return keras.Model(backbone.input, keras.layers.Dense(CLASSES, activation="softmax")(x), name=name)
 
 
+_GROUPED = {"num_query_heads": 4, "num_key_value_heads": 2}
+_GEMMA = {**_GROUPED, "head_dim": 4, "intermediate_dim": 64}  # a gated block has half as many units
 CUSTOM = [
     Entry("vision transformer", lambda keras: networks.vit(keras, (16, 16, 3), CLASSES, width=16)),
     Entry("text: Embedding and LSTM", text, integers_below=40),
@@ -327,5 +319,19 @@ APPLICATIONS = [
 HUB = [
     Entry("KerasHub BERT backbone", bert, keras_names=("keras",)),
     Entry("KerasHub ViT backbone", hub_vit, keras_names=("keras",), criteria=("magnitude",)),
+    *(
+        Entry(
+            f"KerasHub {name} backbone",
+            functools.partial(hub_decoder, backbone=f"{name}Backbone", **sizes),
+            keras_names=("keras",),
+            criteria=("magnitude",),
+        )
+        for name, sizes in (
+            ("GPT2", {"num_heads": 4, "max_sequence_length": 32}),
+            ("Mistral", _GROUPED),
+            ("Gemma", _GEMMA),
+            ("Llama", _GROUPED),
+        )
+    ),
 ]
 ENTRIES = [*APPLICATIONS, *CUSTOM, *HUB]

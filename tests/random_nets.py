@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfap import keras_compat
 
 # Elementwise activations; those of the first group are 0 at 0.
-_ZERO_AT_ZERO = ["relu", "tanh", "gelu", "elu", "linear"]
+ZERO_AT_ZERO = ["relu", "tanh", "gelu", "elu", "linear"]
 _OTHERS = ["sigmoid", "softplus"]
 _GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
@@ -81,7 +81,7 @@ class Maker:
         return int(self.generator.integers(least, most + 1))
 
     def activation(self):
-        return self.pick(_ZERO_AT_ZERO * 2 + _OTHERS)
+        return self.pick(ZERO_AT_ZERO * 2 + _OTHERS)
 
     # -- bookkeeping -------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ class Maker:
         self.note("Recurrent" if merge_mode is None else "Bidirectional", channels)
         return self.apply(layer, value, np.tile(channels, 2) if merge_mode == "concat" else channels)
 
-    def MultiHeadAttention(self, value):
+    def MultiHeadAttention(self, value, grouped=None):
         """Of a value with itself, or with another activation of it; or a GroupedQueryAttention."""
         use_bias = self.maybe(0.8)
         key = value
@@ -224,7 +224,9 @@ class Maker:
             self.pads.update(_numbers(value.channels))
         options = {"use_bias": use_bias}
         channels = None
-        if hasattr(self.layers, "GroupQueryAttention") and self.maybe(0.3):
+        if grouped is None:
+            grouped = hasattr(self.layers, "GroupQueryAttention") and self.maybe(0.3)
+        if grouped:
             heads = self.number(2, 3)
             repeats, size = self.number(1, 3), self.number(3, 5)
             layer = self.layers.GroupQueryAttention(size, heads * repeats, heads, **options)
@@ -247,8 +249,8 @@ class Maker:
 
     def Attention(self, value):
         """Attention of one head, written with functions: a channel of queries and keys goes if it is zero."""
-        query = self.dense(value, activation=self.pick(_ZERO_AT_ZERO))
-        key = self.dense(value, channels=query.channels, activation=self.pick(_ZERO_AT_ZERO))
+        query = self.dense(value, activation=self.pick(ZERO_AT_ZERO))
+        key = self.dense(value, channels=query.channels, activation=self.pick(ZERO_AT_ZERO))
         values = self.dense(value)
         self.normalized.update(_numbers(query.channels))
         self.products.update(_numbers(query.channels))

@@ -258,6 +258,21 @@ def test_transformer_encoder_of_keras_hub(hub):
     assert tfap.flops(removed) < tfap.flops(model)
 
 
+@pytest.mark.tensorflow_only("KerasHub is tried on TensorFlow")
+def test_a_pruned_decoder_of_keras_hub_is_stripped(hub):
+    """It is called with a mask alone, and builds itself from the shapes in its config."""
+    import keras
+
+    inputs, mask = keras.Input((6, 8)), keras.Input((6,), dtype="int32")
+    decoder = hub.layers.TransformerDecoder(12, 2, name="decoder")
+    x = keras.layers.GlobalAveragePooling1D()(decoder(inputs, decoder_padding_mask=mask))
+    model = random_weights(keras.Model([inputs, mask], keras.layers.Dense(2)(x)))
+    pruned = tfap.prune(model, 0.5, "magnitude", granularity="neuron", scope="local")
+    tfap.update_masks(pruned, 0.5)
+    small = tfap.compact(tfap.strip_pruning(pruned))
+    assert small.get_layer("decoder").intermediate_dim == 6
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("KerasHub is tried on TensorFlow")
 def test_bert_and_vit_of_keras_hub(hub):
@@ -292,6 +307,24 @@ def test_bert_and_vit_of_keras_hub(hub):
     assert smaller.mlp_dim == 24
     images = generator.normal(size=(3, 16, 16, 3)).astype("float32")
     assert_equal_outputs(vit, small, images)
+
+
+def test_the_report_names_inner_neurons_that_stay_but_no_removed_unit(keras_module):
+    """Output 0 of the block stays zero, and removed units are none that were kept."""
+    cls = block_class(keras_module)
+    units = tfap.Units(["gate", "up"], ["down"], ["norm"])
+    tfap.register_composite_layer(cls, {"hidden_dim": units})
+    down = tfap.KernelSpec("down.kernel", feeds_output=False, reads_input=False)
+    others = block_class(keras_module)
+    tfap.register_prunable_layer(others, [down])
+    for each, channels in ((cls, {}), (others, {"first": 1})):
+        model = net(keras_module, each)
+        not_read(model.get_layer("first").down, [2, 3])
+        kernel, bias = model.get_layer("first").down.get_weights()
+        kernel[:, 0], bias[0] = 0, 0
+        model.get_layer("first").down.set_weights([kernel, bias])
+        report = tfap.compaction_report(model, tfap.compact(model))
+        assert {kept.path: kept.channels for kept in report.kept} == channels
 
 
 def test_liveness_knows_the_units(keras_module, block):

@@ -132,3 +132,38 @@ def test_metrics_and_optimizers(keras_module):
     assert copy is not metric and copy._fn is accuracy
     optimizer = keras_module.optimizers.SGD(schedule)
     assert keras_compat.from_config(optimizer)._learning_rate is schedule
+
+
+@pytest.mark.tensorflow_only("the mechanism has nothing of a backend")
+def test_a_layer_that_its_config_builds():
+    """As the decoders of KerasHub: the shapes of several inputs are in the config, and it builds itself."""
+    import keras
+
+    class Both(keras.layers.Layer):
+        def __init__(self, units, first_shape=None, second_shape=None, **kwargs):
+            super().__init__(**kwargs)
+            self.units, self.shapes = units, (first_shape, second_shape)
+            if first_shape:
+                self.build(first_shape, second_shape)
+
+        def build(self, first_shape, second_shape=None):
+            self.shapes = (first_shape, second_shape)
+            self.dense = keras.layers.Dense(self.units)
+            self.dense.build(first_shape)
+            self.built = True
+
+        def call(self, first, second=None):
+            return self.dense(first)
+
+        def get_config(self):
+            shapes = dict(zip(("first_shape", "second_shape"), self.shapes))
+            return {**super().get_config(), "units": self.units, **shapes}
+
+    tfap.register_prunable_layer(Both, [tfap.KernelSpec("dense.kernel", feeds_output=False)])
+    both = Both(4, name="both")
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="output")(both(inputs, inputs)))
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    pruned = tfap.prune(model, 0.5, "magnitude")
+    assert [wrapper.name for wrapper in tfap.prunable_layers(pruned)] == ["both"]
+    np.testing.assert_array_equal(tfap.strip_pruning(pruned)(x), model(x))

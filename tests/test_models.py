@@ -9,6 +9,7 @@ import pytest
 from model_table import PLAIN_STEPS, STEPS, Plain, Pruned, kernels, outcomes
 
 import tfap
+from tfap.graph.kept import Kept
 
 pytestmark = pytest.mark.one_keras
 
@@ -114,3 +115,25 @@ def test_rows_stand_side_by_side():
     assert row == f"| net | keras | magnitude | {' | '.join('a' * len(STEPS) + 'b' * len(PLAIN_STEPS))} |"
     (row,) = model_table.rows(entry, "keras", {"problem": "killed"})
     assert row == "| net | keras | | killed |"
+
+
+def test_what_stays_is_listed_by_reason():
+    kept = [
+        Kept("a", 2, "'norm_1' divides it"),
+        Kept("b", 3, "'norm_2' divides it"),
+        Kept("b", 1, "it is an output of the model"),
+    ]
+    reasons = model_table.stayed(kept)
+    assert reasons == [[2, 5, "a layer divides it"], [1, 1, "it is an output of the model"]]
+    entry = model_zoo.Entry("net", None)
+    results = [(entry, name, {"stayed": {"magnitude": reasons[:1]}}) for name in ("keras", "tf_keras")]
+    (row,) = model_table.stayed_rows(results)
+    assert row == "| net | keras, tf_keras | magnitude | 2 | 5 | a layer divides it |"
+
+
+def test_rows_of_a_page_are_found_again(tmp_path):
+    page = tmp_path / "models.md"
+    assert model_table.rows_by_model(page) == {}
+    rows = ["| net | keras | magnitude | 1 |", "| net | keras | ap | 2 |"]
+    page.write_text("\n".join(["# Page", *rows, "", "## Limitations", "| x | keras | y | z |"]))
+    assert model_table.rows_by_model(page) == {("net", "keras"): rows}

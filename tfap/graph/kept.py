@@ -5,12 +5,13 @@ import dataclasses
 
 import numpy as np
 
-from tfap.graph import attention, functions, layer_types, linear, norms, recurrent
+from tfap.graph import attention, composite, functions, layer_types, linear, norms, recurrent
 from tfap.graph.calls import unwrap
 from tfap.graph.channels import consumed_by
 from tfap.graph.kept_heads import kept_heads
 from tfap.graph.kernel import Kernel, neuron_count
 from tfap.graph.layer_types import ChannelRule, ConstantRule
+from tfap.graph.units import InnerKernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +225,9 @@ def _why_not_analyzed(layer, call):
     if reason:
         return reason
     if row.channels is None:
-        return f"tfap does not analyze {type(layer).__name__} layers"
+        kind = type(layer).__name__
+        inside = f"tfap keeps the heads and the outputs inside {kind} layers"
+        return inside if composite.counts(layer) else f"tfap does not analyze {kind} layers"
     if row.recurrent or row.attention:
         which = (recurrent if row.recurrent else attention).why_not_analyzed(layer, call)
         return f"tfap does not analyze {type(layer).__name__} layers {which}"
@@ -236,13 +239,18 @@ def _why_not_analyzed(layer, call):
 def neurons_without_weights(path, layer, masks):
     """Counts the neurons of a layer of which all weights are zero, in its kernels.
 
+    Units inside a composite layer do not count if it can be rebuilt with fewer of them.
+
     Args:
         path: Path of the layer.
         layer: A layer of any type.
         masks: Dict of weight name to mask. None uses the values of the weights.
     """
-    dead = {}
+    dead, removable = {}, composite.counts(layer)
     for spec in layer_types.kernel_specs(layer):
+        entry = spec.units if isinstance(spec, InnerKernel) else None
+        if entry in removable:
+            continue
         weights = spec.find(layer)
         if weights is None or (masks is not None and spec.name not in masks):
             continue
@@ -250,6 +258,6 @@ def neurons_without_weights(path, layer, masks):
         nonzero = weights != 0 if masks is None else np.asarray(masks[spec.name]) != 0
         sums = Kernel(path, spec, weights, nonzero).neuron_sums(nonzero.astype(np.int64))
         # The kernels of one inner layer, such as an LSTM cell, have the same neurons.
-        inner = spec.name.rpartition(".")[0], neuron_count(spec, weights.shape)
+        inner = entry or spec.name.rpartition(".")[0], neuron_count(spec, weights.shape)
         dead[inner] = dead.get(inner, True) & (sums == 0)
     return int(sum(np.sum(marks) for marks in dead.values()))

@@ -5,103 +5,33 @@ a Keras layer, such as `Dropout`, does not get the row of that layer. A subclass
 unless it overrides what the base computes. If it overrides `call`, its kernels are known, but its channels
 are not.
 
-To support another layer type, add a row to `LAYERS`. Users register theirs with `register_prunable_layer` or
-`register_pass_through_layer`.
+To support another layer type, add a row to `LAYERS`. Rows of functions are in `function_types.FUNCTIONS`.
+Users register theirs with `register_prunable_layer` or `register_pass_through_layer`.
 """
 
 import dataclasses
-import enum
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from tfap import keras_compat
 from tfap.graph import multiply_adds as products
+from tfap.graph.function_types import FUNCTIONS
 from tfap.graph.kernel import KernelSpec
+from tfap.graph.layer_rules import (
+    MERGE,
+    OVER_CHANNELS,
+    RESHAPE,
+    UNKNOWN,
+    ChannelRule,
+    ConstantRule,
+    LayerType,
+    same,
+)
 from tfap.graph.units import Units
 
-
-class ChannelRule(enum.Enum):
-    """How a layer computes the channels of its output from those of its inputs."""
-
-    LINEAR = "each is a weighted sum of all input channels"
-    DEPTHWISE = "each applies a window of weights to one input channel"
-    SAME = "channel j depends on channel j of the input only"
-    ALONG_AXIS = "channel j depends on channel j of the input only, unless the layer works along that axis"
-    MERGED = "channel j depends on channel j of each input only"
-    CONCATENATED = "they are the channels of all inputs, one input after another"
-    RESHAPED = "they hold the elements of the input in the same order"
-    PERMUTED = "they are those of the input, on another axis"
-    STACKED = "channel j depends on channel j of each input only, and there is a new axis"
-    SELECTED = "they are some of the channels of the input, in the same order"
-    CONTRACTED = "they are those of an input; channels on an axis that is summed over can go if they are zero"
-    SHAPE = "none; the output holds sizes of the input"
-
-
-class ConstantRule(enum.Enum):
-    """What a layer outputs for a constant input channel."""
-
-    KEPT = "the same constant"
-    APPLIED = "the result of the layer for this constant"
-    ZERO_KEPT = "zero if the input is zero; padding mixes other constants with zeros"
-    NORMALIZED = "the constant, normalized with the channel's statistics"
-    PRELU = "the constant, times the channel's slope if negative"
-    GROUP_NORMALIZED = "the constant, normalized with the statistics of a group of channels"
-    LAYER_NORMALIZED = "the shift of the channel, if it is zero and the channels have the sum zero"
-    RMS_NORMALIZED = "zero if the input is zero; others are divided by the root mean square of all channels"
-    UNIT_NORMALIZED = "zero if the input is zero; others are divided by the norm of all channels"
-
-
-# Rules of layers that normalize over all channels.
-OVER_CHANNELS = (ConstantRule.LAYER_NORMALIZED, ConstantRule.RMS_NORMALIZED, ConstantRule.UNIT_NORMALIZED)
 # What a TimeDistributed may not hold: weights with an axis less than the output, or a config that changes.
 _NOT_AT_TIME_STEPS = (ConstantRule.PRELU, ConstantRule.GROUP_NORMALIZED, *OVER_CHANNELS)
 
-
-@dataclasses.dataclass(frozen=True)
-class LayerType:
-    """A row of the table. tfap does not remove channels around a layer if their rule is unknown.
-
-    Attributes:
-        kernels: The prunable weights: a tuple of `KernelSpec`, or a function `(layer)` that returns one.
-        multiply_adds: A rule of `multiply_adds.py`. None if the FLOPs are unknown.
-        channels: A `ChannelRule`. None if unknown.
-        constants: A `ConstantRule`, for `ChannelRule.SAME`. None if unknown.
-        keeps_neurons: Whether neuron j of the output is neuron j of the input, so that the search for the
-            activation of earlier layers continues after the layer.
-        is_activation: Whether the neurons of earlier layers fire in this layer.
-        units: String. The config entry with the number of output channels, for `ChannelRule.LINEAR`.
-        adds_bias: Whether a layer without a bias can be rebuilt with one.
-        random_in_training: Whether the layer computes something else with `training=True`.
-        per_time_step: Whether the layer applies an inner layer to every time step. `of` then returns what the
-            inner layer does to channels.
-        elementwise_weights: Whether the weights multiply elementwise even if they have several axes.
-        recurrent: Whether the layer reads its own output of the time step before. It consumes the last axis.
-        attention: Whether the layer has heads, which read a query, a key and a value.
-        inner_units: Tuple of pairs: a config entry with a number of units inside the layer, and its `Units`.
-    """
-
-    kernels: tuple[KernelSpec, ...] | Callable = ()
-    multiply_adds: Callable | None = None
-    channels: ChannelRule | None = None
-    constants: ConstantRule | None = None
-    keeps_neurons: bool = False
-    is_activation: bool = False
-    units: str | None = None
-    adds_bias: bool = False
-    random_in_training: bool = False
-    per_time_step: bool = False
-    elementwise_weights: bool = False
-    recurrent: bool = False
-    attention: bool = False
-    inner_units: tuple[tuple[str, Units], ...] = ()
-
-    def kernel_specs(self, layer: Any) -> tuple[KernelSpec, ...]:
-        inside = [spec for entry, units in self.inner_units for spec in units.kernels(layer, entry)]
-        return (*inside, *(self.kernels(layer) if callable(self.kernels) else self.kernels))
-
-
-UNKNOWN = LayerType()
 
 # -- kernels -----------------------------------------------------------------------------------------
 
@@ -232,10 +162,6 @@ def _linear(kernels, rule, units="filters"):
     return LayerType(kernels, rule, ChannelRule.LINEAR, units=units, adds_bias=True)
 
 
-def _same(constants, keeps_neurons=True, **others):
-    return LayerType(channels=ChannelRule.SAME, constants=constants, keeps_neurons=keeps_neurons, **others)
-
-
 _CONVOLUTION = _linear(_FORWARD, products.at_output_positions)
 _TRANSPOSED_CONVOLUTION = _linear(_TRANSPOSED, products.at_input_positions)
 _SEPARABLE_CONVOLUTION = _linear(_SEPARABLE, products.at_output_positions)
@@ -248,13 +174,11 @@ _RECURRENT_CONVOLUTION = dataclasses.replace(
     units="filters",
 )
 _ATTENTION = LayerType(_attention, products.attention, ChannelRule.LINEAR, attention=True)
-_ACTIVATION = _same(ConstantRule.APPLIED, is_activation=True)
-_DROPOUT = _same(ConstantRule.KEPT, random_in_training=True)
-_POOLING = _same(ConstantRule.KEPT)
-_PADDING = _same(ConstantRule.ZERO_KEPT)
-_BATCH_NORMALIZATION = _same(ConstantRule.NORMALIZED, random_in_training=True)
-_MERGE = LayerType(channels=ChannelRule.MERGED, keeps_neurons=True)
-_RESHAPE = LayerType(channels=ChannelRule.RESHAPED)
+_ACTIVATION = same(ConstantRule.APPLIED, is_activation=True)
+_DROPOUT = same(ConstantRule.KEPT, random_in_training=True)
+_POOLING = same(ConstantRule.KEPT)
+_PADDING = same(ConstantRule.ZERO_KEPT)
+_BATCH_NORMALIZATION = same(ConstantRule.NORMALIZED, random_in_training=True)
 
 _DIMENSIONS = (1, 2, 3)
 
@@ -293,21 +217,21 @@ LAYERS = {
     "GroupedQueryAttention": _ATTENTION,
     # Activations
     **dict.fromkeys(("ELU", "LeakyReLU", "ReLU", "ThresholdedReLU"), _ACTIVATION),
-    "PReLU": _same(ConstantRule.PRELU, is_activation=True, elementwise_weights=True),
-    "Activation": _same(ConstantRule.APPLIED),
+    "PReLU": same(ConstantRule.PRELU, is_activation=True, elementwise_weights=True),
+    "Activation": same(ConstantRule.APPLIED),
     # Random in training
     **dict.fromkeys(("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise"), _DROPOUT),
     **{f"SpatialDropout{d}D": _DROPOUT for d in _DIMENSIONS},
     "ActivityRegularization": _DROPOUT,
-    "Identity": _same(ConstantRule.KEPT),
-    "RepeatVector": _same(ConstantRule.KEPT, keeps_neurons=False),
+    "Identity": same(ConstantRule.KEPT),
+    "RepeatVector": same(ConstantRule.KEPT, keeps_neurons=False),
     # Normalization
     "BatchNormalization": _BATCH_NORMALIZATION,
     "SyncBatchNormalization": _BATCH_NORMALIZATION,
-    "GroupNormalization": _same(ConstantRule.GROUP_NORMALIZED, elementwise_weights=True),
-    "LayerNormalization": _same(ConstantRule.LAYER_NORMALIZED, elementwise_weights=True),
-    "RMSNormalization": _same(ConstantRule.RMS_NORMALIZED, keeps_neurons=False, elementwise_weights=True),
-    "UnitNormalization": _same(ConstantRule.UNIT_NORMALIZED, keeps_neurons=False),
+    "GroupNormalization": same(ConstantRule.GROUP_NORMALIZED, elementwise_weights=True),
+    "LayerNormalization": same(ConstantRule.LAYER_NORMALIZED, elementwise_weights=True),
+    "RMSNormalization": same(ConstantRule.RMS_NORMALIZED, keeps_neurons=False, elementwise_weights=True),
+    "UnitNormalization": same(ConstantRule.UNIT_NORMALIZED, keeps_neurons=False),
     "Normalization": LayerType(elementwise_weights=True),
     # Windows on each channel
     **{
@@ -318,60 +242,15 @@ LAYERS = {
     **{f"{kind}{d}D": _POOLING for kind in ("Cropping", "UpSampling") for d in _DIMENSIONS},
     **{f"ZeroPadding{d}D": _PADDING for d in _DIMENSIONS},
     # Merging and reshaping
-    **dict.fromkeys(("Add", "Average", "Maximum", "Minimum", "Subtract"), _MERGE),
-    "Multiply": dataclasses.replace(_MERGE, keeps_neurons=False),
+    **dict.fromkeys(("Add", "Average", "Maximum", "Minimum", "Subtract"), MERGE),
+    "Multiply": dataclasses.replace(MERGE, keeps_neurons=False),
     "Concatenate": LayerType(channels=ChannelRule.CONCATENATED),
     "Dot": LayerType(channels=ChannelRule.CONTRACTED),
     "Resizing": _POOLING,
     "Softmax": LayerType(channels=ChannelRule.ALONG_AXIS),
     "Flatten": LayerType(channels=ChannelRule.RESHAPED),
-    "Reshape": _RESHAPE,
+    "Reshape": RESHAPE,
     "Permute": LayerType(channels=ChannelRule.PERMUTED),
-}
-
-_ELEMENTWISE_NAMES = {
-    "Absolute", "Cast", "Celu", "Clip", "Elu", "Erf", "Exp", "Expm1", "Gelu", "HardShrink", "HardSigmoid",
-    "HardSilu", "HardTanh", "LeakyRelu", "Log", "Log1p", "LogSigmoid", "Negative", "Reciprocal", "Relu",
-    "Relu6", "Rsqrt", "Selu", "Sigmoid", "Sign", "Silu", "SoftShrink", "Softplus", "Softsign", "Sqrt",
-    "Square", "Tanh", "TanhShrink", "Threshold",
-    "abs", "cast", "clip_by_value", "elu", "erf", "exp", "expm1", "gelu", "leaky_relu", "log", "log1p",
-    "log_sigmoid", "negative", "reciprocal", "relu", "relu6", "rsqrt", "selu", "sigmoid", "sign", "silu",
-    "softplus", "softsign", "sqrt", "square", "tanh",
-}  # fmt: skip
-# Rows of the functions in graphs, by the name of the operation in Keras 3, such as `Relu6`, and of the
-# function in TensorFlow, such as `relu6`. tfap counts only at layers, so no neurons fire in a function.
-FUNCTIONS = {
-    **dict.fromkeys(("Add", "Maximum", "Minimum", "Subtract"), _MERGE),
-    **dict.fromkeys(("add", "add_n", "maximum", "minimum", "subtract"), _MERGE),
-    **dict.fromkeys(
-        (
-            *("Divide", "Multiply", "Power", "TrueDivide"),
-            *("divide", "multiply", "pow", "squared_difference", "truediv"),
-        ),
-        dataclasses.replace(_MERGE, keeps_neurons=False),
-    ),
-    **dict.fromkeys(("StopGradient", "identity", "stop_gradient"), _same(ConstantRule.APPLIED)),
-    **dict.fromkeys(_ELEMENTWISE_NAMES, _same(ConstantRule.APPLIED, keeps_neurons=False)),
-    **dict.fromkeys(("Concatenate", "concat"), LayerType(channels=ChannelRule.CONCATENATED)),
-    **dict.fromkeys(("Stack", "stack"), LayerType(channels=ChannelRule.STACKED)),
-    **dict.fromkeys(
-        ("GetItem", "Split", "Unstack", "getitem", "split", "unstack"),
-        LayerType(channels=ChannelRule.SELECTED),
-    ),
-    **dict.fromkeys(("Reshape", "reshape"), _RESHAPE),
-    **dict.fromkeys(
-        (
-            *("ExpandDims", "Moveaxis", "Squeeze", "Swapaxes", "Transpose"),
-            *("expand_dims", "squeeze", "transpose"),
-            *("Max", "Mean", "Min", "Sum", "reduce_max", "reduce_mean", "reduce_min", "reduce_sum"),
-        ),
-        LayerType(channels=ChannelRule.PERMUTED),
-    ),
-    **dict.fromkeys(
-        ("LogSoftmax", "Softmax", "log_softmax", "softmax"), LayerType(channels=ChannelRule.ALONG_AXIS)
-    ),
-    **dict.fromkeys(("Einsum", "Matmul", "einsum", "matmul"), LayerType(channels=ChannelRule.CONTRACTED)),
-    "shape": LayerType(channels=ChannelRule.SHAPE),
 }
 
 

@@ -43,7 +43,9 @@ def copy_of(layer):
         copy = from_config(layer)
         private.copy_input_shape(layer, copy)
         if is_keras3(layer) and "shapes_dict" in (layer.get_build_config() or {}):
-            copy.build_from_config(layer.get_build_config())  # it reads several inputs: a wrapper sees one
+            if not copy.built:  # from_config() may have built it, with shapes in the config
+                # It reads several inputs: a wrapper sees one.
+                copy.build_from_config(layer.get_build_config())
             _share_objects(layer, copy)
         return copy
     except Exception as error:  # get_config and from_config are the user's code
