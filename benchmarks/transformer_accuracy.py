@@ -10,9 +10,12 @@ trains for some epochs. Then the arms train until each has had twice as many epo
 - pruned: the dense model is pruned once and goes on. `tfap.prune_once` removes half of the heads of the ViT,
   and then neurons until half of the weights are left.
 - scratch: a model with the layers of the pruned one starts from random weights.
+- one_fit: `tfap.fit_and_compact` prunes by magnitude to half of the weights, heads and units together, from
+  random weights, with growing regularization in the first third.
 
 The first half of the epochs has a cosine decay from the rate, the second half one from half of it; scratch
-has one decay over all epochs. transformer_sizes.py writes the page from the rows in DIRECTORY/rows.
+and one_fit have one decay over all epochs. transformer_sizes.py writes the page from the rows in
+DIRECTORY/rows.
 """
 
 import os
@@ -26,16 +29,16 @@ import pathlib
 import time
 
 import keras
-import tensorflow as tf
 import transformer_nets as nets
 from absl import app, flags
+from recipes import without_tuning
 
 import tfap
 from tfap.datasets import load
 
 FLAGS = flags.FLAGS
 BATCH, DATA = 64, 1024  # DATA: images that pruning reads
-ARMS = ("dense", "pruned", "scratch")
+ARMS = ("dense", "pruned", "scratch", "one_fit")
 
 flags.DEFINE_string("directory", "build/transformers", "Folder of the rows and models.")
 flags.DEFINE_list("nets", ["vit", "lstm"], "Nets.")
@@ -72,13 +75,27 @@ def lstm_pruned(model, data):
 NETS = {"vit": (vit, vit_pruned, 2e-3), "lstm": (lstm, lstm_pruned, 4e-3)}
 
 
-def fitted(model, data, rate, epochs):
-    x, y = data
-    decay = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // BATCH))
+def compiled(model, rate, steps):
+    decay = keras.optimizers.schedules.CosineDecay(rate, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(decay), loss, jit_compile=False)  # compiling takes longer
+
+
+def fitted(model, data, rate, epochs):
+    x, y = data
+    compiled(model, rate, epochs * -(-len(x) // BATCH))
     model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
     return model
+
+
+def in_one_fit(model, data, rate, epochs):
+    """Trains from random weights to half of them: heads and units decay, and are removed, on the way."""
+    (x, y), steps = data, epochs * -(-len(data[0]) // BATCH)
+    compiled(model, rate, steps)
+    growing = tfap.GrowingRegularization(0.1, rank_by="criterion", end_step=steps // 3)
+    arguments = {"criterion": "magnitude", "granularity": "unit", "target": "neurons", "stages": 4}
+    fit = {"batch_size": BATCH, "epochs": epochs, "verbose": 0, "callbacks": [growing]}
+    return tfap.fit_and_compact(model, {"weights": 0.5}, x, y, **arguments, **fit).model
 
 
 def made(job, arm, data, path):
@@ -87,6 +104,8 @@ def made(job, arm, data, path):
     if arm == "scratch":
         small = keras.models.load_model(path.with_name(path.name.replace("dense", "pruned")))
         return fitted(keras.models.clone_model(small), data, rate, 2 * job.epochs)
+    if arm == "one_fit":
+        return in_one_fit(build(*SETS[job.data][:2]), data, rate, 2 * job.epochs)
     if not path.exists():
         fitted(build(*SETS[job.data][:2]), data, rate, job.epochs).save(path)
     model = keras.models.load_model(path)
@@ -106,13 +125,7 @@ class Job:
 
 
 def main(_):
-    # With tf.data's autotuning, every epoch ends with a wait for its thread.
-    class Options(tf.data.Options):
-        def __init__(self):
-            super().__init__()
-            self.autotune.enabled = False
-
-    tf.data.Options = Options
+    without_tuning()
     folder = pathlib.Path(FLAGS.directory)
     for name in ("rows", "models"):
         (folder / name).mkdir(parents=True, exist_ok=True)

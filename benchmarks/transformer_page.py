@@ -55,6 +55,8 @@ images. Every arm trains for as many epochs as "Epochs" says:
 - pruned: the dense net after half of the epochs loses half of its weights with `tfap.prune_once`, and trains
   for the other half.
 - scratch: a net with the layers of the pruned one trains from random weights.
+- one_fit: `tfap.fit_and_compact` prunes the dense net from random weights to half of them, with
+  [growing regularization](../silence.md).
 
 The ViT has 16 patches, width 48 and 2 blocks. It loses half of its heads first, and then units. The LSTM has
 two layers of 64 units and reads one row of the image per step. Differences are in points, with 95% CIs paired
@@ -136,7 +138,7 @@ def accuracy_table(rows):
     def lines():
         for data, net in sorted({(row["data"], row["net"]) for row in rows}):
             its = {(row["arm"], row["seed"]): row for row in rows if (row["data"], row["net"]) == (data, net)}
-            for arm in ("dense", "pruned", "scratch"):
+            for arm in ("dense", "pruned", "scratch", "one_fit"):
                 found = [row for (name, _), row in its.items() if name == arm]
                 if found:
                     yield (SETS[data][0], NETS[net], arm, *cells(found, its), *training(found, data))
