@@ -110,7 +110,8 @@ def make_plan(
     heads: set[str] = set()  # paths of the layers of which heads are pruned, and no channels
     for path, layer in graph.layers():
         if keras_compat.is_layer(layer) and layer.weights:
-            by_heads = any(spec.heads for spec in settings.pattern.kernel_specs(layer))
+            has_heads = bool(layer_types.head_specs(layer))
+            by_heads = has_heads and any(spec.heads for spec in settings.pattern.kernel_specs(layer))
             heads |= {path} if by_heads else set()
             is_output = path in output_paths and layer not in included and not by_heads
             why_shared = weight_tying.get(id(layer)) or keras_compat.why_shared(layer)
