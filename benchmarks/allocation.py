@@ -156,7 +156,10 @@ _HEADER = """# Allocation: which layers bear a budget
 
 Accuracy on the 10,000 test images of Fashion-MNIST at equal FLOPs, and at equal measured latency in LiteRT at
 batch 1. `python benchmarks/allocation.py --write docs/results/allocation.md` trains the dense models,
-measures everything, and writes this page. [Shrink](../shrink.md) and [Sensitivity](../sensitivity.md) explain
+measures everything with 5 seeds, and writes this page. The rows below are those of
+`--seeds 3 --nets resnet --only speedup --amounts 2.0` and of
+`--seeds 3 --nets mobilenet --only flops --amounts 0.5`. The MobileNet is too small for a speedup: with the
+fewest channels it is 1.2 times as fast. [Shrink](../shrink.md) and [Sensitivity](../sensitivity.md) explain
 the functions.
 
 The arms prune the same dense model with `tfap.prune_once`:
