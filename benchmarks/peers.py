@@ -441,7 +441,15 @@ def _cell(values, digits):
     return f"{found.mean:.{digits}f}{half}"
 
 
-def main(arguments):
+def _settings():
+    """Lists the flags that change what is measured."""
+    for name in ("net", "seeds", "times", "arms", "epochs", "images"):
+        flag = FLAGS[name]
+        if flag.value != flag.default:
+            yield f"--{name}={','.join(flag.value) if isinstance(flag.value, list) else flag.value}"
+
+
+def main(_):
     for name in (*FLAGS.net, *(FLAGS.arms or ())):
         if name not in (*NETS, *ARMS):
             raise app.UsageError(f"Unknown: {name}. Nets: {', '.join(NETS)}; arms: {', '.join(ARMS)}.")
@@ -453,7 +461,7 @@ def main(arguments):
     made = tables()
     print(made)
     if FLAGS.write:
-        command = "python benchmarks/" + " ".join([pathlib.Path(arguments[0]).name, *sys.argv[1:]])
+        command = f"python benchmarks/peers.py {' '.join(_settings())}"
         heading = "# Compare tfap with other libraries\n\n"
         text = f"{heading}{__doc__.split(chr(10) * 2)[2]}\n\nMade by `{command}`.\n{made}\n"
         pathlib.Path(FLAGS.write).write_text(text)
