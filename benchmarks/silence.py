@@ -125,6 +125,8 @@ def tables():
     lines = []
     for net in NETS:
         plain = {row["seed"]: row["seconds"] for row in rows if row["net"] == net and row["arm"] == "plain"}
+        if not plain:
+            continue
         lines += [f"\n## {NAMES[net]}\n", _line(HEADINGS), _line(["---", *["---:"] * (len(HEADINGS) - 1)])]
         for arm in ARMS:
             its = [row for row in rows if (row["net"], row["arm"]) == (net, arm) and row["seed"] in plain]
@@ -167,7 +169,8 @@ def main(_):
     print(made)
     if FLAGS.write:
         explained = "\n\n".join(__doc__.split("\n\n")[2:-1])
-        command = f"Made by `python benchmarks/silence.py --seeds {FLAGS.seeds} --epochs {FLAGS.epochs}`."
+        settings = f"--net {','.join(FLAGS.net)} --seeds {FLAGS.seeds} --epochs {FLAGS.epochs}"
+        command = f"Made by `python benchmarks/silence.py {settings}`."
         text = f"# Silence: train neurons to never fire\n\n{explained}\n\n{command}\n{made}\n"
         pathlib.Path(FLAGS.write).write_text(text)
 
