@@ -310,7 +310,8 @@ def row_of(job):
         figures["litert"] = _speed(job, _exported(job, made.model, "tflite"), "tflite")
     figures["onnx"] = _speed(job, made.onnx, "onnx", figures.get("channels_first", False))
     figures["accuracy"] = _accuracy(job, made.onnx, figures.get("channels_first", False))
-    return {**{name: getattr(job, name) for name in ("net", "times", "arm", "seed")}, **figures}
+    settings = {name: getattr(job, name) for name in ("net", "times", "arm", "seed")}
+    return {**settings, "epochs": job.recipe.epochs, "images": len(job.recipe.data.x_train), **figures}
 
 
 def _exported(job, model, format):
@@ -398,7 +399,7 @@ def tables():
     for net in NETS:
         whole = {row["seed"]: row for row in rows if row["net"] == net and row["arm"] == "dense"}
         for times in sorted({row["times"] for row in rows if row["net"] == net} - {1.0}):
-            parts += [f"\n## {net}, {times:g} times fewer {NETS[net][1]}\n", _line(HEADINGS)]
+            parts += [*_heading(next(row for row in rows if row["net"] == net), times), _line(HEADINGS)]
             parts.append(_line(["---", "---", *["---:"] * (len(HEADINGS) - 2)]))
             for arm in ARMS:
                 factor = 1.0 if arm == "dense" else times
@@ -406,6 +407,14 @@ def tables():
                 if its:
                     parts.append(_line(_cells(arm, its, whole)))
     return "\n".join(parts)
+
+
+def _heading(row, times):
+    """Yields the heading of a table, what its rows share, and the command that makes them."""
+    net, epochs, images = row["net"], row["epochs"], row["images"]
+    command = f"python benchmarks/peers.py --net {net} --times {times:g} --epochs {epochs} --images {images}"
+    yield f"\n## {net}, {times:g} times fewer {NETS[net][1]}\n"
+    yield f"{epochs} epochs before pruning and {epochs} after it, on {images:,} images: `{command}`.\n"
 
 
 def _line(cells):
@@ -441,14 +450,6 @@ def _cell(values, digits):
     return f"{found.mean:.{digits}f}{half}"
 
 
-def _settings():
-    """Lists the flags that change what is measured."""
-    for name in ("net", "seeds", "times", "arms", "epochs", "images"):
-        flag = FLAGS[name]
-        if flag.value != flag.default:
-            yield f"--{name}={','.join(flag.value) if isinstance(flag.value, list) else flag.value}"
-
-
 def main(_):
     for name in (*FLAGS.net, *(FLAGS.arms or ())):
         if name not in (*NETS, *ARMS):
@@ -461,9 +462,8 @@ def main(_):
     made = tables()
     print(made)
     if FLAGS.write:
-        command = f"python benchmarks/peers.py {' '.join(_settings())}"
         heading = "# Compare tfap with other libraries\n\n"
-        text = f"{heading}{__doc__.split(chr(10) * 2)[2]}\n\nMade by `{command}`.\n{made}\n"
+        text = f"{heading}{__doc__.split(chr(10) * 2)[2]}\n{made}\n"
         pathlib.Path(FLAGS.write).write_text(text)
 
 
