@@ -266,9 +266,10 @@ def test_channels_become_zero_and_are_removed_at_no_cost(keras_module, name, lef
 def test_noise_moves_the_weights_of_live_channels_only(keras_module):
     model = normalized_net(keras_module)
     model.compile(keras_module.optimizers.SGD(1.0), "mse")
-    demon = tfap.DemonPruning(0.0, noise=0.1, data=np.ones((2, 2)), zero_below=0.0)
+    demon = tfap.DemonPruning(0.0, noise=0.1, data=np.ones((2, 2)), frequency=1, zero_below=0.0)
     norm = model.get_layer("norm")
     norm.set_weights([np.zeros(2), np.array([1.0, -1.0]), *norm.get_weights()[2:]])  # the second never fires
+    model.get_layer("first").set_weights([np.ones((2, 2))])
     kernels = [model.get_layer("first").get_weights()[0]]
 
     class Reads(keras_module.callbacks.Callback):
@@ -283,6 +284,30 @@ def test_noise_moves_the_weights_of_live_channels_only(keras_module):
     assert all(first > 0 and second == 0 for first, second in moved[1:])
     steps = np.diff(np.stack(kernels)[:, :, 0], axis=0)
     assert len(np.unique(steps.round(6))) == steps.size  # other noise in every step
+
+
+def test_noise_of_every_fourth_step_is_as_much_as_in_four_steps(keras_module):
+    """Without a learning rate, the weights change by the noise only; pruned ones stay zero."""
+    model = nets.mlp(keras_module)
+    model.compile(keras_module.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    kernel = model.layers[-2].kernel
+    start = kernel.numpy()
+    start[:, 0] = 0
+    kernel.assign(start)
+    x, y = nets.data(model)
+    demon = tfap.DemonPruning(0.0, noise=0.1, seed=3, frequency=4, zero_below=0.0)
+    model.fit(x[:32], y[:32], batch_size=4, epochs=1, verbose=0, callbacks=[demon])
+    at = [member.path for member in demon.groups.members if member.role.name == "INCOMING"].index(
+        model.layers[-2].name
+    )
+    kernels = [member.variable for member in demon.groups.members if member.role.name == "INCOMING"]
+    expected = start
+    for step in (4, 8):
+        generator = np.random.default_rng((3, step))
+        drawn = [generator.standard_normal(tuple(each.shape), np.float32) for each in kernels][at]
+        expected = np.where(start != 0, expected + 0.2 * drawn, 0)
+    np.testing.assert_allclose(kernel.numpy(), expected, rtol=0, atol=1e-6)
+    assert (kernel.numpy()[:, 0] == 0).all() and (kernel.numpy()[:, 1:] != start[:, 1:]).all()
 
 
 @pytest.mark.slow

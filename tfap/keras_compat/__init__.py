@@ -6,7 +6,7 @@ tf_keras and tfmot are imported when they are first used: see `lazy`.
 
 import importlib
 
-from tfap.keras_compat.added_loss import AddedLoss, Draws, operations, step_state
+from tfap.keras_compat.added_loss import AddedLoss, operations, step_state
 from tfap.keras_compat.backends import backend_of, is_tf_dataset
 from tfap.keras_compat.copying import (
     Replacement,
@@ -99,7 +99,6 @@ from tfap.keras_compat.training import (
 __all__ = [
     "AddedLoss",
     "Callback",
-    "Draws",
     "Lesson",
     "PruneLowMagnitude",
     "Regularizer",

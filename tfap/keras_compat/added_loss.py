@@ -76,36 +76,6 @@ def step_state(model, values, name):
     return tf.Variable(values, trainable=False, name=name)
 
 
-class Draws:
-    """Draws normal noise in the steps of a model. What an epoch draws depends on its number and the seed.
-
-    Args:
-        model: The model.
-        seed: Integer >= 0.
-    """
-
-    def __init__(self, model, seed):
-        self._seed, self._is_keras3 = seed, is_keras3(model)
-        if self._is_keras3:
-            self._generator = keras.random.SeedGenerator(seed)
-            self.state = self._generator.state
-        else:
-            self.state = step_state(model, np.array([seed, 0], "int32"), "noise_state")
-
-    def begin_epoch(self, epoch):
-        """Sets the generator to the beginning of an epoch."""
-        self.state.assign(np.array([self._seed, (epoch % 1024) * 2**20], "int32"))
-
-    def normal(self, shape):
-        """Returns a float32 tensor, other values at each call and in each step."""
-        if self._is_keras3:
-            return keras.random.normal(shape, dtype="float32", seed=self._generator)
-        drawn = tf.random.stateless_normal(shape, tf.convert_to_tensor(self.state))
-        with tf.control_dependencies([drawn]):
-            self.state.assign_add([0, 1])
-        return drawn
-
-
 class AddedLoss:
     """Adds a term to a model's `losses`, until `remove` is called.
 
@@ -113,7 +83,7 @@ class AddedLoss:
         model: A model of either Keras.
         weight: A trainable variable of the model. On Keras 3 it carries the term, besides its regularizer.
         function: A function without arguments that returns a scalar tensor.
-        states: List of the variables of `step_state` and `Draws` that the function reads. They are inputs of
+        states: List of the variables of `step_state` that the function reads. They are inputs of
             the training step, but neither weights of the model nor in its files.
     """
 

@@ -10,7 +10,6 @@ import numpy as np
 from tfap.activations.batches import check_repeatable
 from tfap.activations.measure import measure_activations
 from tfap.regularization.channel_groups import ChannelGroups, Member, Role
-from tfap.regularization.group_penalty import GroupPenalty
 from tfap.regularization.regularizer import NeuronRegularizer, weights_of_roles
 from tfap.regularization.strength import Strength
 from tfap.training.epoch_counts import EpochCounts
@@ -27,8 +26,9 @@ class DemonPruning(NeuronRegularizer):
     the scales only; of others, the kernels and biases that produce them. The strength rises linearly to its
     largest value at `peak` and falls back to 0 by a half cosine, so that the model recovers.
 
-    In each step, normal noise is added to the gradients of the kernels of live channels. A channel is live
-    unless it never fired in the epoch before. Dead ones get no noise, so they stay dead.
+    Normal noise is added to the kernels of live channels, every `frequency` steps as much as in so many
+    single ones. A channel is live unless it never fired in the epoch before. Dead ones get no noise, so they
+    stay dead. Weights that are exactly zero, such as pruned ones, get none either.
 
     A fit cannot remove neurons. Use it in `tfap.fit_and_compact(..., drop_silent=True)`, which removes the
     neurons that never fired in the last epoch of each stage, or call `tfap.compact(..., drop_silent=True)`
@@ -36,7 +36,7 @@ class DemonPruning(NeuronRegularizer):
 
     Args:
         strength: As in `tfap.NeuronRegularizer`. A float is the largest strength of the cycle.
-        noise: Float >= 0. The standard deviation of the noise on the gradients.
+        noise: Float >= 0. The standard deviation of the noise on a weight in one training step.
         peak: Float in (0, 1). The fraction of the cycle at which the strength is largest.
         data: Inputs as in `tfap.measure_activations`, which can be iterated repeatedly. Live channels are
             those that fire on it, measured at the end of each epoch. None uses the activation counts of a
@@ -74,7 +74,7 @@ class DemonPruning(NeuronRegularizer):
     def __init__(
         self,
         strength: float | PruningSchedule,
-        noise: float = 1e-3,
+        noise: float = 1e-4,
         peak: float = 0.5,
         data: Any = None,
         seed: int = 0,
@@ -102,27 +102,33 @@ class DemonPruning(NeuronRegularizer):
 
         return groups.chosen(keeps)
 
-    def _make_penalty(self):
-        noisy = tuple(weights_of_roles(self.groups, Role.INCOMING))
-        return GroupPenalty(
-            self.model, self.groups, self._members, noise=self._noise, noisy=noisy, seed=self._seed
-        )
-
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._counts = EpochCounts(self.model)
+        self._kernels = weights_of_roles(self.groups, Role.INCOMING)
+        self._live = np.ones(self.groups.count, bool)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
         self._counts.begin()
+
+    def _between_steps(self, steps):
+        super()._between_steps(steps)
         if self._noise:
-            self._penalty.draws.begin_epoch(epoch)
+            self._add_noise(self._noise * np.sqrt(steps))
+
+    def _add_noise(self, deviation):
+        """Adds noise to the kernels, which depends on the step and the seed only, so that fits resume."""
+        generator, live = np.random.default_rng((self._seed, self._step)), np.append(self._live, False)
+        for member in self._kernels:
+            weights = member.variable.numpy()
+            drawn = deviation * generator.standard_normal(weights.shape, np.float32)
+            at = live[member.groups] & (weights != 0)
+            member.variable.assign(np.where(at, weights + drawn.astype(weights.dtype), weights))
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         counts = self._counts.end() if self._data is None else measure_activations(self.model, self._data)
-        fired = self.groups.fired(counts)
+        self._live = self.groups.fired(counts)
         if logs is not None:
-            logs["silent_channels"] = int((~fired).sum())
-        if self._noise:
-            self._penalty.live.assign(np.append(fired, False).astype(np.float32))
+            logs["silent_channels"] = int((~self._live).sum())

@@ -19,32 +19,17 @@ class GroupPenalty:
         groups: Its `ChannelGroups`.
         members: The `Member`s that the norms are of.
         squared: Whether to take half the squares of the norms.
-        noise: Float >= 0. Standard deviation of the noise that is added to the gradients of the incoming
-            weights of live groups.
-        seed: Integer. Seed of the noise.
     """
 
     def __init__(
-        self,
-        model: Any,
-        groups: ChannelGroups,
-        members: list[Member],
-        squared: bool = False,
-        noise: float = 0.0,
-        noisy: tuple[Member, ...] = (),
-        seed: int = 0,
+        self, model: Any, groups: ChannelGroups, members: list[Member], squared: bool = False
     ) -> None:
-        self._ops, self._model, self._count = keras_compat.operations(model), model, groups.count
+        self._ops, self._count = keras_compat.operations(model), groups.count
         self._members, self._squared = members, squared
         self._segments = np.concatenate([member.groups.ravel() for member in members]).astype(np.int32)
         self.scale = keras_compat.step_state(model, np.zeros((), np.float32), "penalty_scale")
         self.factors = keras_compat.step_state(model, np.zeros(groups.count, np.float32), "penalty_factors")
         self.states = [self.scale, self.factors]
-        self._noise, self._noisy = noise, noisy if noise else ()
-        if self._noisy:
-            self.live = keras_compat.step_state(model, np.ones(groups.count + 1, np.float32), "live_channels")
-            self.draws = keras_compat.Draws(model, seed)
-            self.states += [self.live, self.draws.state]
 
     def __call__(self) -> Any:
         """Returns the penalty: a float32 scalar tensor."""
@@ -56,21 +41,10 @@ class GroupPenalty:
         else:  # the gradient of a square root is infinite at zero, where 0 is a subgradient
             positive = sums > 0
             norms = ops.where(positive, ops.sqrt(ops.where(positive, sums, 1.0)), 0.0)
-        penalty = ops.cast(self.scale, "float32") * ops.sum(ops.cast(self.factors, "float32") * norms)
-        return penalty + self._noise_term() if self._noisy else penalty
+        return ops.cast(self.scale, "float32") * ops.sum(ops.cast(self.factors, "float32") * norms)
 
     def _along(self, member):
         """Sums the squares of a weight over the axes along which the group does not change."""
         axes = [axis for axis, size in enumerate(member.groups.shape) if size == 1]
         squares = self._ops.square(self._ops.cast(member.variable, "float32"))
         return self._ops.sum(squares, axis=axes) if axes else squares
-
-    def _noise_term(self):
-        """Returns zero, with a gradient of noise."""
-        ops, total = self._ops, 0.0
-        for member in self._noisy:
-            weights = ops.cast(member.variable, "float32")
-            drawn = self.draws.normal(tuple(member.variable.shape))
-            live = ops.take(ops.cast(self.live, "float32"), member.groups.astype(np.int32))
-            total += ops.sum(self._noise * drawn * live * (weights - ops.stop_gradient(weights)))
-        return total

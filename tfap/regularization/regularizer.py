@@ -121,12 +121,9 @@ class NeuronRegularizer(keras_compat.Callback):
         self.groups = ChannelGroups(self.model, self._skip)
         self._members = self.members(self.groups)
         weight = self._carrier(name)
-        self._penalty = self._make_penalty()
+        self._penalty = GroupPenalty(self.model, self.groups, self._members, self.squared)
         self._added = keras_compat.AddedLoss(self.model, weight, self._penalty, self._penalty.states)
         self._step: int | None = None  # known when the first epoch begins
-
-    def _make_penalty(self):
-        return GroupPenalty(self.model, self.groups, self._members, self.squared)
 
     def _carrier(self, name):
         trained = {id(weight): weight for weight in self.model.trainable_weights}
@@ -168,9 +165,13 @@ class NeuronRegularizer(keras_compat.Callback):
         before, self._step = self._step, self._step + passed
         if before // self._frequency != self._step // self._frequency:
             self._backend.sync(self.model)
-            if not self._regularizes:  # what the factors depend on may be there now, such as counts
-                self._set_factors()
-            self._set_strength()
+            self._between_steps(self._frequency * (self._step // self._frequency - before // self._frequency))
+
+    def _between_steps(self, steps):
+        """Changes what the next steps read. `steps` is how many there are between two calls."""
+        if not self._regularizes:  # what the factors depend on may be there now, such as counts
+            self._set_factors()
+        self._set_strength()
 
     def on_epoch_end(self, epoch, logs=None):
         squares = self._clear_small()
