@@ -49,6 +49,8 @@ ARMS = {
     "Demon pruning, 1e-4": lambda: tfap.DemonPruning(1e-4),
     "Demon pruning, 3e-4": lambda: tfap.DemonPruning(3e-4),
     "Demon pruning, 3e-3": lambda: tfap.DemonPruning(3e-3),
+    "Demon pruning, 1e-4, no noise": lambda: tfap.DemonPruning(1e-4, noise=0.0),
+    "Demon pruning, 3e-4, no noise": lambda: tfap.DemonPruning(3e-4, noise=0.0),
 }
 
 

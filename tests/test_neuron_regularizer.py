@@ -287,9 +287,10 @@ def test_noise_moves_the_weights_of_live_channels_only(keras_module):
 
 
 def test_noise_of_every_fourth_step_is_as_much_as_in_four_steps(keras_module):
-    """Without a learning rate, the weights change by the noise only; pruned ones stay zero."""
+    """Without a loss, weights change by the noise only, in multiples of the rate; pruned ones stay zero."""
     model = nets.mlp(keras_module)
-    model.compile(keras_module.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    decay = keras_module.optimizers.schedules.PiecewiseConstantDecay([5], [0.5, 0.25])
+    model.compile(keras_module.optimizers.SGD(decay), lambda y, outputs: 0.0 * outputs)
     kernel = model.layers[-2].kernel
     start = kernel.numpy()
     start[:, 0] = 0
@@ -302,10 +303,10 @@ def test_noise_of_every_fourth_step_is_as_much_as_in_four_steps(keras_module):
     )
     kernels = [member.variable for member in demon.groups.members if member.role.name == "INCOMING"]
     expected = start
-    for step in (4, 8):
+    for step, rate in ((4, 0.5), (8, 0.25)):
         generator = np.random.default_rng((3, step))
         drawn = [generator.standard_normal(tuple(each.shape), np.float32) for each in kernels][at]
-        expected = np.where(start != 0, expected + 0.2 * drawn, 0)
+        expected = np.where(start != 0, expected + 2 * 0.1 * rate * drawn, 0)
     np.testing.assert_allclose(kernel.numpy(), expected, rtol=0, atol=1e-6)
     assert (kernel.numpy()[:, 0] == 0).all() and (kernel.numpy()[:, 1:] != start[:, 1:]).all()
 

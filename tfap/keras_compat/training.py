@@ -8,7 +8,7 @@ import numpy as np
 from tfap.keras_compat import backends, private
 from tfap.keras_compat.copying import fresh
 from tfap.keras_compat.graphs import all_layers
-from tfap.keras_compat.owner import is_keras3, is_variable
+from tfap.keras_compat.owner import is_keras3, is_variable, to_numpy
 
 
 def steps_per_execution(model):
@@ -24,6 +24,12 @@ def optimizer_updates(model):
     optimizer = model.optimizer
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # a LossScaleOptimizer does not count
     return int(private.applications(optimizer).numpy())
+
+
+def learning_rate(model):
+    """Returns the present learning rate of the optimizer, a float."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return float(to_numpy(optimizer.learning_rate))
 
 
 def has_loss_in_replicas(model):

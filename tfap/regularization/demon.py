@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfap import keras_compat
 from tfap.activations.batches import check_repeatable
 from tfap.activations.measure import measure_activations
 from tfap.regularization.channel_groups import ChannelGroups, Member, Role
@@ -27,8 +28,9 @@ class DemonPruning(NeuronRegularizer):
     largest value at `peak` and falls back to 0 by a half cosine, so that the model recovers.
 
     Normal noise is added to the kernels of live channels, every `frequency` steps as much as in so many
-    single ones. A channel is live unless it never fired in the epoch before. Dead ones get no noise, so they
-    stay dead. Weights that are exactly zero, such as pruned ones, get none either.
+    single ones. It is proportional to the learning rate, so that a decay of the rate lets the model settle. A
+    channel is live unless it never fired in the epoch before. Dead ones get no noise, so they stay dead.
+    Weights that are exactly zero, such as pruned ones, get none either.
 
     A fit cannot remove neurons. Use it in `tfap.fit_and_compact(..., drop_silent=True)`, which removes the
     neurons that never fired in the last epoch of each stage, or call `tfap.compact(..., drop_silent=True)`
@@ -36,7 +38,8 @@ class DemonPruning(NeuronRegularizer):
 
     Args:
         strength: As in `tfap.NeuronRegularizer`. A float is the largest strength of the cycle.
-        noise: Float >= 0. The standard deviation of the noise on a weight in one training step.
+        noise: Float >= 0. The standard deviation of the noise on a weight in one training step, as a multiple
+            of the learning rate.
         peak: Float in (0, 1). The fraction of the cycle at which the strength is largest.
         data: Inputs as in `tfap.measure_activations`, which can be iterated repeatedly. Live channels are
             those that fire on it, measured at the end of each epoch. None uses the activation counts of a
@@ -74,7 +77,7 @@ class DemonPruning(NeuronRegularizer):
     def __init__(
         self,
         strength: float | PruningSchedule,
-        noise: float = 1e-4,
+        noise: float = 1e-3,
         peak: float = 0.5,
         data: Any = None,
         seed: int = 0,
@@ -115,7 +118,7 @@ class DemonPruning(NeuronRegularizer):
     def _between_steps(self, steps):
         super()._between_steps(steps)
         if self._noise:
-            self._add_noise(self._noise * np.sqrt(steps))
+            self._add_noise(self._noise * keras_compat.learning_rate(self.model) * np.sqrt(steps))
 
     def _add_noise(self, deviation):
         """Adds noise to the kernels, which depends on the step and the seed only, so that fits resume."""
