@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import attention, channels, contractions, functions, layer_types, norms
+from tfap.graph import attention, channels, contractions, functions, layer_types, norms, reshaping
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -299,11 +299,11 @@ def _through_selection(constants, axis, value, call):
 
 def _through_reshape(layer, constants, axis, new_axis, call):
     shape, new_shape = call.inputs[0].shape, call.outputs[0].shape
-    if channels.keeps_last_axis(layer, axis, shape, new_shape):
+    if reshaping.keeps_last_axis(layer, axis, shape, new_shape):
         return constants
-    first = channels.channels_first_flatten(layer)
+    first = reshaping.channels_first_flatten(layer)
     known, values = (
-        channels.by_unit(channels.spread(part, axis, shape, first).reshape(new_shape[1:]), new_axis - 1)
+        reshaping.by_unit(reshaping.spread(part, axis, shape, first).reshape(new_shape[1:]), new_axis - 1)
         for part in (constants.known, constants.values)
     )
     same = (values == values[:1]).all(axis=0)
