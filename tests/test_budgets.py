@@ -178,7 +178,7 @@ def test_an_unreachable_budget_says_the_least_before_any_work(keras_module, budg
     def no_work(*arguments, **named):
         raise AssertionError("it has begun to score channels")
 
-    monkeypatch.setattr("tfap.compaction.prune_once.ChannelScores", no_work)
+    monkeypatch.setattr("tfap.compaction.pruner.ChannelScores", no_work)
     # With one unit per layer: 12 x 1 + 1, 1 x 1 + 1, 1 x 4 + 4.
     least = "23 weights" if "weights" in budget else "34 FLOPs"
     with pytest.raises(ValueError, match=f"cannot be met: with the fewest channels, the model has {least}"):

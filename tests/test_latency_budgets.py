@@ -132,7 +132,7 @@ def test_fit_and_compact(keras_module, machine):
 def test_an_overhead_that_is_most_of_the_time(keras_module, machine, monkeypatch):
     machine.overhead = 20.0
     model = nets.mlp(keras_module, SIZES)
-    monkeypatch.setattr("tfap.compaction.prune_once.ChannelScores", None)  # it raises before it scores
+    monkeypatch.setattr("tfap.compaction.pruner.ChannelScores", None)  # it raises before it scores
     with pytest.raises(ValueError, match=r"cannot be met: with the fewest channels, the model is 1\.2\dx as"):
         pruned(model, {"speedup": 2.0})
     assert (

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import logging
 
-from tfap import keras_compat, schedules
+from tfap import keras_compat
 from tfap.budgets.budget import Budget, is_budget
 from tfap.budgets.search import BudgetResult
 from tfap.compaction.budget_of_fit import BudgetOfFit
-from tfap.compaction.carried_state import compacted, rounded_up
+from tfap.compaction.carried_state import rounded_up
 from tfap.compaction.compact import compact, compact_to, remove_dead_channels
 from tfap.compaction.one_shot import OneShotBatches
 from tfap.compaction.silent import check_counted, liveness_of
+from tfap.compaction.staged_training import StagedTraining, stage_borders
 from tfap.criteria import Criterion
-from tfap.graph.calls import Graph, unwrap
 from tfap.graph.liveness import Liveness
 from tfap.keras_compat import equality
 from tfap.keras_compat.types import Data, Model
 from tfap.pruning.plan import LayerSelection
 from tfap.pruning.prune import prune, strip_pruning
 from tfap.training.callbacks import UpdatePruningStep
-from tfap.training.epoch_counts import EpochCounts
 from tfap.training.normalization import NormalizationStatistics
 from tfap.utils import checks
 
@@ -148,55 +144,37 @@ def fit_and_compact(
     stages = min(_DEFAULT_STAGES, epochs) if stages is None else stages
     checks.choice("granularity", granularity, ("neuron", "head", "unit"))
     _check(model, data, stages, epochs)
-    budget = Budget.of(pruning_schedule) if is_budget(pruning_schedule) else None
     options = {
-        "criterion": criterion,
-        "scope": scope,
-        "granularity": granularity,
-        "include": include,
-        "skip": skip,
-        "min_weights_per_layer": min_weights_per_layer,
-        "sample_every": sample_every,
-        "target": target,
-        "round_to": 1 if round_to is None else round_to,
-    }
-    update = {
-        "gradient_data": gradient_data,
-        "gradient_steps": gradient_steps,
-        "compensate": compensate,
+        **{"criterion": criterion, "scope": scope, "granularity": granularity, "target": target},
+        **{"include": include, "skip": skip, "min_weights_per_layer": min_weights_per_layer},
+        **{"sample_every": sample_every, "round_to": 1 if round_to is None else round_to},
     }
     goal = None
-    if budget is not None:
-        goal = BudgetOfFit(model, budget, {**options, "round_to": round_to})
+    if is_budget(pruning_schedule):
+        goal = BudgetOfFit(model, Budget.of(pruning_schedule), {**options, "round_to": round_to})
         pruning_schedule, options["round_to"] = goal.sparsity, goal.round_to
     comparison_data = _comparison_data(model, data, fit_arguments)
     statistics = NormalizationStatistics(recalibrate)
     statistics.check(model)
     lesson = _lesson(model, teacher, temperature, alpha)
-    wrapped: Any = _wrapped(model, pruning_schedule, options)
-    if drop_silent:
-        check_counted(wrapped)
+    training = StagedTraining(
+        model=_wrapped(model, pruning_schedule, options, drop_silent),
+        pruning_schedule=pruning_schedule,
+        options=options,
+        borders=stage_borders(first_epoch, epochs, stages),
+        data=data,
+        batches=_one_shot_batches(model, data, fit_arguments) if stages > 1 else None,
+        callbacks=callbacks,
+        update={"gradient_data": gradient_data, "gradient_steps": gradient_steps, "compensate": compensate},
+        statistics=statistics,
+        lesson=lesson,
+        drop_silent=drop_silent,
+        fit_arguments=fit_arguments,
+    )
     _tell_total_epochs(callbacks, last_epoch)
-    batches = _one_shot_batches(model, data, fit_arguments) if stages > 1 else None
-    history: dict[str, list[float]] = {}
-    for stage_begin, stage_end in itertools.pairwise(_stage_borders(first_epoch, epochs, stages)):
-        pruning = _UpdateOfStage(epochs, batches, statistics, **update)
-        arguments = {"initial_epoch": stage_begin, "epochs": stage_end, **fit_arguments}
-        stage_data = data if batches is None else _data_of_stage(batches, data, arguments)
-        lesson(wrapped)
-        stage = wrapped.fit(*stage_data, callbacks=[pruning, *callbacks], **arguments)
-        _extend(history, stage.history, _weight_count(wrapped))
-        if stage_end == last_epoch or wrapped.stop_training:
-            break
-        if batches is not None and batches.have_ended():
-            logging.warning("The data ended after %d of %d epochs: training stops.", stage_end, last_epoch)
-            break
-        silent = pruning.epoch_counts if drop_silent else None
-        wrapped = compacted(wrapped, pruning_schedule, options, silent)
-    statistics.end(wrapped, pruning.step)
-    silent = pruning.epoch_counts if drop_silent else None
-    small = _compacted_at_end(strip_pruning(wrapped), silent, options["round_to"], comparison_data)
-    return ShrunkFit(small, history, None if goal is None else goal.finished(small))
+    silent = training.run()
+    small = _compacted_at_end(strip_pruning(training.model), silent, options["round_to"], comparison_data)
+    return ShrunkFit(small, training.history, None if goal is None else goal.finished(small))
 
 
 def _compacted_at_end(stripped, counts, round_to, comparison_data):
@@ -207,57 +185,6 @@ def _compacted_at_end(stripped, counts, round_to, comparison_data):
     if round_to == 1:
         return compact(stripped, data=comparison_data)
     return compact_to(stripped, rounded_up(Liveness(stripped), round_to), comparison_data)
-
-
-class _UpdateOfStage(UpdatePruningStep):
-    """Prunes by a schedule that covers all stages."""
-
-    def __init__(self, epochs, batches, statistics, **update):
-        super().__init__(**update)
-        self._epochs, self._batches_of_stage = epochs, batches
-        self._statistics = statistics  # the same for all stages
-
-    @property
-    def step(self):
-        return self._step
-
-    @property
-    def epoch_counts(self):
-        """The `ActivationCounts` of the last epoch, by path."""
-        return self._counts.last
-
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        self._counts = EpochCounts(self.model)
-        if self._batches_of_stage is not None:
-            self._batches_of_stage.begin_training()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch, logs)
-        self._counts.begin()
-
-    def on_epoch_end(self, epoch=None, logs=None, batch=None):
-        super().on_epoch_end(epoch, logs, batch)
-        self._counts.end()
-
-    def _schedule_of(self, wrapper, before):
-        schedule = wrapper.pruning_schedule
-        if isinstance(schedule, float):
-            return schedules.over_fit(schedule, self._epochs * self.params["steps"])
-        return schedule
-
-    def _check_fit_length(self):
-        if not (self.params or {}).get("steps"):
-            raise ValueError(
-                "The length of the fit is unknown, but a float as pruning_schedule needs it: pass "
-                "steps_per_epoch, or a schedule in steps such as tfap.PolynomialDecay(...)."
-            )
-
-    def _warn_of_missing_updates(self):
-        """Does nothing: a stage may have no updates."""
-
-    def _end_statistics(self):
-        """Does nothing: the statistics are computed anew once, at the end."""
 
 
 def _callbacks(callbacks):
@@ -303,14 +230,6 @@ def _one_shot_batches(model, data, fit_arguments):
     return OneShotBatches(model, iter(x), x.element_spec)
 
 
-def _data_of_stage(batches, data, arguments):
-    """Returns the first arguments of `fit` for a stage, and changes its others."""
-    steps = arguments["steps_per_epoch"] * (arguments["epochs"] - arguments["initial_epoch"])
-    arguments.pop("x", None)
-    arguments["shuffle"] = False  # Keras 3 warns that it does not shuffle a dataset
-    return batches.stage(steps), *data[1:]
-
-
 def _x(data, fit_arguments):
     return data[0] if data else fit_arguments.get("x")
 
@@ -332,31 +251,16 @@ def _comparison_data(model, data, fit_arguments):
         return np.asarray(x[: equality.SAMPLES])
 
 
-def _wrapped(model, pruning_schedule, options):
+def _wrapped(model, pruning_schedule, options, drop_silent):
     wrapped = prune(model, pruning_schedule, **options)
     if getattr(wrapped, "optimizer", None) is None:
         raise ValueError(
             "fit_and_compact needs the settings of compile(), which cannot be copied: the warning above says "
             "why."
         )
+    if drop_silent:
+        check_counted(wrapped)
     return wrapped
-
-
-def _stage_borders(first_epoch, epochs, stages):
-    """Epochs at which the stages begin, and the last epoch."""
-    return [first_epoch + int(np.round(stage * epochs / stages)) for stage in range(stages + 1)]
-
-
-def _weight_count(model):
-    """Number of weights of the model without those of the wrappers."""
-    layers = [unwrap(layer) for _, layer in Graph(model).layers()]
-    return sum(math.prod(weight.shape) for layer in layers for weight in keras_compat.weights_of(layer))
-
-
-def _extend(history, stage_history, weight_count):
-    epochs = len(next(iter(stage_history.values()), []))
-    for name, values in {**stage_history, "weights": [weight_count] * epochs}.items():
-        history.setdefault(name, []).extend(values)
 
 
 def _lesson(model, teacher, temperature, alpha):

@@ -67,6 +67,12 @@ class PlannedUnits:
         """Lists the paths of the layers that `skip` names."""
         return list(dict.fromkeys(row.path for row in self.rows() if row.reason == NAMED_IN_SKIP))
 
+    def unpruned(self) -> Iterator[tuple[str, str]]:
+        """Yields `(path, reason)` of the layers whose units are all kept."""
+        for row in self.rows():
+            if row.weight and row.reason:
+                yield row.path, row.reason
+
     def rows(self) -> Iterator[LayerPlan]:
         """Yields the rows of all plans."""
         for plan in self.plans.values():

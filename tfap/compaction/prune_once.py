@@ -6,42 +6,28 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
-import numpy as np
-
 from tfap import keras_compat
 from tfap.activations import batch_norm
 from tfap.activations.recalibration import recalibrate as recalibrated
-from tfap.budgets.budget import Budget, is_budget
-from tfap.compaction.allocation import Allocation, allocated_sets, allocation_of, is_allocation
-from tfap.compaction.channel_scores import ChannelScores
+from tfap.compaction import prune_once_arguments as arguments
+from tfap.compaction.allocation import Allocation, allocated_sets, allocation_of
 from tfap.compaction.choosing import Choice
 from tfap.compaction.compact import compact, compact_to
 from tfap.compaction.input_batches import InputBatches
 from tfap.compaction.merging import merge_similar
-from tfap.compaction.planned_units import PlannedUnits, every_unit
+from tfap.compaction.planned_units import PlannedUnits
 from tfap.compaction.prune_once_report import PruneOnceReport, RefittedLayer
-from tfap.compaction.removable import RemovableChannels
-from tfap.compaction.sensitivity import output_sensitivity
+from tfap.compaction.pruner import Pruner
 from tfap.compaction.sensitivity_table import Sensitivity
-from tfap.compensation.consumers import Consumer
-from tfap.compensation.normalizers import Normalizer
-from tfap.compensation.refit import RIDGE, relative
-from tfap.compensation.removal import Repeatable, consuming, removal_errors
-from tfap.compensation.selection import removal_order
-from tfap.compensation.sweep import Sweep
+from tfap.compensation.refit import RIDGE
 from tfap.criteria import Criterion
 from tfap.graph.calls import Graph, channel_axis
 from tfap.graph.flops import flops
-from tfap.graph.linear import Grouped
 from tfap.keras_compat import equality
 from tfap.keras_compat.types import Data, Model
 from tfap.layers.settings import PruningSettings
 from tfap.pruning.plan import LayerSelection
 from tfap.utils import checks
-from tfap.utils.progress import Progress
-
-_TARGETS = ("weights", "flops", "neurons")
-_COMPENSATIONS = (True, False, "mean")
 
 
 @overload
@@ -179,56 +165,52 @@ def prune_once(
     start = time.monotonic()
     keras_compat.check_plain(model, "tfap.prune_once")
     equality.check_comparable(model)
-    goal = _goal(sparsity, target, model)
-    _check_arguments(target, scope, compensate, recalibrate, ridge)
-    granularity = _checked_granularity(granularity, data, criterion, scope, goal)
+    goal = arguments.goal_of(sparsity, target, model)
+    arguments.check(target, scope, compensate, recalibrate, ridge)
+    granularity = arguments.granularity_of(granularity, data, criterion, scope, goal)
     if round_to is not None:
         checks.integer("round_to", round_to)
     # What "allocated" allocates are channels per layer, of which the order is that of "local".
     ranked = scope if scope in ("global", "isomorphic") else "local"
     settings = PruningSettings(0.0, criterion, ranked, granularity, target=target)
     if data is None:
-        _check_without_data(criterion, compensate, scope, goal)
+        arguments.check_without_data(criterion, compensate, scope, goal)
         planned = PlannedUnits.of(model, settings, skip)
         merging = merge_similar(model, goal, planned, target, ranked, round_to)
         if not return_report:
             return merging.model
-        return merging.model, _report_of_merging(model, merging, planned, time.monotonic() - start)
+        return merging.model, _report_of_merging(model, merging, planned, start)
     batches = InputBatches(model, data, checks.integer("samples", samples), batch_size)
-    pruner = _Pruner(model, batches, settings, PlannedUnits.of(model, settings, skip), float(ridge))
+    planned = PlannedUnits.of(model, settings, skip)
+    pruner = Pruner(model, batches, settings, planned, float(ridge))
     choice = Choice(model, pruner.removable, goal, target, ranked, round_to)
-    with Progress("Pruning", pruner.steps) as progress:
-        scores = pruner.scores(data, progress)
-    sets = None
-    if isinstance(scope, Sensitivity):
-        sets = allocated_sets(pruner.removable, scope)
-    elif scope == "allocated" and not isinstance(goal, Allocation):
-        sets = pruner.allocated_sets(model, data, batches, compensate is True)
-    if sets is not None:
-        choice.losses = [each.losses for each in sets]
+    scores = pruner.scores(data)
+    sets = _sets_to_allocate(pruner, model, data, batches, scope, goal, compensate)
+    choice.losses = None if sets is None else [each.losses for each in sets]
     kept = choice.kept(scores)
-    with Progress("Refitting", pruner.steps) as progress:
-        layers = pruner.remove(kept, compensate, progress)
-    small = _compacted(pruner, batches, choice.round_to)
-    is_recalibrated = recalibrate and bool(batch_norm.normalizations(small))
-    if is_recalibrated:
-        small = recalibrated(small, batches)
+    layers = pruner.remove(kept, compensate)
+    small, is_recalibrated = _compacted(pruner, batches, choice.round_to, recalibrate)
     choice.finish(small)
     if not return_report:
         return small
-    report = PruneOnceReport(
-        layers=tuple(_with_units(layers, model, small)),
-        unpruned=tuple(pruner.unpruned()),
-        weights=(_weight_count(model), _weight_count(small)),
-        flops=(_flops(model), _flops(small)),
+    report = _report(
+        *(model, small, layers, planned, start),
         samples=batches.samples,
         recalibrated=is_recalibrated,
-        seconds=time.monotonic() - start,
         budget=choice.result,
         rounded=choice.rounded,
         allocation=_allocation(goal, pruner.removable, kept, sets, choice.result),
     )
     return small, report
+
+
+def _sets_to_allocate(pruner, model, data, batches, scope, goal, compensate):
+    """Returns the coupled sets with the losses of a sensitivity, given or measured. None for other scopes."""
+    if isinstance(scope, Sensitivity):
+        return allocated_sets(pruner.removable, scope)
+    if scope == "allocated" and not isinstance(goal, Allocation):
+        return pruner.allocated_sets(model, data, batches, compensate is True)
+    return None
 
 
 def _allocation(goal, removable, kept, sets, result):
@@ -238,227 +220,43 @@ def _allocation(goal, removable, kept, sets, result):
     return allocation_of(removable, kept, sets, result)
 
 
-def _compacted(pruner, batches, round_to):
+def _compacted(pruner, batches, round_to, recalibrate):
+    """Returns the smaller model, and whether its BatchNormalization statistics were computed anew."""
     if round_to == 1:
-        return compact(pruner.model, data=batches.few())
-    return compact_to(pruner.model, pruner.kept, batches.few())  # unused channels stay, for the multiples
+        small = compact(pruner.model, data=batches.few())
+    else:  # unused channels stay, for the multiples
+        small = compact_to(pruner.model, pruner.kept, batches.few())
+    if not recalibrate or not batch_norm.normalizations(small):
+        return small, False
+    return recalibrated(small, batches), True
 
 
-def _goal(sparsity, target, model):
-    """Returns the sparsity as a float, the budget, or the allocation."""
-    if is_allocation(sparsity, model):
-        return sparsity if isinstance(sparsity, Allocation) else Allocation(sparsity)
-    if not is_budget(sparsity):
-        if not 0 <= checks.number("sparsity", sparsity) < 1:
-            raise ValueError(f"sparsity must be in [0, 1): received {sparsity}.")
-        return float(sparsity)
-    if target != "weights":
-        raise ValueError(
-            f"target is the unit of a fraction, and a budget names its own: received target={target!r} with "
-            f"{sparsity}. Leave target out."
-        )
-    return Budget.of(sparsity)
-
-
-def _check_without_data(criterion, compensate, scope, goal):
-    if scope not in ("global", "local") or isinstance(goal, Allocation):
-        raise ValueError(
-            "data is None, so nothing tells how much the outputs bear of each layer: pass a few hundred "
-            'inputs as data, or scope="local" or "global" and a sparsity or budget.'
-        )
-    if criterion != "reconstruction" or compensate is not True:
-        raise ValueError(
-            "data is None, so similar neurons are merged by their weights alone, which needs the default "
-            f"criterion and compensate=True: received criterion={criterion!r}, compensate={compensate!r}. "
-            "Pass a few hundred inputs as data for other ones."
-        )
-
-
-def _report_of_merging(model, merging, planned, seconds):
+def _report_of_merging(model, merging, planned, start):
     layers = [
         RefittedLayer(
             layer.path, layer.inputs, (0, 0), layer.error_before, layer.error_after, 0, 0, layer.seconds
         )
         for layer in merging.layers
     ]
-    return PruneOnceReport(
-        layers=tuple(_with_units(layers, model, merging.model)),
-        unpruned=tuple((row.path, row.reason) for row in planned.rows() if row.weight and row.reason),
-        weights=(_weight_count(model), _weight_count(merging.model)),
-        flops=(_flops(model), _flops(merging.model)),
+    return _report(
+        *(model, merging.model, layers, planned, start),
         samples=0,
         recalibrated=False,
-        seconds=seconds,
         merges=tuple(merging.merges),
         budget=merging.budget,
         rounded=merging.rounded,
     )
 
 
-def _checked_granularity(granularity, data, criterion, scope, goal):
-    if granularity is None:
-        measured = scope.has_heads if isinstance(scope, Sensitivity) else scope == "allocated"
-        with_heads = data is not None and (measured or isinstance(goal, Allocation))
-        return every_unit(criterion) if with_heads else "neuron"
-    checks.choice("granularity", granularity, ("neuron", "head", "unit"))
-    if granularity != "neuron" and data is None:
-        raise ValueError(
-            f"granularity='{granularity}' needs inputs as data, because no weights tell which heads are "
-            "similar: received no data. Pass a few hundred inputs."
-        )
-    return granularity
-
-
-def _check_arguments(target, scope, compensate, recalibrate, ridge):
-    checks.choice("target", target, _TARGETS)
-    if not isinstance(scope, Sensitivity):
-        checks.choice("scope", scope, ("global", "local", "isomorphic", "allocated"))
-    checks.choice("compensate", compensate, _COMPENSATIONS)
-    checks.choice("recalibrate", recalibrate, (True, False))
-    if checks.number("ridge", ridge) < 0:
-        raise ValueError(f"ridge must be a number >= 0: received {ridge}.")
-
-
-class _Pruner:
-    """Decides which channels of a copy of a model are removed, and takes them out of their consumers.
-
-    Attributes:
-        model: The copy. Its shapes stay; the weights that consume removed channels become zero.
-        removable: Its `RemovableChannels`.
-        kept: Boolean array: the channel groups that are kept, after `remove`.
-    """
-
-    def __init__(self, model, batches, settings, planned, ridge):
-        self._settings, self._planned, self._ridge = settings, planned, ridge
-        self._inputs = Repeatable(batches.inputs)
-        self.removable = RemovableChannels(model, planned)
-        self.model, self._liveness = self.removable.model, self.removable.liveness
-        self._consumers, self._sets = self.removable.consumers, self.removable.sets
-
-    @property
-    def steps(self):
-        """Integer. About how many steps the progress bar shows."""
-        return len(self._consumers)
-
-    @property
-    def _measures_errors(self):
-        return "removal_errors" in self._settings.criterion.needs
-
-    def unpruned(self):
-        """Yields `(path, reason)` of layers whose channels are all kept."""
-        for row in self._planned.rows():
-            if row.weight and row.reason:
-                yield row.path, row.reason
-
-    # -- which channels --------------------------------------------------------------------------------
-
-    def scores(self, data, progress):
-        """Returns the scores of the groups of each set: those with the lowest are removed first."""
-        errors = self._removal_errors(progress) if self._measures_errors else None
-        scores = ChannelScores(self.model, self._settings.criterion, self._planned, self._liveness, errors)
-        by_group = scores.by_group(self._inputs, data)
-        return [by_group[groups] for groups in self._sets]
-
-    def _removal_errors(self, progress):
-        """Returns what the removal of each group adds to the errors of its consumers: float array.
-
-        With the same fraction for every layer, sets that are chosen again need no errors before.
-        """
-        is_local = self._settings.scope == "local"
-        sets = [groups for groups in self._sets if not (is_local and self._only_consumer(groups))]
-        readers = self.removable.readers
-        found = removal_errors(self.model, self._inputs, sets, readers, self._ridge, progress.advance)
-        errors = np.zeros(self.removable.channels.size)
-        errors[list(found)] = list(found.values())
-        return errors
-
-    def allocated_sets(self, model, data, batches, compensate):
-        """Measures the losses of the coupled sets of the given model. Returns a list of `AllocatedSet`."""
-        settings = self._settings
-        sensitivity = output_sensitivity(
-            model, self.removable, data, batches, self._planned, settings.criterion, compensate, self._ridge
-        )
-        return allocated_sets(self.removable, sensitivity)
-
-    def _sweep(self, consumers, done):
-        if consumers:
-            paths = [consumer.path for consumer in consumers]
-            Sweep(self.model, self._inputs, paths).run(consumers, done)
-
-    # -- the refit -------------------------------------------------------------------------------------
-
-    def remove(self, kept, compensate, progress):
-        """Takes removed channels out of their consumers. Returns a list of `RefittedLayer`."""
-        self.kept = kept.copy()  # `_choose_again` changes it
-        self.removable.clear_reads(kept)
-        rows = []
-
-        def done(reader):
-            if isinstance(reader, Normalizer):
-                return
-            rows.append(self._refit(reader, compensate))
-            reader.forget()
-            progress.advance()
-
-        readers = self.removable.readers.values()
-        self._sweep([reader for reader in readers if not self.kept[reader.groups].all()], done)
-        self.removable.clear_made(kept)
-        if compensate is True:
-            self.removable.scale_kept(kept, self._ridge)
-        return rows
-
-    def _refit(self, consumer: Consumer, compensate):
-        start = time.monotonic()
-        problems = consumer.problems(self._ridge)
-        if self._measures_errors:
-            self._choose_again(consumer, problems)
-        removed = [~self.kept[problem.groups] for problem in problems]
-        plain = [problem.without(marks) for problem, marks in zip(problems, removed)]
-        fitted = plain
-        if compensate is True:
-            fitted = [problem.refit(marks) for problem, marks in zip(problems, removed)]
-        consumer.write(fitted, problems, fold=bool(compensate))
-        consumer.clear(~self.kept[consumer.groups])
-        errors = [
-            sum(relative(problem.error(weights), problem.scale) for problem, weights in zip(problems, each))
-            for each in (plain, fitted)
-        ]
-        return RefittedLayer(
-            path=consumer.path,
-            inputs=(len(consumer.groups), int(self.kept[consumer.groups].sum())),
-            units=(0, 0),
-            error_before=errors[0],
-            error_after=errors[1],
-            rows=consumer.rows,
-            fitted_units=consumer.most_units,
-            seconds=time.monotonic() - start,
-        )
-
-    def _only_consumer(self, groups):
-        """Returns the path of the only layer that consumes a set, or None.
-
-        None also if a grouped convolution needs as many channels of every group, if a recurrent layer reads
-        some of them itself, or if they are normalized together.
-        """
-        if not self.removable.normalized.isdisjoint(groups.tolist()):
-            return None
-        for path, matrix in self._liveness.linear_maps.items():
-            sides = self._liveness.groups(path) if isinstance(matrix, Grouped) else ()
-            if self._liveness.is_recurrent(path):
-                sides = self._liveness.groups(path)[1:]
-            if any(side is not None and np.isin(side, groups).any() for side in sides):
-                return None
-        paths = consuming(groups, self._consumers)
-        return paths[0] if len(paths) == 1 else None
-
-    def _choose_again(self, consumer, problems):
-        """Chooses as many channels as before, on the activations of the layers before as they are now."""
-        for groups in self._sets:
-            removed = int((~self.kept[groups]).sum())
-            if removed and self._only_consumer(groups) == consumer.path:
-                order = removal_order(problems, groups, removed)
-                self.kept[groups] = True
-                self.kept[order.groups] = False
+def _report(model, small, layers, planned, start, **known):
+    return PruneOnceReport(
+        layers=tuple(_with_units(layers, model, small)),
+        unpruned=tuple(planned.unpruned()),
+        weights=(_weight_count(model), _weight_count(small)),
+        flops=(_flops(model), _flops(small)),
+        seconds=time.monotonic() - start,
+        **known,
+    )
 
 
 def _with_units(layers, model, small):

@@ -11,10 +11,15 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import attention, channels, contractions, functions, layer_types, norms
+from tfap.graph import attention, channels, contractions, functions, layer_types, norms, reshaping
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
+
+_MOVING = (
+    *(ChannelRule.CONCATENATED, ChannelRule.RESHAPED, ChannelRule.PERMUTED),
+    *(ChannelRule.STACKED, ChannelRule.SELECTED, ChannelRule.CONTRACTED),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +100,6 @@ class ConstantMap:
         if output is None:
             return None
         row = layer_types.of(unwrap(call.layer))
-        layer = layer_types.inner(unwrap(call.layer))
         if row.recurrent:
             return self._through_recurrent(call, value, self._linear_maps[call.path])
         if row.attention:
@@ -104,31 +108,42 @@ class ConstantMap:
             return self._through_depthwise(call, self._linear_maps[call.path])
         if call.path in self._linear_maps:
             return self._through_linear_map(call, self._linear_maps[call.path])
-        if row.channels is ChannelRule.PERMUTED:
+        if row.channels in _MOVING:
+            return self._through_move(call, value, row.channels, output)
+        return self._through_elementwise(call, row, output)
+
+    def _through_move(self, call, value, rule, output):
+        """Finds the `Constants` after a call that moves channels, or that sums over some."""
+        if rule is ChannelRule.PERMUTED:
             constants = self._of.get(call.inputs[0])
             return constants.zeros() if constants and functions.adds_up(call) else constants
-        if row.channels is ChannelRule.CONTRACTED:
+        if rule is ChannelRule.CONTRACTED:
             zero = contractions.zeros(call, output.axis, self._channels.of, self._of.get)
             return Constants.of(zero, np.zeros(len(zero)))
-        if row.channels is ChannelRule.ALONG_AXIS:
-            return Constants.none(len(output.groups))
-        if row.channels is ChannelRule.RESHAPED:
-            axis = self._channels.of(call.inputs[0]).axis
-            return _through_reshape(layer, self._along(call.inputs[0], axis), axis, output.axis, call)
-        if row.channels is ChannelRule.SELECTED:
-            axis = self._channels.of(call.inputs[0]).axis
-            return _through_selection(self._along(call.inputs[0], axis), axis, value, call)
-        if row.channels is ChannelRule.STACKED:
+        if rule is ChannelRule.STACKED:
             return _agreeing(
                 [self._of.get(each) or Constants.none(len(output.groups)) for each in call.inputs]
             )
+        if rule is ChannelRule.CONCATENATED:
+            inputs = [self._along(each, output.axis) for each in call.inputs]
+            return _through_concatenate(inputs, len(output.groups))
+        axis = self._channels.of(call.inputs[0]).axis
+        constants = self._along(call.inputs[0], axis)
+        if rule is ChannelRule.RESHAPED:
+            layer = layer_types.inner(unwrap(call.layer))
+            return _through_reshape(layer, constants, axis, output.axis, call)
+        return _through_selection(constants, axis, value, call)
+
+    def _through_elementwise(self, call, row, output):
+        """Finds the `Constants` after a call whose channel j depends on channel j of each input only."""
+        layer, count = layer_types.inner(unwrap(call.layer)), len(output.groups)
+        if row.channels is ChannelRule.ALONG_AXIS:
+            return Constants.none(count)
         inputs = [self._along(value, output.axis) for value in call.inputs]
         if functions.name_of(call) is not None and row.channels in (ChannelRule.SAME, ChannelRule.MERGED):
-            return _through_function(call, inputs, len(output.groups))
+            return _through_function(call, inputs, count)
         if row.channels is ChannelRule.MERGED:
-            return _through_merge(layer, layer.__call__, inputs, len(output.groups), _is_product(call))
-        if row.channels is ChannelRule.CONCATENATED:
-            return _through_concatenate(inputs, len(output.groups))
+            return _through_merge(layer, layer.__call__, inputs, count, _is_product(call))
         if norms.is_over_channels(layer):
             known, values = inputs[0].known, inputs[0].values
             is_centered = call.inputs[0] in self._centered
@@ -299,11 +314,11 @@ def _through_selection(constants, axis, value, call):
 
 def _through_reshape(layer, constants, axis, new_axis, call):
     shape, new_shape = call.inputs[0].shape, call.outputs[0].shape
-    if channels.keeps_last_axis(layer, axis, shape, new_shape):
+    if reshaping.keeps_last_axis(layer, axis, shape, new_shape):
         return constants
-    first = channels.channels_first_flatten(layer)
+    first = reshaping.channels_first_flatten(layer)
     known, values = (
-        channels.by_unit(channels.spread(part, axis, shape, first).reshape(new_shape[1:]), new_axis - 1)
+        reshaping.by_unit(reshaping.spread(part, axis, shape, first).reshape(new_shape[1:]), new_axis - 1)
         for part in (constants.known, constants.values)
     )
     same = (values == values[:1]).all(axis=0)

@@ -81,7 +81,7 @@ def zeros(call, axis, channels_of, constants_of):
     Args:
         call: As in `operands`.
         axis: Integer. The axis of the channels of the result.
-        channels_of: Function `(Value)` that returns its `channels.Channels`, or None.
+        channels_of: Function `(Value)` that returns its `coupled_channels.Channels`, or None.
         constants_of: Function `(Value)` that returns its `constants.Constants`, or None.
     """
     values, result = operands(call)

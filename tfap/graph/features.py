@@ -18,7 +18,7 @@ import dataclasses
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels, functions, layer_types, linear, linear_maps
+from tfap.graph import functions, layer_types, linear, linear_maps, reshaping
 from tfap.graph.calls import unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
 
@@ -178,11 +178,11 @@ class _Tracer:
     def _reshaped(self, features):
         value, result = self._call.inputs[0], self._call.outputs[0]
         axis, new_axis = self._channels.of(value).axis, self._channels.of(result).axis
-        if channels.keeps_last_axis(self._layer, axis, value.shape, result.shape):
+        if reshaping.keeps_last_axis(self._layer, axis, value.shape, result.shape):
             return features
-        first = channels.channels_first_flatten(self._layer)
-        origins = channels.spread(np.arange(len(features.rows)), axis, value.shape, first)
-        units = channels.by_unit(origins.reshape(result.shape[1:]), new_axis - 1)
+        first = reshaping.channels_first_flatten(self._layer)
+        origins = reshaping.spread(np.arange(len(features.rows)), axis, value.shape, first)
+        units = reshaping.by_unit(origins.reshape(result.shape[1:]), new_axis - 1)
         if (units == units[:1]).all():
             return features.take(units[0])
         full = features.full()

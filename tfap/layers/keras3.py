@@ -7,13 +7,10 @@ import numpy as np
 
 from tfap.keras_compat import backends
 from tfap.keras_compat.private import copy_input_shape
-from tfap.layers.base import (
-    SEVERAL_INPUTS,
-    CountActivationsBase,
-    PruneByActivationBase,
-    ZeroPruned,
-)
+from tfap.layers.base import SEVERAL_INPUTS, PruneByActivationBase
+from tfap.layers.counting import CountActivationsBase
 from tfap.layers.settings import PruningSettings
+from tfap.layers.zero_pruned import ZeroPruned
 
 
 class _ZeroPruned(ZeroPruned, keras.constraints.Constraint):

@@ -12,14 +12,10 @@ from tfap.graph.counts import ActivationCounts
 from tfap.graph.kernel import Kernel
 from tfap.keras_compat import PruneLowMagnitude, TfmotPruning, backends, private
 from tfap.keras_compat.lazy import tensorflow as tf
-from tfap.layers.base import (
-    CALLBACK_MISSING,
-    SEVERAL_INPUTS,
-    CountActivationsBase,
-    PruneByActivationBase,
-    ZeroPruned,
-)
+from tfap.layers.base import CALLBACK_MISSING, SEVERAL_INPUTS, PruneByActivationBase
+from tfap.layers.counting import CountActivationsBase
 from tfap.layers.settings import PruningSettings
+from tfap.layers.zero_pruned import ZeroPruned
 from tfap.masks.weights import score
 
 

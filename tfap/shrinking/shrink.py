@@ -131,16 +131,7 @@ def shrink(
     check_labeled(options.pruning.criterion, data)
     labeled = _labeled(model, data, validation, max_drop, metric)
     planned = PlannedUnits.of(model, options.pruning, skip)
-    pruning = {
-        "criterion": criterion,
-        "scope": scope,
-        "samples": options.samples,
-        "batch_size": checks.integer("batch_size", batch_size),
-        "skip": planned.skipped(),  # also in models of later stages
-        "granularity": options.pruning.granularity,
-        "ridge": options.ridge,
-        "round_to": None if round_to is None else checks.integer("round_to", round_to),
-    }
+    pruning = _arguments_of_stages(criterion, scope, options, batch_size, planned, round_to)
     described = {
         **{name: str(value) for name, value in pruning.items()},
         **{"budget": str(wanted), "fit": fit is not None, "max_drop": max_drop, "teacher": teacher},
@@ -166,6 +157,20 @@ def shrink(
         *(store.model(chosen), tuple(found), str(wanted), unit, targets.limit),
         *(_metric_name(labeled, metric), max_drop, chosen, model, labeled, metric),
     )
+
+
+def _arguments_of_stages(criterion, scope, options, batch_size, planned, round_to):
+    """Returns the arguments of `prune_once` that are the same in all stages."""
+    return {
+        "criterion": criterion,
+        "scope": scope,
+        "samples": options.samples,
+        "batch_size": checks.integer("batch_size", batch_size),
+        "skip": planned.skipped(),  # also in models of later stages
+        "granularity": options.pruning.granularity,
+        "ridge": options.ridge,
+        "round_to": None if round_to is None else checks.integer("round_to", round_to),
+    }
 
 
 def _fingerprints(model, data, labeled, options, batch_size):
