@@ -31,7 +31,6 @@ KINDS = {
     "TimeDistributed": ("TimeDistributed", _BOTH),
     "UnitNormalization": ("OverChannels", _BOTH),
 }
-# Never as many steps as heads: Keras 3.15 on TensorFlow adds the bias of heads of size 1 to the steps then.
 SHAPES = [(5, 2), (4, 3, 2)]
 _OF_ANY_RANK = {"GroupNormalization", "Separable", "TimeDistributed"}
 

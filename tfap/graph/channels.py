@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import attention, composite, contractions, functions, layer_types, norms, recurrent
+from tfap.graph import attention, composite, contractions, functions, layer_types, misread, norms, recurrent
 from tfap.graph.activation import is_elementwise
 from tfap.graph.calls import channel_axis, unwrap
 from tfap.graph.layer_types import ChannelRule, ConstantRule
@@ -97,6 +97,8 @@ class ChannelMap:
         row = layer_types.of(layer)
         if call.training and row.random_in_training:
             return self._always_training
+        if misread.is_misread(call):
+            return self._misread
         if row.recurrent:
             return self._recurrent
         if row.attention:
@@ -126,6 +128,9 @@ class ChannelMap:
 
     def _always_training(self, layer, call):
         return f"it is consumed by '{call.path}', which is always called with training=True"
+
+    def _misread(self, layer, call):
+        return f"it is consumed by '{call.path}', in which Keras 3 on TensorFlow adds to another axis"
 
     def _with_extra_weights(self, layer, call):
         return (
