@@ -6,6 +6,7 @@ Each net, a branch, has layers, weights and an output of its own, and shares onl
 import dataclasses
 import functools
 
+import numpy as np
 import random_nets
 from random_nets import Value
 
@@ -21,6 +22,7 @@ KINDS = {
     "GroupNormalization": ("GroupNormalization", _BOTH),
     "GroupedQueryAttention": ("GroupedQueryAttention", ("keras",)),
     "GRU": ("Recurrent", _BOTH),
+    "LayerNormalization": ("LayerNormalization", _BOTH),
     "LSTM": ("Recurrent", _BOTH),
     "MultiHeadAttention": ("MultiHeadAttention", _BOTH),
     "RMSNormalization": ("OverChannels", ("keras",)),
@@ -29,7 +31,6 @@ KINDS = {
     "TimeDistributed": ("TimeDistributed", _BOTH),
     "UnitNormalization": ("OverChannels", _BOTH),
 }
-# Never as many steps as heads: Keras 3.15 on TensorFlow adds the bias of heads of size 1 to the steps then.
 SHAPES = [(5, 2), (4, 3, 2)]
 _OF_ANY_RANK = {"GroupNormalization", "Separable", "TimeDistributed"}
 
@@ -56,7 +57,7 @@ class Maker(random_nets.Maker):
         super().__init__(keras, generator, KINDS[kind][0])
         self.choice = kind  # what is picked where it is one of several
         self.inputs_of, self.branches = {}, []
-        self.composites = []
+        self.centered, self.composites = [], []
 
     def pick(self, choices):
         chosen = [each for each in choices if getattr(each, "__name__", each) == self.choice]
@@ -91,6 +92,13 @@ class Maker(random_nets.Maker):
 
     def _plant(self):
         self.planted = super()._plant()
+        for layer in self.centered:
+            # In float64: float32 rounds what is subtracted, which is far more than 1e-6 of small differences.
+            weights = [array.astype(np.float64) for array in layer.get_weights()]
+            alive = weights[0].any(axis=0)
+            for array in weights:
+                array[..., alive] -= array[..., alive].mean(axis=-1, keepdims=True)
+            layer.set_weights(weights)
         return self.planted
 
     def _plant_units(self, layer):
@@ -108,6 +116,14 @@ class Maker(random_nets.Maker):
 
     def GroupedQueryAttention(self, value):
         return super().MultiHeadAttention(value, grouped=True)
+
+    def LayerNormalization(self, value):
+        """Of a layer whose outputs have the sum zero, so that a zero changes no mean."""
+        layer = self.layers.Dense(self.number(4, 7))
+        value = self.apply(layer, value)
+        self.centered.append(layer)
+        self.normalized.update(value.channels.tolist())
+        return self.through(self.layers.LayerNormalization(), value)
 
     def Dot(self, value):
         """Scores of steps with steps: channels that are zero on a side go. Maybe sums weighted by them."""

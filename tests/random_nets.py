@@ -68,6 +68,7 @@ class Maker:
         self.normalized = set()  # channels that go only if they are zero
         self.inputs = []
         self.attentions = []
+        self.steps_of = {}  # of queries and keys
 
     # -- draws -------------------------------------------------------------------------------------
 
@@ -245,6 +246,7 @@ class Maker:
         self.makes(layer, channels)
         self.note("MultiHeadAttention", channels)
         self.attentions.append(layer)
+        self.steps_of[layer] = value.size
         return Value(tensor, channels)
 
     def Attention(self, value):
@@ -648,6 +650,13 @@ class Maker:
             self._kill_score(kernels, biases, int(self.generator.integers(heads)), 0, 1)
         layer.set_weights(weights)
         left = {"heads": heads - dead[0], "key_dim": key_dim - dead[2], "value_dim": value_dim - dead[3]}
+        if len(weights) > 4 and keras_compat.misreads_sums(layer):  # see test_misread.py
+            as_many = [
+                count == self.steps_of[layer] > 1
+                for count in (left["heads"], left["heads"] * (repeats - dead[1]))
+            ]
+            left["key_dim"] = max(left["key_dim"], 1 + any(as_many))
+            left["value_dim"] = max(left["value_dim"], 1 + as_many[0])
         is_grouped = type(layer).__name__ == "GroupedQueryAttention"
         if is_grouped or self.keras.backend.backend() == "jax":
             left["key_dim"] = left["value_dim"] = max(left["key_dim"], left["value_dim"])

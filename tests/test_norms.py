@@ -264,6 +264,32 @@ def test_layer_normalization_of_other_values_keeps_the_width(keras_module, where
     assert rows["embedding"] == f"its channels are not removable: {reason}" and not rows["up_0"]
 
 
+@pytest.mark.parametrize("where", ["embedding", "down_1"])
+def test_each_row_has_the_sum_zero_for_itself(keras_module, where):
+    """A row of small weights may be all that there is, such as that of one token."""
+    model = centered(with_zeros(transformer(keras_module, "LayerNormalization")))
+    kernel, *bias = model.get_layer(where).get_weights()
+    kernel[3] *= 1e-7
+    kernel[3, 0] += 1e-7
+    model.get_layer(where).set_weights([kernel, *bias])
+    assert width(tfap.compact(model)) == WIDTH
+
+
+@pytest.mark.parametrize("dtype, left", [("float64", 2), ("float32", 4)])
+def test_biases_are_centered_to_rounding(keras_module, dtype, left):
+    """Rounded to float32, the mean of 0.9288 and 0.9413 is wrong by 5e-6 of what it leaves of them."""
+    layers = keras_module.layers
+    stack = [layers.Dense(4, name="stream"), layers.LayerNormalization(), layers.Dense(2, name="output")]
+    model = keras_module.Sequential([layers.Input((3,)), *stack])
+    weights = []
+    for array in ([[0.3, 0, -0.3, 0]] * 3, [0.9288, 0, 0.9413, 0]):
+        array = np.asarray(array, "float32").astype(dtype)
+        array[..., ::2] -= array[..., ::2].mean(axis=-1, keepdims=True)
+        weights.append(array)
+    model.get_layer("stream").set_weights(weights)
+    assert tfap.compact(model).get_layer("stream").units == left
+
+
 def test_channels_of_scale_zero_are_constants_after_it(keras_module):
     """The stream keeps them, and what reads only them becomes a constant."""
     model = transformer(keras_module, "LayerNormalization")

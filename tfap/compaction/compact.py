@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import channels, composite, functions, layer_types, norms
+from tfap.graph import channels, composite, functions, layer_types, misread, norms
 from tfap.graph.activation import is_zero_when_silent
 from tfap.graph.calls import Graph
 from tfap.graph.counts import ActivationCounts
@@ -155,6 +155,7 @@ def kept_groups(liveness: Liveness) -> np.ndarray:
             if not kept[groups].any():
                 kept[groups[:1]] = True
         keep_even_groups(liveness, kept)
+        misread.keep_more(liveness, kept)
         if np.array_equal(kept, before):
             return kept
 

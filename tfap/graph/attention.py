@@ -12,6 +12,9 @@ one head here, because Keras needs as many of them for each key and value head.
 The dimensions of a head have no order, so each head can lose others, as long as all heads lose as many. The
 product of queries and keys is divided by sqrt(key_dim). Fewer dimensions change that, so the query kernel and
 bias are multiplied by sqrt(kept / key_dim).
+
+Keras 3 on TensorFlow takes a bias of shape (heads, 1) for one of as many steps. So heads keep two dimensions
+where there are as many steps, or where the number of steps is undefined: see `misread.py`.
 """
 
 import math
@@ -19,7 +22,7 @@ import math
 import numpy as np
 
 from tfap import keras_compat
-from tfap.graph import layer_types
+from tfap.graph import layer_types, misread
 from tfap.graph.kernel import KernelSpec
 from tfap.graph.linear import LinearMap, at_least, kernel_values, multiply
 
@@ -54,9 +57,18 @@ def why_not_analyzed(layer, call):
         return "with other weights than four kernels and their biases"
     if _output_axes(layer) != 1:
         return "with an output_shape of several axes"
+    if _use_bias(layer) and keras_compat.misreads_sums(layer) and _is_misread(layer, call):
+        return "with heads of size 1 and as many steps, whose biases Keras 3 on TensorFlow misreads"
     if call.training and layer.get_config()["dropout"]:
         return "with dropout that are always called with training=True"
     return None
+
+
+def _is_misread(layer, call):
+    shapes = [spec.find(layer).shape for spec in layer_types.kernel_specs(layer)[:3]]
+    steps = [{value.shape[1]} - {None} for value in consumed(call)]
+    found = misread.single_dimensions([shape[1] for shape in shapes], steps)
+    return any(shapes[2 * at][2] == 1 for at in found)
 
 
 def _uses_gate(layer):
@@ -100,6 +112,7 @@ class Attention(LinearMap):
         heads: Integer. The number of heads that can be removed: those of keys and values.
         kept_heads: Boolean array, shape `(heads,)`. The heads that `kept` and `config` keep.
         returns_scores: Boolean. Whether a call returns the scores of all heads.
+        steps: List of one set for each of `ROLES`: the sizes of axis 1 in the calls. None if undefined.
         constant_heads: Boolean array, shape `(heads,)`. The heads whose values are nonzero constants.
     """
 
@@ -116,9 +129,17 @@ class Attention(LinearMap):
         self.heads = self._kernels[1].shape[1]
         self.kept_heads = np.ones(self.heads, bool)
         self.returns_scores = False
+        self.steps = [set(), set(), set()]
         sizes = [kernel.shape[0] for kernel in self._kernels[:3]]
         self._stops = np.cumsum(sizes)[:-1]
         self.find_used(np.zeros(sum(sizes), bool), np.zeros(sum(sizes)))
+
+    def note_calls(self, calls):
+        """Notes what the calls of the layer are like."""
+        self.returns_scores = any(len(call.outputs) > 1 for call in calls)
+        for call in calls:
+            for value, steps in zip(consumed(call), self.steps):
+                steps.add(value.shape[1])
 
     def by_role(self, values):
         """Splits an array with one entry per input channel: a list with one part for each of `ROLES`."""
@@ -320,12 +341,38 @@ class Attention(LinearMap):
 
     def _sizes(self, inputs, outputs):
         """Returns how many repeats, key dimensions and value dimensions each head keeps."""
-        repeats, keys, values = (
-            max(1, int(marks.sum(axis=1).max())) for marks in self._needed(inputs, outputs)
-        )
+        repeats, *sizes = self._largest(inputs, outputs)
+        for at in self._misread(int(self.kept_heads.sum()), repeats):
+            sizes[at] = max(sizes[at], min(2, self._dimensions[at]))
         if self.needs_equal_dimensions:
-            keys = values = max(keys, values)
-        return repeats, keys, values
+            sizes = [max(sizes)] * 2
+        return repeats, *sizes
+
+    def _largest(self, inputs, outputs):
+        """Returns how many of each the head has that needs the most of them, at least one."""
+        return (max(1, int(marks.sum(axis=1).max())) for marks in self._needed(inputs, outputs))
+
+    def has_more_than_needed(self, inputs, outputs):
+        """Returns whether no head needs as many key dimensions as `kept` keeps, and of value dimensions."""
+        largest, sizes = list(self._largest(inputs, outputs))[1:], self._sizes(inputs, outputs)[1:]
+        if self.needs_equal_dimensions:
+            largest = [max(largest)] * 2
+        return [most < size for most, size in zip(largest, sizes)]
+
+    @property
+    def _dimensions(self):
+        """How many query and key dimensions a head has, and how many value dimensions."""
+        return self._kernels[0].shape[-1], self._kernels[2].shape[-1]
+
+    def _misread(self, heads, repeats):
+        """As `misread.single_dimensions`, for as many heads and query heads of each."""
+        has_fault = self._bias_values is not None and keras_compat.misreads_sums(self.layer)
+        return misread.single_dimensions([heads * repeats, heads, heads], self.steps) if has_fault else set()
+
+    def misreads_single_dimensions(self, heads):
+        """Returns whether Keras may misread the biases of a layer of one dimension with as many heads."""
+        repeats = self._kernels[0].shape[1] // self.heads
+        return any(self._dimensions[at] == 1 for at in self._misread(heads, repeats))
 
     @property
     def needs_equal_dimensions(self):

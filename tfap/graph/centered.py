@@ -71,9 +71,10 @@ def _makes_centered(layer, linear_map):
 
 
 def _sums_to_zero(array, axis):
+    """Returns whether every row has the sum zero, for itself: an input may be zero but for one channel."""
     values = array.astype(np.float64)
     sums, sizes = values.sum(axis=axis), np.abs(values).sum(axis=axis)
-    return bool((np.abs(sums) <= _ROUNDING * sizes.max(initial=0)).all())
+    return bool((np.abs(sums) <= _ROUNDING * sizes).all())
 
 
 def _keeps_centered(layer):

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from tfap.graph import attention, composite, functions, layer_types, linear, norms, recurrent
+from tfap.graph import attention, composite, functions, layer_types, linear, misread, norms, recurrent
 from tfap.graph.calls import unwrap
 from tfap.graph.channels import consumed_by
 from tfap.graph.kept_heads import kept_heads
@@ -131,7 +131,7 @@ class _Reasons:
     def of(self, path, group):
         """Returns why a channel is kept."""
         if not self._liveness.alive[group]:
-            return self._why_required(path)
+            return self._why_required(path, group)
         if any(self._has(value, group) for value in self._graph.outputs):
             return "it is an output of the model"
         if group in self._channels.pinned:
@@ -147,8 +147,10 @@ class _Reasons:
                     return reason
         return "it is coupled with channels that are not constant"
 
-    def _why_required(self, path):
+    def _why_required(self, path, group):
         produced = self._liveness.groups(path)[1]
+        if misread.is_needed(self._liveness, self._kept, group):
+            return misread.REASON
         if self._liveness.alive[produced].any():
             return "a grouped convolution needs groups of equal size"
         return "a layer needs at least one unit"

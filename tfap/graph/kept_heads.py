@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tfap.graph import misread
+
 _CONSTANT = "its values are a nonzero constant, which masks and dropout may scale"
 _DIMENSIONS = (
     "other heads of keys and values need as many query heads",
@@ -31,13 +33,17 @@ def _of_layer(liveness, path, linear_map, heads, kept_groups):
     outputs, kept = kept_groups[produced], kept_groups[heads]
     effective = linear_map.head_outputs[:, outputs].any(axis=1)
     pinned = np.array([liveness.channels.pinned.get(int(group), "") for group in heads])
+    required = misread.REASON if kept.sum() > 1 else "a layer needs at least one head"
     for reason in dict.fromkeys(pinned[kept & ~effective].tolist()):
         number = int((kept & ~effective & (pinned == reason)).sum())
-        yield path, number, reason or "a layer needs at least one head"
+        yield path, number, reason or required
     yield path, int((kept & effective & linear_map.constant_heads).sum()), _CONSTANT
     inputs = np.ones(len(linear_map.nonzero), bool) if consumed is None else kept_groups[consumed]
     linear_map.kept_heads = kept
     query_heads, *dimensions = linear_map.uneven(inputs, outputs, effective)
     yield path, query_heads, _DIMENSIONS[0]
-    for number, reason in zip(dimensions, _DIMENSIONS[1:]):
-        yield path, number, _EQUAL if linear_map.needs_equal_dimensions else reason
+    for number, reason, more in zip(
+        dimensions, _DIMENSIONS[1:], linear_map.has_more_than_needed(inputs, outputs)
+    ):
+        reason = _EQUAL if linear_map.needs_equal_dimensions else reason
+        yield path, number, misread.REASON if more else reason

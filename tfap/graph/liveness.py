@@ -51,7 +51,7 @@ class Liveness:
         self.linear_maps = self._linear_maps(ChannelRule.LINEAR)
         for path, calls in self.graph.calls_of.items():
             if self.channels.heads(path) is not None:
-                self.linear_maps[path].returns_scores = any(len(call.outputs) > 1 for call in calls)
+                self.linear_maps[path].note_calls(calls)
         self.depthwise = self._linear_maps(ChannelRule.DEPTHWISE)
         training = masks is not None
         self._centered = () if training else CenteredValues(self.graph, self.channels, self.linear_maps)

@@ -7,6 +7,7 @@ tf_keras and tfmot are imported when they are first used: see `lazy`.
 import importlib
 
 from tfap.keras_compat.added_loss import AddedLoss, operations, step_state
+from tfap.keras_compat.addition import misreads_sums
 from tfap.keras_compat.backends import backend_of, is_tf_dataset
 from tfap.keras_compat.copying import (
     Replacement,
@@ -157,6 +158,7 @@ __all__ = [
     "learning_rate",
     "load_model",
     "loaded",
+    "misreads_sums",
     "operations",
     "ops",
     "optimizer_slots",

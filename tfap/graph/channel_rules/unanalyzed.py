@@ -1,7 +1,7 @@
 """Calls through which tfap does not follow channels, because it does not know what they compute."""
 
 from tfap import keras_compat
-from tfap.graph import functions, layer_types
+from tfap.graph import functions, layer_types, misread
 from tfap.graph.layer_types import ChannelRule, ConstantRule
 
 
@@ -13,6 +13,8 @@ def why_not_analyzed(layer, call):
     row = layer_types.of(layer)
     if call.training and row.random_in_training:
         return f"it is consumed by '{call.path}', which is always called with training=True"
+    if misread.is_misread(call):
+        return f"it is consumed by '{call.path}', in which Keras 3 on TensorFlow adds to another axis"
     if row.recurrent or row.attention:
         return None
     if row.channels in (ChannelRule.LINEAR, ChannelRule.DEPTHWISE) and not _follows_its_row(layer):
