@@ -159,19 +159,32 @@ def _demon(steps):
     return tfap.DemonPruning(1e-4)
 
 
-def once(criterion, **options):
-    """Prunes and refits with `tfap.prune_once`, then trains."""
+def once(criterion, regularizer=None, **options):
+    """Prunes and refits with `tfap.prune_once`, then trains.
+
+    With a regularizer, half of the epochs train the dense model with it before, as Torch-Pruning's GroupNorm.
+    """
 
     def make(job):
-        (x, y), recipe = job.data, job.recipe
-        model = recipe.compiled(job.model_of("dense"), recipe.rate / 2, recipe.epochs * recipe.steps)
+        (x, y), recipe, rate = job.data, job.recipe, job.recipe.rate / 2
+        before = recipe.epochs // 2 if regularizer else 0
+        model = recipe.compiled(job.model_of("dense"), rate, (before or recipe.epochs) * recipe.steps)
         start = time.process_time()
+        if before:
+            callbacks = [regularizer(before * recipe.steps)]
+            model.fit(x, y, batch_size=BATCH, epochs=before, verbose=0, callbacks=callbacks)
+        middle = time.process_time()
         small = tfap.prune_once(model, (x[:SAMPLES], y[:SAMPLES]), job.budget, criterion, **options)
-        seconds = time.process_time() - start
-        small = recipe.fitted(small, x, y, rate=recipe.rate / 2)
-        return Made(small, figures={"prune_seconds": seconds})
+        pruning, end = time.process_time() - middle, time.process_time()
+        small = recipe.fitted(small, x, y, times=1 - before / recipe.epochs, rate=rate)
+        training = middle - start + time.process_time() - end
+        return Made(small, figures={"prune_seconds": pruning, "fit_seconds": training})
 
     return make
+
+
+def _growing_most(steps):
+    return tfap.GrowingRegularization(0.1, sparsity=0.8)
 
 
 def scratch(job):
@@ -236,6 +249,8 @@ ARMS = {
     "demon": Arm("tfap", in_fit("activation_count", _demon, drop_silent=True)),
     "reconstruction": Arm("tfap", once("reconstruction")),
     "reconstruction_allocated": Arm("tfap", once("reconstruction", scope="allocated")),
+    "reconstruction_isomorphic": Arm("tfap", once("reconstruction", scope="isomorphic")),
+    "growing_once": Arm("tfap", once("reconstruction", _growing_most, scope="isomorphic")),
     "group_taylor": Arm("tfap", once("group_taylor")),
     "group_taylor_isomorphic": Arm("tfap", once("group_taylor", scope="isomorphic")),
     "hessian_diagonal": Arm("tfap", once("hessian_diagonal")),

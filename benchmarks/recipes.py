@@ -61,7 +61,7 @@ class Recipe:
         return model
 
     def fitted(self, model, x, y, times=1, rate=None):
-        epochs = times * self.epochs
+        epochs = round(times * self.epochs)
         self.compiled(model, rate or self.rate, epochs * -(-len(x) // BATCH))
         model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
         return model
