@@ -159,26 +159,30 @@ def _demon(steps):
     return tfap.DemonPruning(1e-4)
 
 
-def once(criterion, regularizer=None, **options):
+def once(criterion, regularizer=None, whole=False, **options):
     """Prunes and refits with `tfap.prune_once`, then trains.
 
-    With a regularizer, half of the epochs train the dense model with it before, as Torch-Pruning's GroupNorm.
+    With a regularizer, it first trains with it: the dense model for half of the epochs, as Torch-Pruning's
+    GroupNorm does, or if `whole`, a model from random weights for all epochs, in place of the dense training.
     """
 
     def make(job):
-        (x, y), recipe, rate = job.data, job.recipe, job.recipe.rate / 2
-        before = recipe.epochs // 2 if regularizer else 0
-        model = recipe.compiled(job.model_of("dense"), rate, (before or recipe.epochs) * recipe.steps)
+        (x, y), recipe = job.data, job.recipe
+        epochs = 0 if regularizer is None else recipe.epochs if whole else recipe.epochs // 2
+        model = recipe.build() if whole else job.model_of("dense")
+        rate = recipe.rate if whole else recipe.rate / 2
+        recipe.compiled(model, rate, max(epochs, 1) * recipe.steps)
         start = time.process_time()
-        if before:
-            callbacks = [regularizer(before * recipe.steps)]
-            model.fit(x, y, batch_size=BATCH, epochs=before, verbose=0, callbacks=callbacks)
-        middle = time.process_time()
+        if epochs:
+            callbacks = [regularizer(epochs * recipe.steps)]
+            model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=callbacks)
+        trained = time.process_time()
         small = tfap.prune_once(model, (x[:SAMPLES], y[:SAMPLES]), job.budget, criterion, **options)
-        pruning, end = time.process_time() - middle, time.process_time()
-        small = recipe.fitted(small, x, y, times=1 - before / recipe.epochs, rate=rate)
-        training = middle - start + time.process_time() - end
-        return Made(small, figures={"prune_seconds": pruning, "fit_seconds": training})
+        pruned = time.process_time()
+        times = 1 if whole else 1 - epochs / recipe.epochs
+        small = recipe.fitted(small, x, y, times=times, rate=recipe.rate / 2)
+        training = trained - start + time.process_time() - pruned
+        return Made(small, figures={"prune_seconds": pruned - trained, "fit_seconds": training})
 
     return make
 
@@ -250,6 +254,7 @@ ARMS = {
     "reconstruction": Arm("tfap", once("reconstruction")),
     "reconstruction_allocated": Arm("tfap", once("reconstruction", scope="allocated")),
     "reconstruction_isomorphic": Arm("tfap", once("reconstruction", scope="isomorphic")),
+    "demon_once": Arm("tfap", once("reconstruction", _demon, whole=True, scope="isomorphic")),
     "growing_once": Arm("tfap", once("reconstruction", _growing_most, scope="isomorphic")),
     "group_taylor": Arm("tfap", once("group_taylor")),
     "group_taylor_isomorphic": Arm("tfap", once("group_taylor", scope="isomorphic")),
