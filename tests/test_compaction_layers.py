@@ -7,6 +7,7 @@ import pytest
 import random_nets
 
 import tfap
+from tfap import keras_compat
 from tfap.compaction import compact
 from tfap.graph.liveness import Liveness
 
@@ -652,9 +653,10 @@ def test_dense_along_another_axis_than_the_channels(keras_module):
     make_constant(model.get_layer("conv"), [1])
     found = Liveness(model)
     assert found.foldable_inputs("dense") is None
-    assert [(one.path, one.reason) for one in found.kept()] == [
-        ("conv", "'dense' consumes it along another axis")
-    ]
+    reason = "'dense' consumes it along another axis"
+    if keras_compat.misreads_sums(model.get_layer("conv")):  # of as many columns as channels, in itself
+        reason = "Keras 3 on TensorFlow adds its bias to another axis"
+    assert [(one.path, one.reason) for one in found.kept()] == [("conv", reason)]
 
 
 @pytest.mark.parametrize("activation", ["LeakyReLU", "ReLU", "ELU"])

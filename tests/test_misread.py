@@ -124,7 +124,7 @@ def positions(inputs, values):
 
 
 def one_channel(inputs, values):
-    return layers.Add()([values, layers.Dense(1)(inputs)])
+    return layers.Add()([values, layers.Dense(1, name="one_channel")(inputs)])
 
 
 @pytest.mark.parametrize("add", [positions, one_channel])

@@ -148,7 +148,7 @@ def test_other_layers_inside_keep_the_channels(keras_module, inner, words):
 def test_channels_first_inside(keras_module):
     layers = keras_module.layers
     conv = layers.TimeDistributed(layers.Conv2D(4, 3, data_format="channels_first"), name="conv")
-    inputs = keras_module.Input((3, 2, 6, 6))
+    inputs = keras_module.Input((3, 2, 7, 7))
     made = layers.TimeDistributed(layers.GlobalAveragePooling2D(data_format="channels_first"))(conv(inputs))
     model = random_weights(keras_module.Model(inputs, layers.Dense(2)(made)))
     without_outputs(conv, [0, 3])

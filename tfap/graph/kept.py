@@ -230,6 +230,8 @@ def _why_not_analyzed(layer, call):
         kind = type(layer).__name__
         inside = f"tfap keeps the heads and the outputs inside {kind} layers"
         return inside if composite.counts(layer) else f"tfap does not analyze {kind} layers"
+    if misread.is_misread(call):
+        return "Keras 3 on TensorFlow adds its bias to another axis"
     if row.recurrent or row.attention:
         which = (recurrent if row.recurrent else attention).why_not_analyzed(layer, call)
         return f"tfap does not analyze {type(layer).__name__} layers {which}"
