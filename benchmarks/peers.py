@@ -1,6 +1,6 @@
 """Compares tfap with the libraries that users would otherwise take, on Fashion-MNIST, paired by seed.
 
-    python benchmarks/peers.py --net resnet20 --seeds 5 --torch-python .venv-torch/bin/python
+    python benchmarks/peers.py --net resnet20 --seeds 5 --torch_python .venv-torch/bin/python
     python benchmarks/peers.py --net mlp --seeds 5
     python benchmarks/peers.py --table                          # the tables of the rows that there are
     python benchmarks/peers.py --write docs/results/peers.md    # the same as a page
@@ -11,8 +11,11 @@ Every arm starts from the same dense model of a seed, has the same budget, data 
 many epochs as the dense model did, with a cosine decay from half of the rate. `dense_twice` trains the dense
 model as long without pruning it. `scratch` is the small model of `l1` with random weights, trained for the
 epochs of both trainings. The arms whole_ and twice_ have no dense model: they prune from random weights, with
-its rate, and its epochs or those of both trainings. tfmot and PQuantML make masks only, so their models keep
-the size of the dense one; their sparsity is the fraction of the weights that the budget takes.
+its rate, and its epochs or those of both trainings. `growing_once` trains the dense model with a regularizer
+for half of the epochs, and `demon_once` a model from random weights in place of the dense training; both then
+prune once, refit and train. tfmot and PQuantML make masks only, so their models keep the size of the dense
+one; their sparsity is the fraction of the weights that the budget takes. No arm keeps multiples of 8
+channels, so a smaller model can be slower in ONNX Runtime.
 
 Torch-Pruning runs in an environment of its own (--torch-python, or one that the script makes), on the same
 weights: the script checks that the dense outputs, before a softmax, are equal to 1e-4 of the largest.
