@@ -251,7 +251,7 @@ def test_a_subclassed_model_notes_its_weights_after_the_first_step(keras_module)
 @pytest.mark.parametrize(
     "criterion", [tfap.AP(share=0.4), tfap.AP(share=0.4, which="random", seed=3)], ids=repr
 )
-@pytest.mark.smoke
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_bits(keras_module, tmp_path, criterion):
     schedule = tfap.PolynomialDecay(0.0, 0.8, 2, 14, frequency=2)
     straight = tfap.prune(nets.mlp(keras_module), schedule, criterion)

@@ -61,6 +61,7 @@ def test_activations_of_the_users(keras_module, function):
     np.testing.assert_allclose(outputs(low_rank.factorize(model, rank=1, layers=["a"])).shape, (4, 3))
 
 
+@pytest.mark.one_keras
 def test_training_in_stages_with_an_activation_of_the_users(keras_module):
     model = with_activation(keras_module, gelu)
     x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")

@@ -147,7 +147,7 @@ def test_sums_at_an_activation_layer_elsewhere(keras_module):
 @pytest.mark.parametrize(
     "criterion", [dict(decay=0.5), dict(metric="told"), dict(statistic="sum", decay=0.9)], ids=str
 )
-@pytest.mark.smoke
+@pytest.mark.slow
 def test_variants_are_saved_and_resumed(keras_module, tmp_path, criterion):
     told = [0.5, 0.8, 0.9, 0.95]
     models = [

@@ -53,6 +53,7 @@ NETS = {
 
 
 @pytest.mark.parametrize("net", NETS)
+@pytest.mark.one_keras
 def test_counts_equal_brute_force(keras_module, net):
     build, fires_at, positions = NETS[net]
     model = build(keras_module)

@@ -639,6 +639,7 @@ def recurrent(keras, kind, batch_size):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "Bidirectional", "ConvLSTM2D"])
+@pytest.mark.slow
 def test_recurrent_layers_of_a_fixed_batch(keras_module, tmp_path, kind):
     size = 2 if kind == "Bidirectional" else 1
     model = recurrent(keras_module, kind, size)
@@ -705,6 +706,7 @@ def test_a_layer_that_needs_the_batch_size(keras_module, tmp_path, format):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+@pytest.mark.slow
 def test_half_precision_to_float32(keras_module, tmp_path, policy):
     layers = keras_module.layers
     inputs = keras_module.Input((4, 3))

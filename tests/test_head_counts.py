@@ -151,6 +151,7 @@ def test_training_counts_the_same(keras_module, every):
     assert counted.counts.shape == (4,)
 
 
+@pytest.mark.one_keras
 def test_heads_that_attend_everywhere_alike_are_pruned_first(keras_module):
     model = without_heads(attentive(keras_module), alike=[0, 2], peaked=[1, 3])
     pruned, wrapper = trained(model, data(12))

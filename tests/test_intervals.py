@@ -113,7 +113,7 @@ def test_counts_go_on_through_all_prunes(keras_module):
 
 
 @pytest.mark.parametrize("splits", [(1, 4), (3, 2)])
-@pytest.mark.smoke
+@pytest.mark.slow
 def test_state_is_saved_and_resumed(keras_module, tmp_path, splits):
     told = [0.5, 0.55, 0.62, 0.3, 0.9]
     schedule = intervals(0.75, prunes=3, begin=0.5, end=0.8)

@@ -32,6 +32,7 @@ def skip_if_missing(entry, keras_module):
     ],
     ids=lambda entry: entry.name,
 )
+@pytest.mark.slow
 def test_layer_in_eager_mode(keras_module, entry, tmp_path):
     """All steps but the last one, the export."""
     skip_if_missing(entry, keras_module)

@@ -42,6 +42,7 @@ def called_by_keyword(keras):
 @pytest.mark.parametrize(
     "eager", [pytest.param(False, marks=pytest.mark.slow, id="graph"), pytest.param(True, id="eager")]
 )
+@pytest.mark.slow
 def test_layers_that_are_called_by_keyword(keras_module, eager):
     generator = np.random.default_rng(0)
     for inputs, x in called_by_keyword(keras_module):
@@ -80,6 +81,7 @@ def test_a_layer_wrapped_alone_keeps_its_input_shape(keras_module):
 
 
 @pytest.mark.parametrize("kind,shape,arguments,side", SIDES)
+@pytest.mark.one_keras
 def test_train_prune_save_load_strip(keras_module, kind, shape, arguments, side, tmp_path):
     layers = keras_module.layers
     layer = getattr(layers, kind)(activation="relu", name="layer", **arguments)
@@ -108,6 +110,7 @@ def test_train_prune_save_load_strip(keras_module, kind, shape, arguments, side,
     np.testing.assert_array_equal(*(np.asarray(model(x, training=False)) for model in (plain, wrapped)))
 
 
+@pytest.mark.one_keras
 def test_a_loaded_model_finds_the_counts_at_its_relu(keras_module, tmp_path):
     wrapped = tfap.prune(nets.cnn(keras_module), 0.5)
     nets.fit(wrapped)

@@ -31,6 +31,7 @@ ON_BACKENDS = [pytest.param(each, marks=NOT_ON_TORCH if each.name == "U-Net" els
 
 
 @pytest.mark.parametrize("entry", ON_BACKENDS, ids=lambda entry: entry.name)
+@pytest.mark.slow
 def test_model(keras_module, entry, tmp_path):
     found = outcomes(NO_EXPORT, Pruned(entry, keras_module, tmp_path, "magnitude"))
     assert (found["plan"], found["two steps"]) == EXPECTED[entry.name]

@@ -79,6 +79,7 @@ def steady(name, **options):
 
 
 @pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.one_keras
 def test_the_penalty_by_hand(keras_module, name):
     model, regularizer = normalized_net(keras_module), steady(name)
     reader = ReadsPenalty(regularizer)
@@ -211,6 +212,7 @@ def test_validation_and_several_steps_per_execution(keras_module):
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.one_keras
 def test_nothing_is_left_after_the_fit(keras_module, name):
     model, weights = normalized_net(keras_module), len(normalized_net(keras_module).get_weights())
     regularizer = steady(name)

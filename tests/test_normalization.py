@@ -60,6 +60,7 @@ def test_half_of_the_channels_pruned_and_few_steps(keras_module, caplog):
     assert "'norm_0' and 1 more are 64% those from before the last mask update, 45 steps ago" in caplog.text
 
 
+@pytest.mark.one_keras
 def test_the_callback_recomputes_them_at_the_end(keras_module, caplog):
     model, x = pruned(keras_module), images(160)[0]
     fit(model, recalibrate=x)

@@ -57,6 +57,7 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.parametrize("criterion", ["activation_count", "lookahead"])
+@pytest.mark.one_keras
 def test_a_part_is_pruned_as_alone(keras_module, criterion):
     alone = residual(keras_module)
     granularity = {"granularity": "neuron"} if criterion == "lookahead" else {}
@@ -91,6 +92,7 @@ def test_flops_are_those_of_the_part(keras_module):
     assert_equal(masks_of(model), masks_of(wrapped[0]))
 
 
+@pytest.mark.one_keras
 def test_a_loaded_part_finds_its_counters(keras_module, tmp_path):
     wrapped = tfap.prune(residual(keras_module), 0.5)
     wrapped.save(tmp_path / "part.keras")
@@ -193,6 +195,7 @@ def test_a_part_inside_a_layer(keras_module):
 
 
 @pytest.mark.parametrize("first", ["critic", "generator"])
+@pytest.mark.one_keras
 def test_a_step_is_a_batch_however_often_a_part_trains(keras_module, first):
     """A critic that trains three times a batch, and a generator that trains in every second batch."""
     names, total = sorted(["critic", "generator"], key=first.__ne__), 40

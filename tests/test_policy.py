@@ -55,6 +55,7 @@ def residual(keras):
 
 
 @pytest.mark.parametrize("make", [lambda keras: net(keras, mobile), residual], ids=["mobile", "residual"])
+@pytest.mark.one_keras
 def test_the_pointwise_convolutions_of_a_supported_model(keras_module, make):
     policies = [tfap.PruneForLatencyOnXNNPack()]
     policies += [THEIRS.PruneForLatencyOnXNNPack()] * (keras_module is tf_keras)

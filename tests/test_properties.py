@@ -89,6 +89,7 @@ def check_equal(first, second):
 @pytest.mark.parametrize("world", ["keras", "tf_keras"])
 @settings(max_examples=examples(2, 1 / 5))
 @given(data=st.data())
+@pytest.mark.one_keras
 def test_pruning_saving_and_stripping_any_net(world, data):
     keras = importlib.import_module(world)
     kind = data.draw(st.sampled_from(random_nets.KINDS if world == "keras" else NO_OPERATIONS))

@@ -98,6 +98,7 @@ QUICK = [("2:4", 0.05)]
         for rate in (0.0, 0.05)
     ],
 )
+@pytest.mark.slow
 def test_the_masks_are_those_of_tfmot(both_kerases, case, rate):
     """To the bit with one update: at rate 0 under any callback, else under tfmot's, which prunes earlier."""
     make, arguments = CASES[case]
@@ -267,6 +268,7 @@ def test_saved_wrapped_and_loaded_it_goes_on(keras_module, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"block_size": (1, 4)}], ids=["weights", "blocks"])
+@pytest.mark.slow
 def test_a_short_fit_with_the_default_schedule_is_a_warning(keras_module, caplog, arguments):
     wrapped = tfap.prune_low_magnitude(nets.mlp(keras_module), **arguments)
     nets.fit(wrapped, epochs=8)

@@ -49,6 +49,7 @@ def assert_exact(keras, model, x, names):
 
 
 @pytest.mark.parametrize("batch_size", [7, 64])
+@pytest.mark.one_keras
 def test_each_layer_has_the_statistics_of_what_it_consumes(keras_module, batch_size):
     model, x = residual(keras_module), images()
     new = tfap.recalibrate(model, x, batch_size=batch_size)

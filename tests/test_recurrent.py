@@ -441,6 +441,7 @@ def test_the_module_of_a_layer_decides_and_not_its_name():
 
 @every_kind
 @pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.slow
 def test_budgets_know_the_weights_and_flops_of_units(keras_module, kind, bidirectional):
     model = text(keras_module, kind, bidirectional)
     for budget, count in (

@@ -102,6 +102,7 @@ def test_a_checkpoint_is_sparse_whatever_the_order_of_the_callbacks(keras_module
     [("keras", ".weights.h5"), ("tf_keras", ".weights.h5"), ("tf_keras", ".tf")],
     indirect=["keras_module"],
 )
+@pytest.mark.one_keras
 def test_weights_only_files(keras_module, tmp_path, suffix):
     trained, fresh = with_dropout(keras_module), with_dropout(keras_module)
     fresh.optimizer.build(fresh.trainable_variables)  # Keras 3 loads no optimizer that is not there

@@ -394,6 +394,7 @@ def test_prune_once_by_wanda_ranks_channels(keras_module):
 
 @pytest.mark.parametrize("criterion", ["lamp", "lookahead", "wanda"])
 @pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.slow
 def test_in_fit(keras_module, criterion, scope):
     wrapped = tfap.prune(nets.cnn(keras_module), 0.6, criterion, scope)
     nets.fit(wrapped, epochs=4)

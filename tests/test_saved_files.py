@@ -13,6 +13,7 @@ FOLDER = pathlib.Path(__file__).parent / "saved"
 
 
 @pytest.mark.parametrize("kind", ["counts_cnn", "decaying_mlp", "ap_nested"])
+@pytest.mark.one_keras
 def test_a_wrapped_model_of_0_1_0(keras_module, kind):
     name = f"{keras_module.__name__}_{kind}"
     model = keras_module.models.load_model(FOLDER / f"{name}.keras")

@@ -81,6 +81,7 @@ class Spy(Callback):
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", pytest.param("adam with decay", marks=pytest.mark.smoke)])
+@pytest.mark.slow
 def test_losses_equal_those_without_compaction(keras_module, optimizer):
     model = net(keras_module, OPTIMIZERS[optimizer](keras_module))
     schedule = tfap.ConstantSparsity(**FIRST_STAGE_ONLY)
@@ -227,6 +228,7 @@ BY_EPOCH = tfap.AccuracyIntervals(0.6, prunes=4, begin=0.0, end=0.1, metric="los
         pytest.param({"pruning_schedule": BY_EPOCH}, id="by epoch", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_number_of_stages_does_not_matter(keras_module, settings):
     schedule = settings.get("pruning_schedule", 0.6)
     options = {name: value for name, value in settings.items() if name != "pruning_schedule"}

@@ -93,6 +93,7 @@ def test_a_block_that_holds_a_wrapped_layer(keras_module):
         tfap.strip_pruning(hidden)
 
 
+@pytest.mark.one_keras
 def test_stacked_cells_in_a_bidirectional_layer(keras_module):
     layers = keras_module.layers
     stack = layers.RNN([layers.LSTMCell(3), layers.LSTMCell(4)], name="stack")

@@ -33,6 +33,7 @@ def expected_loss(student, teacher, x, y, temperature, alpha, activation):
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
+@pytest.mark.one_keras
 def test_the_loss_by_hand(keras_module, activation):
     """A rate of 0 keeps the weights, and a sparsity of 0 the neurons."""
     student, teacher = net(keras_module, activation), net(keras_module, activation, seed=1, units=9)

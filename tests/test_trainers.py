@@ -140,6 +140,7 @@ def test_counts_are_exact_however_steps_run(keras_module, how):
     assert (wrapper.layer.get_weights()[0] == 0).sum() >= (wrapper.mask.numpy() == 0).sum() == 96
 
 
+@pytest.mark.one_keras
 def test_every_sample_counts_once_whatever_its_weight_and_however_it_comes(keras_module):
     model, x, y, fired = on_a_grid(keras_module)
     wrapped = tfap.prune(model, tfap.ConstantSparsity(0.5, 10**6))
@@ -184,6 +185,7 @@ OPTIMIZERS = {
     "name",
     [pytest.param(name, marks=pytest.mark.smoke if name in ("Adam", "SGD") else []) for name in OPTIMIZERS],
 )
+@pytest.mark.slow
 def test_zeros_stay_zero_through_every_optimizer(keras_module, name):
     """After every step, before and behind the callback in the list, and after averages have taken over."""
     settings = OPTIMIZERS[name]
