@@ -75,9 +75,9 @@ def pruned(model, budget, **options):
 # -- the search --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("scope", ["local", "global"])
 @pytest.mark.parametrize("budget", [{"speedup": 2.0}, {"speedup": 1.3}, {"speedup": 4.0}])
+@pytest.mark.slow
 def test_the_measured_time_meets_the_budget(keras_module, machine, budget, scope):
     model = nets.mlp(keras_module, SIZES)
     small, report = pruned(model, budget, scope=scope)

@@ -272,6 +272,7 @@ class Batches:
 
 @pytest.mark.parametrize("stages", [2, 4])
 @pytest.mark.parametrize("kind", ["generator", "x=generator", "endless dataset"])
+@pytest.mark.slow
 def test_stages_see_the_batches_of_one_fit(keras_module, stages, kind):
     """One epoch is one step, so that its loss is the number of the batch."""
     batches = Batches(keras_module)
