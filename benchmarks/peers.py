@@ -17,7 +17,7 @@ prune once, refit and train. tfmot and PQuantML make masks only, so their models
 one; their sparsity is the fraction of the weights that the budget takes. No arm keeps multiples of 8
 channels, so a smaller model can be slower in ONNX Runtime.
 
-Torch-Pruning runs in an environment of its own (--torch-python, or one that the script makes), on the same
+Torch-Pruning runs in an environment of its own (--torch_python, or one that the script makes), on the same
 weights: the script checks that the dense outputs, before a softmax, are equal to 1e-4 of the largest.
 Accuracy is that of the exported ONNX file in ONNX Runtime for every arm. Latencies are medians of ratios to
 the dense file of the same runtime, of one thread and batch 1. Times of pruning and training are processor

@@ -288,6 +288,20 @@ def test_noise_moves_the_weights_of_live_channels_only(keras_module):
     assert len(np.unique(steps.round(6))) == steps.size  # other noise in every step
 
 
+def test_frozen_layers_get_no_noise(keras_module):
+    model = nets.mlp(keras_module)
+    model.layers[0].trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = [layer.get_weights()[0] for layer in model.layers]
+    x, y = nets.data(model)
+    demon = tfap.DemonPruning(0.0, noise=0.1, frequency=1, zero_below=0.0)
+    model.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=[demon])
+    frozen, trained = (
+        np.abs(layer.get_weights()[0] - old).max() for layer, old in list(zip(model.layers, before))[:2]
+    )
+    assert frozen == 0 < trained
+
+
 def test_noise_of_every_fourth_step_is_as_much_as_in_four_steps(keras_module):
     """Without a loss, weights change by the noise only, in multiples of the rate; pruned ones stay zero."""
     model = nets.mlp(keras_module)

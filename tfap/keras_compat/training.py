@@ -29,7 +29,12 @@ def optimizer_updates(model):
 def learning_rate(model):
     """Returns the present learning rate of the optimizer, a float."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    return float(to_numpy(optimizer.learning_rate))
+    rate = optimizer.learning_rate
+    if callable(rate) and not is_variable(
+        rate
+    ):  # a schedule: a legacy optimizer of tf_keras returns it as it is
+        rate = rate(optimizer.iterations)
+    return float(to_numpy(rate))
 
 
 def has_loss_in_replicas(model):

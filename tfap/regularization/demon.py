@@ -30,7 +30,7 @@ class DemonPruning(NeuronRegularizer):
     Normal noise is added to the kernels of live channels, every `frequency` steps as much as in so many
     single ones. It is proportional to the learning rate, so that a decay of the rate lets the model settle. A
     channel is live unless it never fired in the epoch before. Dead ones get no noise, so they stay dead.
-    Weights that are exactly zero, such as pruned ones, get none either.
+    Weights that are exactly zero, such as pruned ones, get none either, nor do frozen layers.
 
     A fit cannot remove neurons. Use it in `tfap.fit_and_compact(..., drop_silent=True)`, which removes the
     neurons that never fired in the last epoch of each stage, or call `tfap.compact(..., drop_silent=True)`
@@ -108,7 +108,9 @@ class DemonPruning(NeuronRegularizer):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._counts = EpochCounts(self.model)
-        self._kernels = weights_of_roles(self.groups, Role.INCOMING)
+        trained = {id(weight) for weight in self.model.trainable_weights}
+        found = weights_of_roles(self.groups, Role.INCOMING)
+        self._kernels = [member for member in found if id(member.variable) in trained]
         self._live = np.ones(self.groups.count, bool)
 
     def on_epoch_begin(self, epoch, logs=None):
