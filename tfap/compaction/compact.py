@@ -138,9 +138,9 @@ def _check_layer_counts(graph, path, layer_counts):
 # -- which channels are kept -----------------------------------------------------------------------
 
 
-def kept_groups(liveness: Liveness) -> np.ndarray:
-    """Bool array of the channel groups to keep: those alive, and those that the layers' shapes require."""
-    kept = liveness.alive.copy()
+def kept_groups(liveness: Liveness, staying: np.ndarray | None = None) -> np.ndarray:
+    """Bool array of the channel groups to keep: those alive or staying, and those that shapes require."""
+    kept = liveness.alive.copy() if staying is None else liveness.alive | staying
     while True:
         before = kept.copy()
         for call in liveness.graph.calls:
@@ -189,8 +189,7 @@ def remove_dead_channels(model: Model, liveness: Liveness, staying: np.ndarray |
         liveness: Its `Liveness`.
         staying: Boolean array, shape `(groups,)`: the channel groups that stay anyway. None for none.
     """
-    kept, graph = kept_groups(liveness), liveness.graph
-    kept = kept if staying is None else kept | staying
+    kept, graph = kept_groups(liveness, staying), liveness.graph
     groups = {path: liveness.groups(path) for path in graph.calls_of}
     parts = {path: _kept_part(layer, path, liveness, kept) for path, layer in graph.layers()}
     parts = {path: part for path, part in parts.items() if part is not None}
