@@ -437,7 +437,7 @@ def _heading(row, times):
     net, epochs, images = row["net"], row["epochs"], row["images"]
     command = f"python benchmarks/peers.py --net {net} --times {times:g} --epochs {epochs} --images {images}"
     yield f"\n## {net}, {times:g} times fewer {NETS[net][1]}\n"
-    yield f"{epochs} epochs before pruning and {epochs} after it, on {images:,} images: `{command}`.\n"
+    yield f"The dense model is trained for {epochs} epochs on {images:,} images. Command: `{command}`.\n"
 
 
 def _line(cells):

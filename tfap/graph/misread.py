@@ -15,7 +15,7 @@ from tfap import keras_compat
 from tfap.graph import functions, layer_types
 from tfap.graph.calls import unwrap
 
-REASON = "Keras 3 on TensorFlow would add to another axis with fewer"
+REASON = "with fewer, Keras 3 on TensorFlow would add a bias or constant to another axis"
 
 
 def is_misread(call):
@@ -60,7 +60,8 @@ def is_needed(liveness, kept, group):
     """Returns whether Keras would misread a sum without this one of the kept channel groups."""
     fewer = kept.copy()
     fewer[group] = False
-    calls = [(call, _groups(liveness, call)) for call in liveness.graph.calls]
+    calls = [call for call in liveness.graph.calls if keras_compat.misreads_sums(unwrap(call.layer))]
+    calls = [(call, _groups(liveness, call)) for call in calls]
     return any(
         groups is not None and group in groups and _is_misread(liveness, call, groups, fewer)
         for call, groups in calls

@@ -43,16 +43,8 @@ class _TensorFlow:
         return tf.where(condition, x, y)
 
     @staticmethod
-    def take(values, indices):
-        return tf.gather(values, indices)
-
-    @staticmethod
     def cast(x, dtype):
         return tf.cast(x, dtype)
-
-    @staticmethod
-    def stop_gradient(x):
-        return tf.stop_gradient(x)
 
 
 def operations(model):
