@@ -11,7 +11,9 @@ import pytest
 
 import tfap
 from tfap import keras_compat
+from tfap.compaction.compact import kept_groups
 from tfap.graph import misread
+from tfap.graph.liveness import Liveness
 
 layers = keras.layers
 FAULT = keras_compat.misreads_sums(layers.Dense(1))
@@ -104,6 +106,20 @@ def test_heads_of_one_dimension_do_not_become_as_many_as_the_steps(steps, left):
     assert_equal(model, small, (2,), None if None not in steps else 3)
 
 
+def test_query_heads_of_one_dimension_do_not_become_as_many_as_the_steps():
+    query, key = keras.Input((2, 4)), keras.Input((5, 4))
+    layer = layers.GroupQueryAttention(1, 4, 1, name="attention")
+    model = model_of([query, key], layers.Dense(2, name="output")(layer(query, key)))
+    weights = layer.get_weights()
+    weights[6][2:] = 0  # two of the four query heads
+    layer.set_weights(weights)
+    small = tfap.compact(model)
+    assert small.get_layer("attention").num_query_heads == (3 if FAULT else 2)
+    assert_equal(model, small, (2,))
+    kept = [(each.channels, each.reason) for each in tfap.compaction_report(model, small).kept]
+    assert kept == ([(1, misread.REASON)] if FAULT else [])
+
+
 def test_a_layer_that_keras_misreads_stays():
     model = attention((4, 5), heads=4, sizes=(1, 1), read=[0, 1, 3])
     if not FAULT:
@@ -174,3 +190,16 @@ def test_a_convolution_that_keras_misreads_stays(use_bias):
     small = tfap.compact(model)
     assert small.get_layer("conv").filters == (4 if FAULT and use_bias else 2)
     assert_equal(model, small, (2,))
+
+
+def test_multiples_of_channels_are_kept_apart_too():
+    """Rounding up to a multiple leaves as many channels as there are steps with a value each."""
+    inputs = keras.Input((8, 3))
+    values = layers.Dense(16, name="dense")(inputs)
+    values = keras.ops.add(values, np.arange(8.0, dtype="float32")[:, None])
+    model = model_of(inputs, layers.Dense(2, name="output")(values), read=[0, 2, 3])
+    liveness = Liveness(model)
+    staying = np.zeros(len(liveness.alive), bool)
+    dense = liveness.groups("dense")[1]
+    staying[dense[:8]] = True
+    assert kept_groups(liveness, staying)[dense].sum() == (9 if FAULT else 8)

@@ -141,6 +141,7 @@ def _check_layer_counts(graph, path, layer_counts):
 def kept_groups(liveness: Liveness, staying: np.ndarray | None = None) -> np.ndarray:
     """Bool array of the channel groups to keep: those alive or staying, and those that shapes require."""
     kept = liveness.alive.copy() if staying is None else liveness.alive | staying
+    sums = misread.Sums(liveness)
     while True:
         before = kept.copy()
         for call in liveness.graph.calls:
@@ -155,7 +156,7 @@ def kept_groups(liveness: Liveness, staying: np.ndarray | None = None) -> np.nda
             if not kept[groups].any():
                 kept[groups[:1]] = True
         keep_even_groups(liveness, kept)
-        misread.keep_more(liveness, kept)
+        sums.keep_more(kept)
         if np.array_equal(kept, before):
             return kept
 

@@ -342,7 +342,10 @@ class Attention(LinearMap):
     def _sizes(self, inputs, outputs):
         """Returns how many repeats, key dimensions and value dimensions each head keeps."""
         repeats, *sizes = self._largest(inputs, outputs)
-        for at in self._misread(int(self.kept_heads.sum()), repeats):
+        heads = int(self.kept_heads.sum())
+        while repeats < self._repeats and self.misreads_single_dimensions(heads, repeats):
+            repeats += 1  # with all of them, as many heads as `misread.Sums` keeps are not misread
+        for at in self._misread(heads, repeats):
             sizes[at] = max(sizes[at], min(2, self._dimensions[at]))
         if self.needs_equal_dimensions:
             sizes = [max(sizes)] * 2
@@ -353,11 +356,16 @@ class Attention(LinearMap):
         return (max(1, int(marks.sum(axis=1).max())) for marks in self._needed(inputs, outputs))
 
     def has_more_than_needed(self, inputs, outputs):
-        """Returns whether no head needs as many key dimensions as `kept` keeps, and of value dimensions."""
-        largest, sizes = list(self._largest(inputs, outputs))[1:], self._sizes(inputs, outputs)[1:]
+        """Returns whether no head needs as many as `kept` keeps: query heads, key and value dimensions."""
+        repeats, *largest = self._largest(inputs, outputs)
         if self.needs_equal_dimensions:
             largest = [max(largest)] * 2
-        return [most < size for most, size in zip(largest, sizes)]
+        return [most < size for most, size in zip((repeats, *largest), self._sizes(inputs, outputs))]
+
+    @property
+    def _repeats(self):
+        """How many query heads share a head."""
+        return self._kernels[0].shape[1] // self.heads
 
     @property
     def _dimensions(self):
@@ -369,9 +377,14 @@ class Attention(LinearMap):
         has_fault = self._bias_values is not None and keras_compat.misreads_sums(self.layer)
         return misread.single_dimensions([heads * repeats, heads, heads], self.steps) if has_fault else set()
 
-    def misreads_single_dimensions(self, heads):
-        """Returns whether Keras may misread the biases of a layer of one dimension with as many heads."""
-        repeats = self._kernels[0].shape[1] // self.heads
+    def misreads_single_dimensions(self, heads, repeats=None):
+        """Returns whether Keras may misread the biases of a layer of one dimension with as many heads.
+
+        Args:
+            heads: Integer, the number of heads.
+            repeats: Integer, the number of query heads of each. None is all.
+        """
+        repeats = self._repeats if repeats is None else repeats
         return any(self._dimensions[at] == 1 for at in self._misread(heads, repeats))
 
     @property

@@ -63,6 +63,7 @@ class _Reasons:
         self._liveness, self._kept = liveness, kept_groups
         self._graph, self._channels = liveness.graph, liveness.channels
         self._constants = liveness.constants
+        self._sums = misread.Sums(liveness)
         self._used = {}  # Value -> which of its channels vary and reach an output
         for call in reversed(self._graph.calls):
             for value in call.outputs:
@@ -149,7 +150,7 @@ class _Reasons:
 
     def _why_required(self, path, group):
         produced = self._liveness.groups(path)[1]
-        if misread.is_needed(self._liveness, self._kept, group):
+        if self._sums.is_needed(self._kept, group):
             return misread.REASON
         if self._liveness.alive[produced].any():
             return "a grouped convolution needs groups of equal size"

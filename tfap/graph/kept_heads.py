@@ -40,10 +40,9 @@ def _of_layer(liveness, path, linear_map, heads, kept_groups):
     yield path, int((kept & effective & linear_map.constant_heads).sum()), _CONSTANT
     inputs = np.ones(len(linear_map.nonzero), bool) if consumed is None else kept_groups[consumed]
     linear_map.kept_heads = kept
-    query_heads, *dimensions = linear_map.uneven(inputs, outputs, effective)
-    yield path, query_heads, _DIMENSIONS[0]
-    for number, reason, more in zip(
-        dimensions, _DIMENSIONS[1:], linear_map.has_more_than_needed(inputs, outputs)
-    ):
-        reason = _EQUAL if linear_map.needs_equal_dimensions else reason
+    reasons = _DIMENSIONS
+    if linear_map.needs_equal_dimensions:
+        reasons = (reasons[0], _EQUAL, _EQUAL)
+    numbers = linear_map.uneven(inputs, outputs, effective)
+    for number, reason, more in zip(numbers, reasons, linear_map.has_more_than_needed(inputs, outputs)):
         yield path, number, misread.REASON if more else reason

@@ -9,7 +9,14 @@ last axis of the first tensor and then axis 1: see `keras_compat.misreads_sums`.
 
 The outputs of a model are right as long as such sizes differ, and compaction must not make them equal. If
 they are equal in the given model, tfap does not analyze the layer: it computes something else.
+
+Sizes that the model leaves undefined, such as the number of time steps, can become equal to any number of
+channels in a batch of 1. Only heads are kept apart from those.
 """
+
+import collections
+
+import numpy as np
 
 from tfap import keras_compat
 from tfap.graph import functions, layer_types
@@ -43,29 +50,38 @@ def single_dimensions(heads, steps):
     return {dimensions for dimensions, is_found in zip((0, 0, 1), found) if is_found}
 
 
-def keep_more(liveness, kept):
-    """Marks a channel or head more as kept where Keras misreads the number of them. Changes `kept`.
+class Sums:
+    """The sums of a model that Keras may misread, where heads or channels can be removed.
 
     Args:
-        liveness: The `Liveness` of a model.
-        kept: Boolean array, shape `(channel groups,)`. The groups to keep. Call this until nothing changes.
+        liveness: The `Liveness` of the model.
     """
-    for call in liveness.graph.calls:
-        groups = _groups(liveness, call)
-        if groups is not None and not kept[groups].all() and _is_misread(liveness, call, groups, kept):
-            kept[groups[~kept[groups]][0]] = True
 
+    def __init__(self, liveness):
+        self._liveness = liveness
+        calls = [call for call in liveness.graph.calls if keras_compat.misreads_sums(unwrap(call.layer))]
+        found = [(call, _groups(liveness, call)) for call in calls]
+        self._calls = [(call, groups) for call, groups in found if groups is not None]
+        self._calls_of = collections.defaultdict(list)
+        for call, groups in self._calls:
+            for group in np.unique(groups).tolist():
+                self._calls_of[group].append((call, groups))
 
-def is_needed(liveness, kept, group):
-    """Returns whether Keras would misread a sum without this one of the kept channel groups."""
-    fewer = kept.copy()
-    fewer[group] = False
-    calls = [call for call in liveness.graph.calls if keras_compat.misreads_sums(unwrap(call.layer))]
-    calls = [(call, _groups(liveness, call)) for call in calls]
-    return any(
-        groups is not None and group in groups and _is_misread(liveness, call, groups, fewer)
-        for call, groups in calls
-    )
+    def keep_more(self, kept):
+        """Marks a channel or head more as kept where Keras misreads the number of them. Changes `kept`.
+
+        Args:
+            kept: Boolean array, shape `(channel groups,)`. The groups to keep. Call this until nothing changes.
+        """
+        for call, groups in self._calls:
+            if not kept[groups].all() and _is_misread(self._liveness, call, groups, kept):
+                kept[groups[~kept[groups]][0]] = True
+
+    def is_needed(self, kept, group):
+        """Returns whether Keras would misread a sum without this one of the kept channel groups."""
+        fewer = kept.copy()
+        fewer[group] = False
+        return any(_is_misread(self._liveness, *call, fewer) for call in self._calls_of[group])
 
 
 def _groups(liveness, call):
@@ -76,8 +92,6 @@ def _groups(liveness, call):
 
 def _is_misread(liveness, call, groups, kept):
     layer = unwrap(call.layer)
-    if not keras_compat.misreads_sums(layer):
-        return False
     if liveness.channels.heads(call.path) is not None:
         return liveness.linear_maps[call.path].misreads_single_dimensions(int(kept[groups].sum()))
     if liveness.linear_map(call.path):
