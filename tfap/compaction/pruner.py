@@ -1,5 +1,6 @@
 """Removes channels from a copy of a model, and refits the layers that consumed them."""
 
+import functools
 import time
 
 import numpy as np
@@ -57,7 +58,8 @@ class Pruner:
         With the same fraction for every layer, sets that are chosen again need no errors before.
         """
         is_local = self._settings.scope == "local"
-        sets = [groups for groups in self._sets if not (is_local and self._only_consumer(groups))]
+        only = self._only_consumers
+        sets = [groups for at, groups in enumerate(self._sets) if not (is_local and only[at])]
         readers = self.removable.readers
         found = removal_errors(self.model, self._inputs, sets, readers, self._ridge, progress.advance)
         errors = np.zeros(self.removable.channels.size)
@@ -127,6 +129,11 @@ class Pruner:
             seconds=time.monotonic() - start,
         )
 
+    @functools.cached_property
+    def _only_consumers(self):
+        """Lists `_only_consumer` of each set."""
+        return [self._only_consumer(groups) for groups in self._sets]
+
     def _only_consumer(self, groups):
         """Returns the path of the only layer that consumes a set, or None.
 
@@ -146,9 +153,9 @@ class Pruner:
 
     def _choose_again(self, consumer, problems):
         """Chooses as many channels as before, on the activations of the layers before as they are now."""
-        for groups in self._sets:
+        for groups, path in zip(self._sets, self._only_consumers):
             removed = int((~self.kept[groups]).sum())
-            if removed and self._only_consumer(groups) == consumer.path:
+            if removed and path == consumer.path:
                 order = removal_order(problems, groups, removed)
                 self.kept[groups] = True
                 self.kept[order.groups] = False
