@@ -302,6 +302,20 @@ def test_frozen_layers_get_no_noise(keras_module):
     assert frozen == 0 < trained
 
 
+def test_noise_keeps_constraints(keras_module):
+    """Nothing but the noise changes weights, and the last step adds some."""
+    layers = keras_module.layers
+    hidden = layers.Dense(8, "relu", kernel_initializer="ones", kernel_constraint="non_neg")
+    model = keras_module.Sequential([layers.Input((4,)), hidden, layers.Dense(3)])
+    model.compile(keras_module.optimizers.SGD(1.0), lambda y, outputs: 0.0 * outputs)
+    before = model.layers[0].get_weights()[0]
+    x, y = np.ones((64, 4)), np.zeros((64, 3))
+    demon = tfap.DemonPruning(0.0, noise=1.0, frequency=1, zero_below=0.0)
+    model.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=[demon])
+    after = model.layers[0].get_weights()[0]
+    assert (after != before).any() and (after >= 0).all() and (after == 0).any()
+
+
 def test_noise_of_every_fourth_step_is_as_much_as_in_four_steps(keras_module):
     """Without a loss, weights change by the noise only, in multiples of the rate; pruned ones stay zero."""
     model = nets.mlp(keras_module)

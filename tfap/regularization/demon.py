@@ -29,7 +29,8 @@ class DemonPruning(NeuronRegularizer):
 
     Normal noise is added to the kernels of live channels, every `frequency` steps as much as in so many
     single ones. It is proportional to the learning rate, so that a decay of the rate lets the model settle. A
-    channel is live unless it never fired in the epoch before. Dead ones get no noise, so they stay dead.
+    channel is live unless it never fired in the epoch before, and in the first epoch of a fit, also of one
+    that resumes. Dead ones get no noise, so they stay dead.
     Weights that are exactly zero, such as pruned ones, get none either, nor do frozen layers.
 
     A fit cannot remove neurons. Use it in `tfap.fit_and_compact(..., drop_silent=True)`, which removes the
@@ -45,9 +46,9 @@ class DemonPruning(NeuronRegularizer):
             those that fire on it, measured at the end of each epoch. None uses the activation counts of a
             model from `tfap.prune`; without them, all channels are live.
         seed: Integer >= 0. Seed of the noise.
-        begin_step: As in `tfap.NeuronRegularizer`. The cycle begins here.
-        end_step: As in `tfap.NeuronRegularizer`. The cycle ends here.
-        frequency: As in `tfap.NeuronRegularizer`.
+        begin_step: As in `tfap.NeuronRegularizer`. The cycle begins here, the noise with the fit.
+        end_step: As in `tfap.NeuronRegularizer`. The cycle ends here, the noise with the fit.
+        frequency: As in `tfap.NeuronRegularizer`. Noise is added as often.
         zero_below: As in `tfap.NeuronRegularizer`.
         skip: As in `tfap.NeuronRegularizer`.
 
@@ -130,6 +131,8 @@ class DemonPruning(NeuronRegularizer):
             drawn = deviation * generator.standard_normal(weights.shape, np.float32)
             at = live[member.groups] & (weights != 0)
             member.variable.assign(np.where(at, weights + drawn.astype(weights.dtype), weights))
+            if member.variable.constraint is not None:
+                member.variable.assign(member.variable.constraint(member.variable))
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)

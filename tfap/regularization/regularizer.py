@@ -168,7 +168,7 @@ class NeuronRegularizer(keras_compat.Callback):
             self._between_steps(self._frequency * (self._step // self._frequency - before // self._frequency))
 
     def _between_steps(self, steps):
-        """Changes what the next steps read. `steps` is how many there are between two calls."""
+        """Changes what the next steps read. `steps` is how many the call stands for: `frequency`, or more."""
         if not self._regularizes:  # what the factors depend on may be there now, such as counts
             self._set_factors()
         self._set_strength()
