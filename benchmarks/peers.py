@@ -11,11 +11,13 @@ Every arm starts from the same dense model of a seed, has the same budget, data 
 many epochs as the dense model did, with a cosine decay from half of the rate. `dense_twice` trains the dense
 model as long without pruning it. `scratch` is the small model of `l1` with random weights, trained for the
 epochs of both trainings. The arms whole_ and twice_ have no dense model: they prune from random weights, with
-its rate, and its epochs or those of both trainings. `growing_once` trains the dense model with a regularizer
-for half of the epochs, and `demon_once` a model from random weights in place of the dense training; both then
-prune once, refit and train. tfmot and PQuantML make masks only, so their models keep the size of the dense
-one; their sparsity is the fraction of the weights that the budget takes. No arm keeps multiples of 8
-channels, so a smaller model can be slower in ONNX Runtime.
+its rate, and its epochs or those of both trainings. The arms _taught also learn the outputs of the dense
+model; whole_growing_taught and scratch_taught have random weights and the epochs of one training, as their
+teacher had those of the other. `growing_once` trains the dense model with a regularizer for half of the
+epochs, and `demon_once` a model from random weights in place of the dense training; both then prune once,
+refit and train. tfmot and PQuantML make masks only, so their models keep the size of the dense one; their
+sparsity is the fraction of the weights that the budget takes. No arm keeps multiples of 8 channels, so a
+smaller model can be slower in ONNX Runtime.
 
 Torch-Pruning runs in an environment of its own (--torch_python, or one that the script makes), on the same
 weights: the script checks that the dense outputs, before a softmax, are equal to 1e-4 of the largest.
@@ -23,7 +25,8 @@ Accuracy is that of the exported ONNX file in ONNX Runtime for every arm. Latenc
 the dense file of the same runtime, of one thread and batch 1. Times of pruning and training are processor
 time with one thread; pruning that is part of the training, as in `tfap.fit_and_compact`, is in the latter.
 
-The script stores one JSON file per row in FOLDER/rows, so an interrupted run resumes.
+The script stores one JSON file per row in FOLDER/rows, so an interrupted run resumes. Rows of a network with
+other epochs or images need another folder.
 """
 
 import os
@@ -132,10 +135,11 @@ def dense_twice(job):
     return Made(job.recipe.fitted(model, *job.data, rate=job.recipe.rate / 2))
 
 
-def in_fit(criterion, regularizer=None, whole=0, **options):
+def in_fit(criterion, regularizer=None, whole=0, taught=False, **options):
     """Prunes while training, in stages that compact the model, with a regularizer if one is given.
 
     If whole is not 0, there is no dense training: a fit from random weights, of so many times its epochs.
+    If taught, the smaller models also learn the outputs of the dense model.
 
     The unit of the schedule is neurons: with weights, those of pruned inputs count too after the first
     update, and the model ends larger than the budget that the schedule was made for.
@@ -149,6 +153,8 @@ def in_fit(criterion, regularizer=None, whole=0, **options):
         fit = {"batch_size": BATCH, "epochs": epochs, "stages": min(4, epochs), "verbose": 0}
         callbacks = [] if regularizer is None else [regularizer(epochs * recipe.steps)]
         given = {"criterion": criterion, "target": "neurons", "callbacks": callbacks, **options, **fit}
+        if taught:
+            given["teacher"] = job.model_of("dense")
         return Made(tfap.fit_and_compact(model, job.budget, *job.data, **given).model)
 
     return make
@@ -197,6 +203,14 @@ def _growing_most(steps):
 def scratch(job):
     small = job.recipe.from_scratch(job.model_of("l1"))
     return Made(job.recipe.fitted(small, *job.data, times=2))
+
+
+def scratch_taught(job):
+    """Trains for the epochs of one training, as the teacher has been trained for the others."""
+    recipe, small = job.recipe, job.recipe.from_scratch(job.model_of("l1"))
+    recipe.compiled(small, recipe.rate, recipe.epochs * recipe.steps)
+    fit = {"batch_size": BATCH, "epochs": recipe.epochs, "stages": 1, "verbose": 0}
+    return Made(tfap.fit_and_compact(small, 0.0, *job.data, teacher=job.model_of("dense"), **fit).model)
 
 
 def tfmot_magnitude(job):
@@ -269,7 +283,11 @@ ARMS = {
     "twice_l1": Arm("tfap", in_fit("magnitude", whole=2)),
     "twice_growing": Arm("tfap", in_fit("magnitude", _growing, whole=2)),
     "twice_growing_count": Arm("tfap", in_fit("activation_count", _growing, whole=2)),
+    "l1_taught": Arm("tfap", in_fit("magnitude", taught=True)),
+    "growing_taught": Arm("tfap", in_fit("magnitude", _growing, taught=True)),
+    "whole_growing_taught": Arm("tfap", in_fit("magnitude", _growing, whole=1, taught=True)),
     "scratch": Arm("Keras", scratch),
+    "scratch_taught": Arm("Keras", scratch_taught),
     "tfmot": Arm("tfmot", tfmot_magnitude),
     "pquant": Arm("PQuantML", in_pquant),
     "tp_magnitude": Arm("Torch-Pruning", in_torch),
@@ -373,6 +391,7 @@ def jobs(net, data):
     if FLAGS.quick:
         recipe.epochs = 1
     recipe.epochs = FLAGS.epochs or recipe.epochs
+    _check_rows(net, recipe.epochs, len(data.x_train))
     for seed in range(FLAGS.first_seed, FLAGS.first_seed + (1 if FLAGS.quick else FLAGS.seeds)):
         for factor in [1.0, *(map(float, FLAGS.times) if FLAGS.times else times)]:
             for arm in ARMS:
@@ -380,6 +399,15 @@ def jobs(net, data):
                 job = Job(net, factor, arm, seed, recipe, unit)
                 if (arm == "dense") == (factor == 1.0) and wanted and not _row_file(job).exists():
                     yield job
+
+
+def _check_rows(net, epochs, images):
+    for row in _rows(net):
+        if (row["epochs"], row["images"]) != (epochs, images):
+            raise app.UsageError(
+                f"{FLAGS.folder} has rows of {net} with {row['epochs']} epochs and {row['images']} images, "
+                f"not {epochs} and {images}: give another --folder."
+            )
 
 
 def _row_file(job):
@@ -417,27 +445,35 @@ HEADINGS = (
 
 def tables():
     """Returns the tables as Markdown."""
-    rows = [json.loads(path.read_text()) for path in sorted((_folder() / "rows").glob("*.json"))]
     parts = []
     for net in NETS:
-        whole = {row["seed"]: row for row in rows if row["net"] == net and row["arm"] == "dense"}
-        for times in sorted({row["times"] for row in rows if row["net"] == net} - {1.0}):
-            parts += [*_heading(next(row for row in rows if row["net"] == net), times), _line(HEADINGS)]
+        rows = _rows(net)
+        whole = {row["seed"]: row for row in rows if row["arm"] == "dense"}
+        for times in sorted({row["times"] for row in rows} - {1.0}):
+            its = [row for row in rows if row["times"] in (1.0, times)]
+            parts += [*_heading(its, net, times), _line(HEADINGS)]
             parts.append(_line(["---", "---", *["---:"] * (len(HEADINGS) - 2)]))
             for arm in ARMS:
-                factor = 1.0 if arm == "dense" else times
-                its = [row for row in rows if (row["net"], row["arm"], row["times"]) == (net, arm, factor)]
-                if its:
-                    parts.append(_line(_cells(arm, its, whole)))
+                of_arm = [row for row in its if row["arm"] == arm]
+                if of_arm:
+                    parts.append(_line(_cells(arm, of_arm, whole)))
     return "\n".join(parts)
 
 
-def _heading(row, times):
+def _rows(net):
+    """Returns the stored rows of a network."""
+    rows = [json.loads(path.read_text()) for path in sorted((_folder() / "rows").glob("*.json"))]
+    return [row for row in rows if row["net"] == net]
+
+
+def _heading(rows, net, times):
     """Yields the heading of a table, what its rows share, and the command that makes them."""
-    net, epochs, images = row["net"], row["epochs"], row["images"]
-    command = f"python benchmarks/peers.py --net {net} --times {times:g} --epochs {epochs} --images {images}"
+    epochs, images, seeds = rows[0]["epochs"], rows[0]["images"], 1 + max(row["seed"] for row in rows)
+    arms = ",".join(arm for arm in ARMS if arm in {row["arm"] for row in rows})
+    training = f"--epochs {epochs} --images {images} --seeds {seeds}"
     yield f"\n## {net}, {times:g} times fewer {NETS[net][1]}\n"
-    yield f"The dense model is trained for {epochs} epochs on {images:,} images. Command: `{command}`.\n"
+    yield f"The dense model is trained for {epochs} epochs on {images:,} images.\n"
+    yield f"```\npython benchmarks/peers.py --net {net} --times {times:g} {training} --arms {arms}\n```\n"
 
 
 def _line(cells):
