@@ -7,7 +7,8 @@ import numpy as np
 
 from tfap import keras_compat
 from tfap.budgets.meters import UNDEFINED_SIZE
-from tfap.graph.attention import ROLES, Attention, consumed
+from tfap.graph.attention import ROLES, consumed
+from tfap.graph.attention_map import Attention
 from tfap.graph.calls import Call
 from tfap.keras_compat.types import Model
 

@@ -1,6 +1,6 @@
 """Makes the linear map of a layer by its type."""
 
-from tfap.graph import attention, layer_types, linear, recurrent
+from tfap.graph import attention_map, layer_types, linear, recurrent
 from tfap.graph.layer_types import ChannelRule
 
 
@@ -18,7 +18,7 @@ def from_layer(layer, masks=None):
     if row.recurrent:
         return recurrent.from_layer(layer, masks)
     if row.attention:
-        return attention.Attention(layer, masks)
+        return attention_map.Attention(layer, masks)
     if row.channels is ChannelRule.DEPTHWISE:
         return linear.Depthwise(layer, masks)
     if len(specs) > 1:

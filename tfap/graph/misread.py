@@ -3,7 +3,7 @@
 `ops.add` of Keras 3 on TensorFlow takes a second tensor with one axis longer than 1 for a bias, and tries the
 last axis of the first tensor and then axis 1: see `keras_compat.misreads_sums`. So it adds
 
-- a bias of shape (4, 1), for 4 heads of size 1, to 4 time steps; see `attention.py`,
+- a bias of shape (4, 1), for 4 heads of size 1, to 4 time steps; see `attention_map.py`,
 - the bias of 4 channels on axis 1 to a last axis of size 4, in a convolution that is channels_first,
 - a constant or another tensor of shape (4, 1), one value for each of 4 time steps, to 4 channels.
 
@@ -28,7 +28,7 @@ REASON = "with fewer, Keras 3 on TensorFlow would add a bias or constant to anot
 def is_misread(call):
     """Returns whether Keras misreads a sum in a call of a layer or function, whatever the size of the batch.
 
-    See `attention.py` for the heads of attention layers.
+    See `attention.py` and `attention_map.py` for the heads of attention layers.
     """
     layer = unwrap(call.layer)
     if not keras_compat.misreads_sums(layer):
@@ -70,8 +70,10 @@ class Sums:
     def keep_more(self, kept):
         """Marks a channel or head more as kept where Keras misreads the number of them. Changes `kept`.
 
+        Call this until nothing changes.
+
         Args:
-            kept: Boolean array, shape `(channel groups,)`. The groups to keep. Call this until nothing changes.
+            kept: Boolean array, shape `(channel groups,)`. The groups to keep.
         """
         for call, groups in self._calls:
             if not kept[groups].all() and _is_misread(self._liveness, call, groups, kept):
