@@ -176,7 +176,7 @@ def test_collecting_the_tests_leaves_the_backend_as_it_was():
     assert (os.environ.get("KERAS_BACKEND") or "tensorflow") == conftest.BACKEND
 
 
-@pytest.mark.parametrize("option", ["-m", "-um"])
+@pytest.mark.parametrize("option", ["-m", pytest.param("-um", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("package", ["tfap", "program"])
 def test_python_runs_packages_that_import_it(tmp_path, option, package):
     """While Python looks for the module of `python -m`, only its own command line names it."""
