@@ -7,7 +7,8 @@
 Each row trains a model from random weights, plainly or with a regularizer, for the same epochs. Then it
 counts on all training images which ReLU neurons never fire, and removes them with
 `tfap.compact(model, counts, drop_silent=True)`. As a control it removes, in each of these layers, as many
-neurons with the lowest L1 norm of the incoming weights. Nothing is trained after the removal.
+neurons with the lowest L1 norm of the incoming weights. Nothing is trained after the removal. Where there is
+BatchNormalization, a second control has the norms of the weights as it scales them.
 
 The script stores one JSON file per row in FOLDER, so an interrupted run resumes.
 """
@@ -51,6 +52,7 @@ ARMS = {
     "Demon pruning, 3e-3": lambda: tfap.DemonPruning(3e-3),
     "Demon pruning, 1e-4, no noise": lambda: tfap.DemonPruning(1e-4, noise=0.0),
     "Demon pruning, 3e-4, no noise": lambda: tfap.DemonPruning(3e-4, noise=0.0),
+    "Demon pruning, 1e-2": lambda: tfap.DemonPruning(1e-2),
 }
 
 
@@ -60,10 +62,35 @@ def silent_neurons(model, counts):
     return {path: indices for path, indices in silent.items() if len(indices)}
 
 
-def lowest(model, path, number):
-    """Returns the neurons of a layer with the lowest L1 norm of the incoming weights."""
-    kernel = np.abs(model.get_layer(path).get_weights()[0])
-    return np.sort(np.argsort(kernel.sum(axis=tuple(range(kernel.ndim - 1))), kind="stable")[:number])
+def lowest(model, silent, scales=None):
+    """Returns as many neurons of each layer, with the lowest L1 norm of the incoming weights."""
+    found = {}
+    for path, indices in silent.items():
+        kernel = np.abs(model.get_layer(path).get_weights()[0])
+        norms = kernel.sum(axis=tuple(range(kernel.ndim - 1)))
+        norms = norms if scales is None else norms * scales.get(path, 1.0)
+        found[path] = np.sort(np.argsort(norms, kind="stable")[: len(indices)])
+    return found
+
+
+def scales_of(model):
+    """Returns `{path of a layer: by what the BatchNormalization that reads it multiplies its channels}`."""
+    read = {
+        layer.input: layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    norms = {layer.name: read[layer.output] for layer in model.layers if layer.output in read}
+    scales = {}
+    for path, norm in norms.items():
+        scale, _, _, variance = norm.get_weights()
+        scales[path] = np.abs(scale) / np.sqrt(variance + norm.epsilon)
+    return scales
+
+
+def control(recipe, data, model, silent, low):
+    """Returns how many of the silent neurons are among others, and the accuracy without those."""
+    by_l1 = tfap.remove(model, {path: its.tolist() for path, its in low.items()}) if low else model
+    found = sum(len(np.intersect1d(silent[path], low[path])) for path in silent)
+    return found, accuracy(recipe, data, by_l1)
 
 
 def row_of(net, arm, seed, recipe, data):
@@ -77,17 +104,21 @@ def row_of(net, arm, seed, recipe, data):
     seconds = time.process_time() - start
     counts = tfap.measure_activations(model, x)
     silent = silent_neurons(model, counts)
-    low = {path: lowest(model, path, len(indices)) for path, indices in silent.items()}
     by_count = tfap.compact(model, counts, drop_silent=True)
-    by_l1 = tfap.remove(model, {path: its.tolist() for path, its in low.items()}) if low else model
+    found, accuracy_l1 = control(recipe, data, model, silent, lowest(model, silent))
+    scaled = {}
+    if scales := scales_of(model):
+        names = ("found_by_scaled_l1", "accuracy_scaled_l1")
+        scaled = dict(zip(names, control(recipe, data, model, silent, lowest(model, silent, scales))))
     return {
         **{"net": net, "arm": arm, "seed": seed, "seconds": seconds},
         "neurons": sum(len(its.counts) for its in counts.values()),
         "silent": sum(map(len, silent.values())),
-        "found_by_l1": sum(len(np.intersect1d(silent[path], low[path])) for path in silent),
+        "found_by_l1": found,
         "accuracy": accuracy(recipe, data, model),
         "accuracy_count": accuracy(recipe, data, by_count),
-        "accuracy_l1": accuracy(recipe, data, by_l1),
+        "accuracy_l1": accuracy_l1,
+        **scaled,
         "weights": by_count.count_params() / model.count_params(),
         "flops": tfap.flops(by_count) / tfap.flops(model),
     }
@@ -120,6 +151,7 @@ HEADINGS = (
     *("weights left", "FLOPs left", "accuracy without the silent, %", "without as many by L1, %"),
     "time over plain",
 )
+SCALED = ("of the silent lowest in scaled L1", "without as many by scaled L1, %")
 
 
 def tables():
@@ -129,11 +161,12 @@ def tables():
         plain = {row["seed"]: row["seconds"] for row in rows if row["net"] == net and row["arm"] == "plain"}
         if not plain:
             continue
-        lines += [f"\n## {NAMES[net]}\n", _line(HEADINGS), _line(["---", *["---:"] * (len(HEADINGS) - 1)])]
+        headings = HEADINGS + (SCALED if net == "resnet" else ())
+        lines += [f"\n## {NAMES[net]}\n", _line(headings), _line(["---", *["---:"] * (len(headings) - 1)])]
         for arm in ARMS:
             its = [row for row in rows if (row["net"], row["arm"]) == (net, arm) and row["seed"] in plain]
             if its:
-                lines.append(_line(_cells(arm, its, plain)))
+                lines.append(_line(_cells(arm, its, plain) + (_scaled(its) if net == "resnet" else [])))
     return "\n".join(lines)
 
 
@@ -148,6 +181,15 @@ def _cells(arm, rows, plain):
         *(cell([row[name] for row in rows]) for name in ("accuracy_count", "accuracy_l1")),
         cell([row["seconds"] / plain[row["seed"]] for row in rows]),
     ]
+
+
+def _scaled(rows):
+    """Returns the cells of the second control, of the rows that silenced neurons and have it."""
+    its = [row for row in rows if row["silent"] and "found_by_scaled_l1" in row]
+    if not its:
+        return ["-", "-"]
+    share = sum(row["found_by_scaled_l1"] for row in its) / sum(row["silent"] for row in its)
+    return [f"{share:.0%}", cell([row["accuracy_scaled_l1"] for row in its])]
 
 
 def cell(values, digits=2):
