@@ -151,7 +151,7 @@ def in_fit(criterion, regularizer=None, whole=0, taught=False, **options):
         rate, epochs = (recipe.rate, whole * epochs) if whole else (recipe.rate / 2, epochs)
         recipe.compiled(model, rate, epochs * recipe.steps)
         fit = {"batch_size": BATCH, "epochs": epochs, "stages": min(4, epochs), "verbose": 0}
-        callbacks = [] if regularizer is None else [regularizer(epochs * recipe.steps)]
+        callbacks = [] if regularizer is None else [regularizer(recipe, epochs * recipe.steps)]
         given = {"criterion": criterion, "target": "neurons", "callbacks": callbacks, **options, **fit}
         if taught:
             given["teacher"] = job.model_of("dense")
@@ -160,12 +160,12 @@ def in_fit(criterion, regularizer=None, whole=0, taught=False, **options):
     return make
 
 
-def _growing(steps):
+def _growing(recipe, steps):
     return tfap.GrowingRegularization(0.1, rank_by="criterion", end_step=steps // 3)
 
 
-def _demon(steps):
-    return tfap.DemonPruning(1e-4)
+def _demon(recipe, steps):
+    return tfap.DemonPruning(recipe.demon_strength)
 
 
 def once(criterion, regularizer=None, whole=False, **options):
@@ -183,7 +183,7 @@ def once(criterion, regularizer=None, whole=False, **options):
         recipe.compiled(model, rate, max(epochs, 1) * recipe.steps)
         start = time.process_time()
         if epochs:
-            callbacks = [regularizer(epochs * recipe.steps)]
+            callbacks = [regularizer(recipe, epochs * recipe.steps)]
             model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=callbacks)
         trained = time.process_time()
         small = tfap.prune_once(model, (x[:SAMPLES], y[:SAMPLES]), job.budget, criterion, **options)
@@ -196,7 +196,7 @@ def once(criterion, regularizer=None, whole=False, **options):
     return make
 
 
-def _growing_most(steps):
+def _growing_most(recipe, steps):
     return tfap.GrowingRegularization(0.1, sparsity=0.8)
 
 
@@ -264,7 +264,7 @@ ARMS = {
     "count": Arm("tfap", in_fit("activation_count")),
     "l1": Arm("tfap", in_fit("magnitude")),
     "random": Arm("tfap", in_fit(Random())),
-    "group_lasso": Arm("tfap", in_fit("magnitude", lambda steps: tfap.GroupLasso(3e-5))),
+    "group_lasso": Arm("tfap", in_fit("magnitude", lambda recipe, steps: tfap.GroupLasso(3e-5))),
     "growing": Arm("tfap", in_fit("magnitude", _growing)),
     "growing_count": Arm("tfap", in_fit("activation_count", _growing)),
     "demon": Arm("tfap", in_fit("activation_count", _demon, drop_silent=True)),

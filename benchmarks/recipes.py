@@ -86,6 +86,7 @@ class Recipe:
 class Mlp(Recipe):
     """784-300-200-100-50-10; 90% of the weights of every hidden layer are pruned."""
 
+    demon_strength = 1e-4
     arms = (
         *("dense", "count_distilled", "l1_distilled", "scratch_distilled", "shrunk_70"),
         *("count", "l1", "random", "most", "scratch", "magnitude", "shrunk"),
@@ -115,6 +116,7 @@ class Mlp(Recipe):
 class Resnet(Recipe):
     """A small residual model with BatchNormalization; 70% of the FLOPs of every stage are pruned."""
 
+    demon_strength = 3e-3  # of the scales of BatchNormalization; 3e-4 leaves no channel silent
     arms = ("dense", "shrunk", "count", "l1", "scratch")
 
     def __init__(self, keras, data):
