@@ -17,7 +17,8 @@ teacher had those of the other. `growing_once` trains the dense model with a reg
 epochs, and `demon_once` a model from random weights in place of the dense training; both then prune once,
 refit and train. tfmot and PQuantML make masks only, so their models keep the size of the dense one; their
 sparsity is the fraction of the weights that the budget takes. No arm keeps multiples of 8 channels, so a
-smaller model can be slower in ONNX Runtime.
+smaller model can be slower in ONNX Runtime. Points below the dense model are paired by seed; some rows have
+fewer seeds.
 
 Torch-Pruning runs in an environment of its own (--torch_python, or one that the script makes), on the same
 weights: the script checks that the dense outputs, before a softmax, are equal to 1e-4 of the largest.

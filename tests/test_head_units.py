@@ -155,6 +155,7 @@ def test_shrink_removes_heads(keras_module):
 # -- training --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_with_the_heads_that_are_kept(keras_module):
     """compacted() is what fit_and_compact does between stages: exact, with masks and counts carried over."""
     options = {"criterion": "activation_count", "granularity": "unit", "scope": "local", "round_to": 1}

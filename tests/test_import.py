@@ -177,7 +177,7 @@ def test_collecting_the_tests_leaves_the_backend_as_it_was():
 
 
 @pytest.mark.parametrize("option", ["-m", pytest.param("-um", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("package", ["tfap", "program"])
+@pytest.mark.parametrize("package", ["tfap", pytest.param("program", marks=pytest.mark.slow)])
 def test_python_runs_packages_that_import_it(tmp_path, option, package):
     """While Python looks for the module of `python -m`, only its own command line names it."""
     (tmp_path / "program").mkdir()
