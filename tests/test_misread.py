@@ -11,7 +11,7 @@ import pytest
 
 import tfap
 from tfap import keras_compat
-from tfap.compaction.compact import kept_groups
+from tfap.compaction.compact import kept_groups, remove_dead_channels
 from tfap.graph import misread
 from tfap.graph.liveness import Liveness
 
@@ -166,6 +166,16 @@ def test_the_batch_is_not_taken_for_the_steps():
     assert_equal(model, small)
 
 
+def runs(model):
+    """Whether this machine runs a channels_first model: on CPUs, TensorFlow does so only with oneDNN."""
+    try:
+        model(np.zeros((1, *model.inputs[0].shape[1:]), "float32"))
+    except Exception as error:
+        assert "NHWC" in str(error) or "channels_first" in str(error)
+        return False
+    return True
+
+
 @pytest.mark.parametrize("left", [3, 4, 5])
 @pytest.mark.parametrize("kind", ["Conv1D", "Conv2D", "SeparableConv1D"])
 def test_channels_on_axis_1_do_not_become_as_many_as_the_last_axis(kind, left):
@@ -176,9 +186,10 @@ def test_channels_on_axis_1_do_not_become_as_many_as_the_last_axis(kind, left):
     values = keras.layers.Activation("tanh")(conv(inputs))
     read = list(range(left))
     model = model_of(inputs, output(2, 1, data_format="channels_first", name="output")(values), read)
-    small = tfap.compact(model)
+    small = remove_dead_channels(model, Liveness(model)).model
     assert small.get_layer("conv").filters == (5 if FAULT and left == 4 else left)
-    assert_equal(model, small, (2,))
+    if runs(model):
+        assert_equal(model, small, (2,))
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
@@ -187,9 +198,10 @@ def test_a_convolution_that_keras_misreads_stays(use_bias):
     options = {"data_format": "channels_first"}
     values = layers.Conv1D(4, 3, padding="same", **options, use_bias=use_bias, name="conv")(inputs)
     model = model_of(inputs, layers.Conv1D(2, 1, **options, name="output")(values), read=[0, 1])
-    small = tfap.compact(model)
+    small = remove_dead_channels(model, Liveness(model)).model
     assert small.get_layer("conv").filters == (4 if FAULT and use_bias else 2)
-    assert_equal(model, small, (2,))
+    if runs(model):
+        assert_equal(model, small, (2,))
 
 
 def test_multiples_of_channels_are_kept_apart_too():
