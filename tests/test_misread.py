@@ -8,6 +8,7 @@ import importlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfap
 from tfap import keras_compat
@@ -170,8 +171,7 @@ def runs(model):
     """Whether this machine runs a channels_first model: on CPUs, TensorFlow does so only with oneDNN."""
     try:
         model(np.zeros((1, *model.inputs[0].shape[1:]), "float32"))
-    except Exception as error:
-        assert "NHWC" in str(error) or "channels_first" in str(error)
+    except tf.errors.OpError:
         return False
     return True
 
